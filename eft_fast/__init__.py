@@ -1,0 +1,1 @@
+"""Exemplar Fine-Tuning of human bodies, batched, open and fast."""

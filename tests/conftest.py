@@ -1,0 +1,48 @@
+"""Fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Seed every generator and put the global states back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(
+    params=[pytest.param("cpu", id="cpu"), pytest.param("cuda", id="cuda", marks=pytest.mark.cuda)]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a GPU where there is one; EFT_FAST_REQUIRE_CUDA=1 makes a missing one fail."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        if os.environ.get("EFT_FAST_REQUIRE_CUDA") == "1":
+            pytest.fail("EFT_FAST_REQUIRE_CUDA=1, but torch sees no GPU")
+        pytest.skip("no GPU")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of specifications, fixtures and photos beside the checkout; not part of it."""
+    folder = Path(os.environ.get("EFT_FAST_SHARED", REPO.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("the shared data folder is absent (set EFT_FAST_SHARED)")
+    return folder
