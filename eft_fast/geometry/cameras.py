@@ -1,0 +1,123 @@
+"""Cameras of crops and photos. Camera frame: x right, y down, z forward, metres.
+
+``pred_cam`` = (s, tx, ty) is a weak-perspective camera of the square crop: u = s*X + t, u in
+[-1, 1] over the crop (``scale_shift``). Networks trained as HMR or SPIN use s*(X + t)
+(``shift_scale``); their camera is converted once, before anybody else sees it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eft_fast.conventions import BOX_UNIT, FOCAL_LENGTH, HMR_CROP
+
+
+def _check_cam(who: str, pred_cam: Tensor) -> None:
+    if pred_cam.ndim != 2 or pred_cam.shape[-1] != 3:
+        raise ValueError(f"{who}: pred_cam must be [B, 3], got {list(pred_cam.shape)}")
+
+
+def _check_points(who: str, points: Tensor, size: int, people: int) -> None:
+    if points.ndim != 3 or points.shape[-1] != size or points.shape[0] != people:
+        raise ValueError(
+            f"{who}: points must be [B, K, {size}] with B = {people}, got {list(points.shape)}"
+        )
+
+
+def _with_scale_floor(scale: Tensor) -> Tensor:
+    """Keep a division by the scale finite: 1e-9, as SPIN adds, away from zero on either side."""
+    return scale + torch.where(scale < 0, -1e-9, 1e-9)
+
+
+def to_scale_shift(pred_cam: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3"]:
+    """Convert a camera s*(X + t) to s*X + t: t is multiplied by s."""
+    _check_cam("to_scale_shift", pred_cam)
+    return torch.cat([pred_cam[:, :1], pred_cam[:, :1] * pred_cam[:, 1:]], 1)
+
+
+def to_shift_scale(pred_cam: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3"]:
+    """Convert a camera s*X + t to s*(X + t): t is divided by s."""
+    _check_cam("to_shift_scale", pred_cam)
+    return torch.cat([pred_cam[:, :1], pred_cam[:, 1:] / _with_scale_floor(pred_cam[:, :1])], 1)
+
+
+def weak_project(
+    points: Float[Tensor, "B K 3"], pred_cam: Float[Tensor, "B 3"]
+) -> Float[Tensor, "B K 2"]:
+    """Project metres to [-1, 1] of the crop: u = s*X + t, depth is ignored."""
+    _check_cam("weak_project", pred_cam)
+    _check_points("weak_project", points, 3, pred_cam.shape[0])
+    return pred_cam[:, None, :1] * points[..., :2] + pred_cam[:, None, 1:]
+
+
+def crop_to_image(
+    points: Float[Tensor, "B K 2"],
+    bbox_center: Float[Tensor, "B 2"],
+    bbox_scale: Float[Tensor, " B"],
+) -> Float[Tensor, "B K 2"]:
+    """Take points in [-1, 1] of the crop to pixels of the photo: x = c + u * side / 2.
+
+    Args:
+        points: u and v in [-1, 1] of each crop.
+        bbox_center: Centre of each crop, photo pixels.
+        bbox_scale: Side of each crop over 200 px.
+    """
+    _check_points("crop_to_image", points, 2, bbox_scale.shape[0])
+    half_side = BOX_UNIT / 2 * bbox_scale
+    return bbox_center[:, None] + half_side[:, None, None] * points
+
+
+def to_cam_transl(
+    pred_cam: Float[Tensor, "B 3"],
+    *,
+    focal_length: float = FOCAL_LENGTH,
+    crop_size: float = HMR_CROP,
+) -> Float[Tensor, "B 3"]:
+    """Place the body before a pinhole that looks at the middle of the crop, in metres.
+
+    The translation is (tx/s, ty/s, 2f/(crop_size s)); f counts pixels of the crop.
+    """
+    _check_cam("to_cam_transl", pred_cam)
+    scale = _with_scale_floor(pred_cam[:, :1])
+    return torch.cat([pred_cam[:, 1:] / scale, 2 * focal_length / (crop_size * scale)], 1)
+
+
+def image_pinhole(
+    pred_cam: Float[Tensor, "B 3"],
+    bbox_center: Float[Tensor, "B 2"],
+    bbox_scale: Float[Tensor, " B"],
+    focal_length: Float[Tensor, " B"] | float,
+    principal: Float[Tensor, "B 2"],
+) -> Float[Tensor, "B 3"]:
+    """Place the body before the pinhole of the whole photo, in metres.
+
+    With side h of the crop: Z = F/(s h/2), T_x = tx/s + (c_x - p_x) Z/F, and y alike. A point in
+    the body's root plane lands where the weak-perspective camera puts it.
+
+    Args:
+        pred_cam: Camera of the crop, s*X + t.
+        bbox_center: Centre of the crop, photo pixels.
+        bbox_scale: Side of the crop over 200 px.
+        focal_length: Focal length of the photo, pixels.
+        principal: Principal point of the photo, pixels.
+    """
+    _check_cam("image_pinhole", pred_cam)
+    scale = _with_scale_floor(pred_cam[:, 0])
+    per_pixel = 1 / (scale * BOX_UNIT / 2 * bbox_scale)  # metres per photo pixel in the root plane
+    shift = pred_cam[:, 1:] / scale[:, None] + (bbox_center - principal) * per_pixel[:, None]
+    return torch.cat([shift, (focal_length * per_pixel)[:, None]], 1)
+
+
+def project_pinhole(
+    points: Float[Tensor, "B K 3"],
+    cam_transl: Float[Tensor, "B 3"],
+    focal_length: Float[Tensor, " B"] | float,
+    principal: Float[Tensor, "B 2"],
+) -> Float[Tensor, "B K 2"]:
+    """Project metres to pixels: x = F (X + T)_x / (X + T)_z + p. Points behind are not clipped."""
+    _check_points("project_pinhole", points, 3, cam_transl.shape[0])
+    moved = points + cam_transl[:, None]
+    focal = torch.as_tensor(focal_length, dtype=points.dtype, device=points.device)
+    return focal.reshape(-1, 1, 1) * moved[..., :2] / moved[..., 2:] + principal[:, None]
