@@ -1,0 +1,68 @@
+"""What every regressor promises, whatever its network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eft_fast import conventions
+
+
+class RegressorOutput(NamedTuple):
+    """Body parameters and camera of each person.
+
+    Attributes:
+        pred_rotmat: Rotation of each kinematic joint relative to its parent; joint 0 is
+            ``global_orient``, body to camera.
+        pred_betas: Shape coefficients of the body that the regressor was trained with.
+        pred_cam: ``s, tx, ty`` of the weak perspective camera in the crop,
+            x = s * X + t with x in [-1, 1] (``scale_shift``).
+    """
+
+    pred_rotmat: Float[Tensor, "B 24 3 3"]
+    pred_betas: Float[Tensor, "B 10"]
+    pred_cam: Float[Tensor, "B 3"]
+
+
+class Regressor(nn.Module, ABC):
+    """A network from a normalised crop to body parameters and a camera.
+
+    Attributes:
+        input_size: Side of the square crop, in pixels.
+        id: Names the network and its weights, for example ``"open-1"``.
+        body_id: ``Smpl.id`` of the body that the shape coefficients belong to.
+    """
+
+    input_size: int
+    id: str
+    body_id: str
+
+    @property
+    def camera_convention(self) -> str:
+        """Meaning of ``pred_cam`` as it leaves the regressor; the same for all of them."""
+        return conventions.SCALE_SHIFT
+
+    @abstractmethod
+    def forward(
+        self, img: Float[Tensor, "B 3 H W"], *, raw_camera: bool = False
+    ) -> RegressorOutput:
+        """Regress each person of the batch on their own.
+
+        Args:
+            img: RGB crops of ``input_size`` pixels, normalised with ``conventions.IMG_MEAN`` and
+                ``IMG_STD``.
+            raw_camera: Leave ``pred_cam`` as the weights mean it, without conversion to
+                ``scale_shift``. Only the strict reproduction of the reference loop wants this.
+        """
+
+    def check_img(self, img: Tensor) -> None:
+        """Raise ValueError unless ``img`` is a batch of crops of the right size."""
+        size = self.input_size
+        if img.dim() != 4 or tuple(img.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"{type(self).__name__}: img must be [B, 3, {size}, {size}], "
+                f"got {list(img.shape)}; cut crops of input_size pixels with imaging.crop_image"
+            )

@@ -1,0 +1,276 @@
+"""The BlazePose landmark network (MediaPipe, Apache-2.0) as a plain module that can be trained.
+
+The published graphs hold no batch norm and no dropout, so the network is deterministic and every
+weight may be fine-tuned. Segmentation and heatmap branches of the graph are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+#: Side of the input, in pixels.
+INPUT_SIZE: Final = 256
+#: Landmarks in the output: 33 of the body and 6 auxiliary ones.
+NUM_LANDMARKS: Final = 39
+#: Body landmarks, the first ones of the output.
+NUM_BODY_LANDMARKS: Final = 33
+
+
+class StageConfig(NamedTuple):
+    """One resolution stage of the encoder.
+
+    Attributes:
+        width: Output channels.
+        kernel: Side of the depthwise kernels.
+        stride: Stride of the first block.
+        residual: Blocks with a shortcut that follow the first block.
+        expansion: Channels inside the first block over its input channels; later blocks use 6.
+    """
+
+    width: int
+    kernel: int
+    stride: int
+    residual: int
+    expansion: int = 6
+
+
+@dataclass(frozen=True)
+class BlazePoseConfig:
+    """Widths and depths of one published variant.
+
+    Attributes:
+        stem: Channels after the stem, at 128 x 128.
+        stages: Encoder stages, from 128 x 128 down to 8 x 8.
+        head_width: Channels of the landmark head.
+        head_depth: Residual blocks of the head at 4 x 4 and at 2 x 2.
+    """
+
+    stem: int
+    stages: tuple[StageConfig, ...]
+    head_width: int
+    head_depth: tuple[int, int]
+
+    @property
+    def feature_size(self) -> int:
+        """Length of the flattened 2 x 2 map that the output layers read."""
+        return self.head_width * 4
+
+
+def _stages(*widths: int) -> tuple[StageConfig, ...]:
+    kernels, strides, residuals = (3, 5, 3, 5, 5), (2, 2, 2, 1, 2), (1, 1, 2, 2, 3)
+    expansions = (4, 6, 6, 6, 6)
+    rows = zip(widths, kernels, strides, residuals, expansions, strict=True)
+    return tuple(StageConfig(*row) for row in rows)
+
+
+VARIANTS: Final[Mapping[str, BlazePoseConfig]] = {
+    "full": BlazePoseConfig(16, _stages(24, 32, 64, 88, 144), 288, (4, 5)),
+    "lite": BlazePoseConfig(8, _stages(16, 24, 40, 56, 96), 192, (2, 3)),
+    # Same layers, a thousandth of the work: for tests and dry runs. No published weights.
+    "tiny": BlazePoseConfig(2, _stages(2, 3, 4, 5, 6), 8, (1, 1)),
+}
+
+
+class BlazePoseOutput(NamedTuple):
+    """What the network says about one square crop with one person in it.
+
+    Attributes:
+        landmarks: x, y and z in crop pixels (z relative to the hips, smaller is nearer), then
+            the logits of visible and of present (inside the crop). Rows 0 to 32 are the body,
+            in the order of the joint set ``mp33``; 33 to 38 are auxiliary.
+        world: x, y, z in metres, hip-centred, axes of the camera.
+        score: Probability that a person is there.
+        features: Flattened last map of the head, before the output layers.
+    """
+
+    landmarks: Float[Tensor, "B 39 5"]
+    world: Float[Tensor, "B 39 3"]
+    score: Float[Tensor, " B"]
+    features: Float[Tensor, "B D"]
+
+
+def _depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2, groups=channels)
+
+
+class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; no activation at the end (MobileNetV2 block)."""
+
+    def __init__(
+        self, in_width: int, out_width: int, kernel: int, stride: int, expansion: int, *, skip: bool
+    ) -> None:
+        super().__init__()
+        hidden = in_width * expansion
+        self.expand = nn.Conv2d(in_width, hidden, 1)
+        self.depthwise = _depthwise(hidden, kernel, stride)
+        self.project = nn.Conv2d(hidden, out_width, 1)
+        self.skip = skip
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        """Apply the block."""
+        y = F.relu6(self.depthwise(F.relu6(self.expand(x))))
+        y = self.project(y)
+        out: Tensor = x + y if self.skip else y
+        return out
+
+
+class HeadBlock(nn.Module):
+    """Depthwise-separable residual block; a stride of 2 halves the shortcut by max pooling."""
+
+    def __init__(self, width: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        # At stride 2 TensorFlow's SAME pads only below and to the right; forward does that.
+        padding = 1 if stride == 1 else 0
+        self.depthwise = nn.Conv2d(width, width, 3, stride, padding=padding, groups=width)
+        self.pointwise = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """Apply the block."""
+        if self.stride == 2:
+            y = self.depthwise(F.pad(x, (0, 1, 0, 1)))
+            x = F.max_pool2d(x, 2)
+        else:
+            y = self.depthwise(x)
+        return F.relu6(x + self.pointwise(F.relu6(y)))
+
+
+def _make_stage(in_width: int, config: StageConfig) -> nn.Sequential:
+    width, kernel = config.width, config.kernel
+    blocks = [
+        InvertedResidual(in_width, width, kernel, config.stride, config.expansion, skip=False)
+    ]
+    for _ in range(config.residual):
+        blocks.append(InvertedResidual(width, width, kernel, 1, 6, skip=True))
+    return nn.Sequential(*blocks)
+
+
+class BlazePose(nn.Module):
+    """Landmarks of the one person in a square crop.
+
+    Modules are created in the order in which the published graph runs them; the converter
+    (``tools/convert_blazepose.py``) relies on it.
+
+    Args:
+        variant: ``"full"`` (3.1 M parameters), ``"lite"`` (1.3 M) or ``"tiny"`` (tests).
+    """
+
+    def __init__(self, variant: str = "full") -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"BlazePose: variant must be one of {list(VARIANTS)}, got {variant!r}")
+        self.variant = variant
+        self.config = config = VARIANTS[variant]
+        first = config.stages[0].width
+
+        self.stem = nn.Conv2d(3, first if variant == "tiny" else 24, 3, 2, padding=1)
+        channels = self.stem.out_channels
+        self.stem_depthwise = _depthwise(channels, 3)
+        self.stem_project = nn.Conv2d(channels, config.stem, 1)
+        widths = [config.stem] + [stage.width for stage in config.stages]
+        self.stages = nn.ModuleList(
+            _make_stage(width, stage) for width, stage in zip(widths, config.stages, strict=False)
+        )
+        top = widths[-1] * 6
+        self.top_expand = nn.Conv2d(widths[-1], top, 1)
+        self.top_depthwise = _depthwise(top, 3)
+        self.neck_depthwise = _depthwise(top, 3)
+        self.neck_project = nn.Conv2d(top, config.head_width, 1)
+        depth4, depth2 = config.head_depth
+        blocks = [HeadBlock(config.head_width, stride=2)]
+        blocks += [HeadBlock(config.head_width) for _ in range(depth4)]
+        blocks += [HeadBlock(config.head_width, stride=2)]
+        blocks += [HeadBlock(config.head_width) for _ in range(depth2)]
+        self.head = nn.Sequential(*blocks)
+        # Each output layer sees the whole 2 x 2 map at once: a fully connected layer in disguise.
+        self.landmark_out = nn.Conv2d(config.head_width, NUM_LANDMARKS * 5, 2)
+        self.world_out = nn.Conv2d(config.head_width, NUM_LANDMARKS * 3, 2)
+        self.score_out = nn.Conv2d(config.head_width, 1, 2)
+
+    @property
+    def feature_size(self) -> int:
+        """Length of ``BlazePoseOutput.features``."""
+        return self.config.feature_size
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray[Any, Any]], variant: str = "full"
+    ) -> BlazePose:
+        """Build the network with the weights of the converter.
+
+        Args:
+            arrays: State dict as numpy arrays, of any floating type.
+            variant: Which network the weights belong to.
+
+        Raises:
+            ValueError: If a weight is missing, unexpected or has the wrong shape.
+        """
+        network = cls(variant)
+        load_arrays(network, arrays, who="BlazePose")
+        return network
+
+    def encode(self, rgb: Float[Tensor, "B 3 256 256"]) -> Float[Tensor, "B C 2 2"]:
+        """Compute the last map, before the output layers."""
+        x = F.relu6(self.stem(rgb))
+        x = self.stem_project(F.relu6(self.stem_depthwise(x)))
+        for stage in self.stages:
+            x = stage(x)
+        x = F.relu6(self.top_depthwise(F.relu6(self.top_expand(x))))
+        x = F.relu6(self.neck_project(F.relu6(self.neck_depthwise(x))))
+        encoded: Tensor = self.head(x)
+        return encoded
+
+    def forward(self, rgb: Float[Tensor, "B 3 256 256"]) -> BlazePoseOutput:
+        """Find the landmarks of the person in each crop.
+
+        Args:
+            rgb: RGB in [0, 1], not mean/std normalised.
+
+        Raises:
+            ValueError: If the crops are not 256 pixels wide and high.
+        """
+        if rgb.dim() != 4 or tuple(rgb.shape[1:]) != (3, INPUT_SIZE, INPUT_SIZE):
+            raise ValueError(
+                f"BlazePose: rgb must be [B, 3, {INPUT_SIZE}, {INPUT_SIZE}], got {list(rgb.shape)}"
+            )
+        encoded = self.encode(rgb)
+        batch = rgb.shape[0]
+        return BlazePoseOutput(
+            landmarks=self.landmark_out(encoded).reshape(batch, NUM_LANDMARKS, 5),
+            world=self.world_out(encoded).reshape(batch, NUM_LANDMARKS, 3),
+            score=torch.sigmoid(self.score_out(encoded)).reshape(batch),
+            features=encoded.flatten(1),
+        )
+
+
+def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]], *, who: str) -> None:
+    """Copy numpy arrays into every parameter and buffer of ``module``, or raise ValueError."""
+    state = module.state_dict()
+    missing = sorted(set(state) - set(arrays))
+    unexpected = sorted(set(arrays) - set(state))
+    if missing or unexpected:
+        raise ValueError(
+            f"{who}: weights do not belong to this network; "
+            f"missing {_some(missing)}, unexpected {_some(unexpected)}"
+        )
+    for name, tensor in state.items():
+        if arrays[name].shape != tuple(tensor.shape):
+            raise ValueError(
+                f"{who}: {name} must be {list(tensor.shape)}, got {list(arrays[name].shape)}"
+            )
+        tensor.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    if not names:
+        return "none"
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
