@@ -1,1 +1,50 @@
-"""Exemplar Fine-Tuning of human bodies, batched, open and fast."""
+"""Exemplar Fine-Tuning of human bodies, batched, open and fast.
+
+Names are loaded on first use, so that ``import eft_fast`` and ``import eft_fast.serving`` stay
+light and never import torch by themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eft_fast.api import fit_batch as fit_batch
+    from eft_fast.body import load_body as load_body
+    from eft_fast.body.smpl import Smpl as Smpl
+    from eft_fast.fitting.config import EftConfig as EftConfig
+    from eft_fast.fitting.result import FitResult as FitResult
+    from eft_fast.models import load_regressor as load_regressor
+    from eft_fast.models.base import Regressor as Regressor
+    from eft_fast.models.base import RegressorOutput as RegressorOutput
+
+_HOME = {
+    "EftConfig": "eft_fast.fitting.config",
+    "FitResult": "eft_fast.fitting.result",
+    "Regressor": "eft_fast.models.base",
+    "RegressorOutput": "eft_fast.models.base",
+    "Smpl": "eft_fast.body.smpl",
+    "fit_batch": "eft_fast.api",
+    "load_body": "eft_fast.body",
+    "load_regressor": "eft_fast.models",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("eft-fast")
+    if name not in _HOME:
+        raise AttributeError(f"module 'eft_fast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

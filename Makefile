@@ -1,0 +1,67 @@
+# Everything starts from a fresh machine with Python >= 3.10, its venv module and a C++20 compiler.
+#   make demo    install, build, and fit the sample that ships with the package
+#   make test    install, build, and run the tests
+# TORCH is the requirement of the PyTorch build to take. On a machine without an NVIDIA GPU, point pip at
+# PyTorch's CPU builds (PIP_EXTRA_INDEX_URL), or a plain install brings several GB of CUDA libraries.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+# Editable installs build the native library in place, so that a change in csrc needs only `make native`.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+OUT ?= demo_out
+
+.PHONY: help demo test native gpu bench lint format types clean
+
+help:
+	@sed -n '1,6p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The build needs the torch that will run it: an isolated build environment would fetch another one.
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) "setuptools>=77" wheel "$(TORCH)"
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[test]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[test,bench,dev]"
+	@touch $@
+
+native: $(VENV)/.installed
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+demo: native
+	$(BIN)/eft-fast demo --out $(OUT)
+
+test: $(VENV)/.test native
+	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.dev native
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m benchmarks.compare smpl
+	$(BIN)/python -m benchmarks.compare points
+
+# On a machine with a GPU, nvcc, a CUDA torch and pytest, and without a network: no virtual environment.
+gpu:
+	EFT_FAST_CUDA=1 $(PYTHON) tools/gpu_check.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+clean:
+	rm -rf build dist *.egg-info eft_fast/_native.so

@@ -1,0 +1,51 @@
+"""What commands print: JSON for machines, short lines for people, errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import Any
+
+
+class UsageError(Exception):
+    """Bad usage or input; its text is the one sentence that the user sees."""
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options that every command has."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one machine-readable line on stdout"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def emit(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    """Print a result: the summary as one JSON line, or the lines."""
+    if as_json:
+        print(json.dumps(_without_nan(summary), allow_nan=False))
+    else:
+        print("\n".join(lines))
+
+
+def write_json(path: str, summary: dict[str, Any]) -> None:
+    """Write a summary to a file; NaN becomes null, as JSON has none."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(_without_nan(summary), file, indent=2, allow_nan=False)
+        file.write("\n")
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value

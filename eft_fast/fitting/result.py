@@ -1,0 +1,312 @@
+"""What a fit returns: parameters, cameras, errors and stop reasons, one row per person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eft_fast.conventions import BOX_UNIT
+from eft_fast.geometry.cameras import weak_project
+
+if TYPE_CHECKING:
+    from eft_fast.body.smpl import Smpl
+
+#: Every reason for which the fit of a person can end.
+STOP_REASONS: Final = ("converged", "max_steps", "nan", "no_keypoints", "bad_image")
+_FORMAT: Final = "eft-fast-fits/1"
+
+Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class SmplParams:
+    """Body parameters of N people, rotations as matrices in the camera frame of the crop."""
+
+    betas: Float[Tensor, "N 10"]
+    global_orient: Float[Tensor, "N 1 3 3"]
+    body_pose: Float[Tensor, "N 23 3 3"]
+
+    @classmethod
+    def from_rotmat(
+        cls, rotmat: Float[Tensor, "N 24 3 3"], betas: Float[Tensor, "N 10"]
+    ) -> SmplParams:
+        """Split the 24 rotations of a regressor into root and body."""
+        return cls(betas=betas, global_orient=rotmat[:, :1], body_pose=rotmat[:, 1:])
+
+    @property
+    def full_pose(self) -> Float[Tensor, "N 24 3 3"]:
+        """Root and body rotations together."""
+        return torch.cat([self.global_orient, self.body_pose], dim=1)
+
+    def select(self, rows: Tensor) -> SmplParams:
+        """The people of ``rows``."""
+        return SmplParams(self.betas[rows], self.global_orient[rows], self.body_pose[rows])
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Parameters and weak-perspective camera ``(s, tx, ty)``, u = s*X + t, of N people."""
+
+    params: SmplParams
+    pred_cam: Float[Tensor, "N 3"]
+
+    @property
+    def betas(self) -> Float[Tensor, "N 10"]:
+        """Shape coefficients."""
+        return self.params.betas
+
+    @property
+    def global_orient(self) -> Float[Tensor, "N 1 3 3"]:
+        """Root rotations."""
+        return self.params.global_orient
+
+    @property
+    def body_pose(self) -> Float[Tensor, "N 23 3 3"]:
+        """Rotations of the other 23 joints, relative to their parents."""
+        return self.params.body_pose
+
+    def select(self, rows: Tensor) -> Prediction:
+        """The people of ``rows``."""
+        return Prediction(self.params.select(rows), self.pred_cam[rows])
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Fits of N people, in the order in which they were given. All tensors live on the CPU.
+
+    Attributes:
+        params: Body parameters at the end of the fit.
+        pred_cam: Camera of the crop at the end of the fit, u = s*X + t.
+        init: Parameters and camera of the regressor alone.
+        bbox_center: Centre of the crop, photo pixels.
+        bbox_scale: Side of the crop / 200, photo pixels.
+        loss: Total loss of the returned prediction.
+        init_loss: Total loss of the regressor alone.
+        kp_error_px: Mean distance over the labelled keypoints, photo pixels; NaN without any.
+        init_kp_error_px: The same of the regressor alone.
+        steps: Weight updates behind the returned prediction.
+        stop_reason: One of ``STOP_REASONS`` per person.
+        message: One sentence per person about what was wrong; empty if nothing was.
+        keypoints: The keypoints that were given: x, y in photo pixels and confidence.
+        joint_set: Name of their joint set.
+        body_id: Id of the body model that the parameters belong to.
+        regressor_id: Id of the regressor that started the fits.
+        method: ``eft``, ``none``, ...
+        mode: Which weights were tuned: ``full``, ``head``, ...
+    """
+
+    params: SmplParams
+    pred_cam: Float[Tensor, "N 3"]
+    init: Prediction
+    bbox_center: Float[Tensor, "N 2"]
+    bbox_scale: Float[Tensor, " N"]
+    loss: Float[Tensor, " N"]
+    init_loss: Float[Tensor, " N"]
+    kp_error_px: Float[Tensor, " N"]
+    init_kp_error_px: Float[Tensor, " N"]
+    steps: Int[Tensor, " N"]
+    stop_reason: tuple[str, ...]
+    message: tuple[str, ...]
+    keypoints: Float[Tensor, "N K 3"]
+    joint_set: str
+    body_id: str
+    regressor_id: str
+    method: str
+    mode: str
+    _body: Smpl | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.stop_reason)
+
+    def __getitem__(self, rows: Rows | int) -> FitResult:
+        """The people of a slice, a mask or a list of indices, as a FitResult."""
+        index = _row_index(rows, len(self))
+        changed: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changed[item.name] = value[index]
+            elif isinstance(value, SmplParams | Prediction):
+                changed[item.name] = value.select(index)
+            elif item.name in ("stop_reason", "message"):
+                changed[item.name] = tuple(value[i] for i in index.tolist())
+        return replace(self, **changed)
+
+    def with_body(self, body: Smpl) -> FitResult:
+        """The same result, tied to a loaded body; needed after ``load`` unless it is the open one.
+
+        Raises:
+            ValueError: If the body is not the one that was fitted.
+        """
+        if body.id != self.body_id:
+            raise ValueError(
+                f"FitResult.with_body: the fits belong to body {self.body_id}, got {body.id}; "
+                "load the body that they were made with"
+            )
+        return replace(self, _body=body)
+
+    def body(self) -> Smpl:
+        """The body model of these fits.
+
+        Raises:
+            ValueError: If it is not the open one and was not given by ``with_body``.
+        """
+        if self._body is not None:
+            return self._body
+        from eft_fast.body import load_body
+
+        if not self.body_id.startswith("open"):
+            raise ValueError(
+                f"FitResult: the fits belong to body {self.body_id}, which is not loaded; "
+                "call with_body(load_body(PATH))"
+            )
+        return load_body("open")
+
+    @torch.no_grad()
+    def vertices(self, which: str = "final") -> Float[Tensor, "N V 3"]:
+        """Mesh vertices in metres, camera axes, without the camera's translation.
+
+        Args:
+            which: ``final``, or ``init`` for the regressor alone.
+        """
+        params = self._prediction(which).params
+        body = self.body()
+        output = body(
+            betas=params.betas.to(body.v_template),
+            body_pose=params.body_pose.to(body.v_template),
+            global_orient=params.global_orient.to(body.v_template),
+            pose2rot=False,
+        )
+        return output.vertices.cpu()
+
+    @torch.no_grad()
+    def joints3d(self, joint_set: str | None = None, which: str = "final") -> Float[Tensor, "N K 3"]:
+        """Keypoints of a joint set in metres, camera axes; default: the set that was given."""
+        params = self._prediction(which).params
+        body = self.body()
+        return body.keypoints(
+            params.betas.to(body.v_template),
+            params.body_pose.to(body.v_template),
+            params.global_orient.to(body.v_template),
+            joint_set=joint_set or self.joint_set,
+            pose2rot=False,
+        ).cpu()
+
+    def keypoints_2d_px(
+        self, joint_set: str | None = None, which: str = "final"
+    ) -> Float[Tensor, "N K 2"]:
+        """Projected keypoints in photo pixels; default: the set that was given."""
+        return self.to_photo(self.joints3d(joint_set, which), which)[..., :2]
+
+    def to_photo(
+        self, points: Float[Tensor, "N P 3"], which: str = "final"
+    ) -> Float[Tensor, "N P 3"]:
+        """Points in metres to photo pixels; z is scaled alike, so that it orders depths."""
+        cam = self._prediction(which).pred_cam
+        half = (0.5 * BOX_UNIT * self.bbox_scale)[:, None]
+        xy = self.bbox_center[:, None] + half[..., None] * weak_project(points, cam)
+        z = points[..., 2] * cam[:, :1] * half
+        return torch.cat([xy, z[..., None]], dim=-1)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but the body to an .npz without pickled objects."""
+        arrays: dict[str, np.ndarray] = {"format": np.array(_FORMAT)}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "_body":
+                continue
+            if isinstance(value, Tensor):
+                arrays[item.name] = value.detach().cpu().numpy()
+            elif isinstance(value, SmplParams):
+                arrays |= _params_to_arrays("", value)
+            elif isinstance(value, Prediction):
+                arrays |= _params_to_arrays("init_", value.params)
+                arrays["init_pred_cam"] = value.pred_cam.numpy()
+            else:
+                arrays[item.name] = np.array(value, dtype=np.str_)
+        with open(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, *, body: Smpl | None = None) -> FitResult:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not one that ``save`` wrote.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"FitResult.load: no file {path}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            return cls._from_arrays(arrays, body)
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            raise ValueError(
+                f"FitResult.load: {path} must be a file that FitResult.save wrote ({error})"
+            ) from error
+        except Exception as error:  # zipfile.BadZipFile and zlib.error have no common base
+            raise ValueError(f"FitResult.load: {path} is damaged ({error})") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, np.ndarray], body: Smpl | None) -> FitResult:
+        if str(arrays["format"]) != _FORMAT:
+            raise ValueError(f"format must be {_FORMAT}, got {arrays['format']}")
+        values: dict[str, Any] = {
+            "params": _params_from_arrays("", arrays),
+            "init": Prediction(
+                _params_from_arrays("init_", arrays), torch.from_numpy(arrays["init_pred_cam"])
+            ),
+        }
+        for item in fields(cls):
+            if item.name in ("params", "init", "_body"):
+                continue
+            value = arrays[item.name]
+            if value.dtype.kind != "U":
+                values[item.name] = torch.from_numpy(value)
+            else:
+                values[item.name] = tuple(value.tolist()) if value.ndim else str(value)
+        result = cls(**values)
+        return result if body is None else result.with_body(body)
+
+    def _prediction(self, which: str) -> Prediction:
+        if which == "final":
+            return Prediction(self.params, self.pred_cam)
+        if which == "init":
+            return self.init
+        raise ValueError(f"FitResult: which must be 'final' or 'init', got {which!r}")
+
+
+def _row_index(rows: Rows | int, count: int) -> Tensor:
+    everyone = torch.arange(count)
+    if isinstance(rows, int):
+        if not -count <= rows < count:
+            raise IndexError(f"FitResult: index {rows} is out of range for {count} people")
+        return everyone[rows : rows + 1] if rows >= 0 else everyone[count + rows : count + rows + 1]
+    if isinstance(rows, slice):
+        return everyone[rows]
+    index = torch.as_tensor(np.asarray(rows))
+    if index.numel() == 0 and index.dtype != torch.bool:
+        return everyone[:0]
+    return everyone[index]
+
+
+def _params_to_arrays(prefix: str, params: SmplParams) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}{item.name}": getattr(params, item.name).detach().cpu().numpy()
+        for item in fields(params)
+    }
+
+
+def _params_from_arrays(prefix: str, arrays: dict[str, np.ndarray]) -> SmplParams:
+    return SmplParams(
+        *(torch.from_numpy(arrays[f"{prefix}{item.name}"]) for item in fields(SmplParams))
+    )
