@@ -1,0 +1,67 @@
+// Z-buffer rasteriser on plain pointers, no torch. Pixel (0, 0) has its centre at x = 0, y = 0.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace eft_fast {
+
+struct RasterSize {
+  int32_t height;   // pixels
+  int32_t width;    // pixels
+  int32_t samples;  // sub-samples along one side of a pixel
+};
+
+struct RasterOutput {
+  float* image;     // [H, W, C], attributes averaged over all sub-samples; an empty one counts as 0
+  float* coverage;  // [H, W], covered share of the sub-samples
+  float* depth;     // [H, W], nearest z; infinity where nothing was drawn
+};
+
+// A triangle that may touch the picture. Its vertices are ordered so that its area is positive.
+struct RasterFace {
+  int32_t v[3];
+  int32_t x0, y0, x1, y1;  // bounding box in sub-samples, inclusive, inside the picture
+};
+
+// The sub-sample grid and everything that all bands read.
+class Raster {
+ public:
+  // vertices [V, 3] (x, y in pixels, z), faces [F, 3] with every index in [0, V), attributes [V,
+  // C]. perspective: z is a distance along the view axis, so 1/z is what is linear on the picture.
+  // Triangles with a non-finite vertex, without area, or (perspective) with z <= 0 are left out.
+  Raster(RasterSize size,
+         bool perspective,
+         const float* vertices,
+         int64_t num_vertices,
+         const int32_t* faces,
+         int64_t num_faces,
+         const float* attributes,
+         int64_t channels);
+
+  int64_t num_bands() const;
+
+  // Draw one horizontal band. Bands touch disjoint rows, so they may run at the same time, and a
+  // pixel's value does not depend on how they are shared out.
+  void draw_band(int64_t band, const RasterOutput& out) const;
+
+ private:
+  struct Band;
+  void snap_vertices(const float* vertices, int64_t num_vertices);
+  void collect_faces(const int32_t* faces, int64_t num_faces);
+  template <typename Int>
+  void fill_face(int32_t id, Band& band) const;
+  void resolve_row(int32_t row, const Band& band, const RasterOutput& out) const;
+  void add_sample(const RasterFace& face, int64_t x, int64_t y, float weights[3]) const;
+
+  RasterSize size_;
+  bool perspective_;
+  const float* attributes_;
+  int64_t channels_;
+  std::vector<int32_t> grid_;  // [V, 2], sub-samples in fixed point
+  std::vector<float> key_;     // [V], linear on the picture and smaller when nearer: z, or -1/z
+  std::vector<uint8_t> usable_;
+  std::vector<RasterFace> faces_;
+};
+
+}  // namespace eft_fast
