@@ -1,0 +1,94 @@
+// What every formula of csrc/math needs from its number type.
+//
+// The formulas are templates over T: float or double on either device, or a vector of people on the
+// CPU (cpu/simd.h gives the same functions for it). They therefore never branch on a value;
+// select() does it.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__) || defined(EFT_FAST_HOST_CUDA)
+#define EFT_HD __host__ __device__ inline
+#else
+// Internal linkage: the CPU kernels are compiled once per instruction set, and the linker must
+// never merge a copy with AVX-512 code into the portable one.
+#define EFT_HD static inline
+#endif
+
+namespace eft_fast {
+namespace math {
+
+// Constants that depend on the precision behind T.
+template <typename T>
+struct Real;
+
+template <>
+struct Real<float> {
+  using Scalar = float;
+  // Below this t^2 the Taylor series in t^2 is at least as exact as the closed form.
+  EFT_HD float series_limit() { return 0.25f; }
+  // A 6D column whose part across the first is this short (relative, squared) has no direction.
+  EFT_HD float parallel_limit() { return 2.5e-13f; }
+  EFT_HD float tiny() { return 1e-24f; }
+};
+
+template <>
+struct Real<double> {
+  using Scalar = double;
+  EFT_HD double series_limit() { return 0.01; }
+  EFT_HD double parallel_limit() { return 1e-30; }
+  EFT_HD double tiny() { return 1e-60; }
+};
+
+EFT_HD float select(bool yes, float a, float b) { return yes ? a : b; }
+EFT_HD double select(bool yes, double a, double b) { return yes ? a : b; }
+
+EFT_HD float square_root(float x) { return ::sqrtf(x); }
+EFT_HD double square_root(double x) { return ::sqrt(x); }
+EFT_HD float exponential(float x) { return ::expf(x); }
+EFT_HD double exponential(double x) { return ::exp(x); }
+
+EFT_HD void sine_cosine(float x, float& s, float& c) {
+  s = ::sinf(x);
+  c = ::cosf(x);
+}
+EFT_HD void sine_cosine(double x, double& s, double& c) {
+  s = ::sin(x);
+  c = ::cos(x);
+}
+
+// out = A B, 3x3 row-major.
+template <typename T>
+EFT_HD void multiply3x3(const T* A, const T* B, T* out) {
+  for (int i = 0; i < 3; ++i)
+    for (int k = 0; k < 3; ++k)
+      out[3 * i + k] = A[3 * i] * B[k] + A[3 * i + 1] * B[3 + k] + A[3 * i + 2] * B[6 + k];
+}
+
+// out = A x.
+template <typename T>
+EFT_HD void rotate(const T* A, const T* x, T* out) {
+  for (int i = 0; i < 3; ++i) out[i] = A[3 * i] * x[0] + A[3 * i + 1] * x[1] + A[3 * i + 2] * x[2];
+}
+
+// out = A^T x.
+template <typename T>
+EFT_HD void rotate_transposed(const T* A, const T* x, T* out) {
+  for (int k = 0; k < 3; ++k) out[k] = A[k] * x[0] + A[3 + k] * x[1] + A[6 + k] * x[2];
+}
+
+template <typename T>
+EFT_HD T dot3(const T* a, const T* b) {
+  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+template <typename T>
+EFT_HD void cross3(const T* a, const T* b, T* out) {
+  out[0] = a[1] * b[2] - a[2] * b[1];
+  out[1] = a[2] * b[0] - a[0] * b[2];
+  out[2] = a[0] * b[1] - a[1] * b[0];
+}
+
+}  // namespace math
+}  // namespace eft_fast
