@@ -1,0 +1,83 @@
+// The one door between a kernel and the machine that runs it: a GPU, or the CPU in the tests.
+//
+// A .cu file includes this header and no CUDA header. It starts kernels with EFT_LAUNCH, declares
+// shared memory with EFT_SHARED or EFT_DYNAMIC_SHARED, and reaches tensor cores and asynchronous
+// copies through the functions below. With EFT_FAST_HOST_CUDA defined the same file is plain C++.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef EFT_FAST_HOST_CUDA
+
+#include "on_host.h"
+
+#else
+
+#include <cuda_runtime.h>
+
+// EFT_LAUNCH((kernel<float>), grid, block, shared_bytes, stream, arguments...): <<<>>> is used here
+// and nowhere else. The launcher ends with `return cudaGetLastError();`.
+#define EFT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  (kernel)<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+
+#define EFT_SHARED(T, name, n) __shared__ __align__(16) T name[n]
+
+// At most one per kernel; its size is the shared_bytes of the launch.
+#define EFT_DYNAMIC_SHARED(T, name)                                   \
+  extern __shared__ __align__(16) unsigned char eft_dynamic_shared[]; \
+  T* name = reinterpret_cast<T*>(eft_dynamic_shared)
+
+// Rounds to the 10 mantissa bits of TF32, ties away from zero.
+__device__ __forceinline__ float to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+}
+
+// d += a b for one warp: a is 16x8, b is 8x8, d is 16x8 in float32. With g = lane / 4, t = lane %
+// 4: a = (g,t) (g+8,t) (g,t+4) (g+8,t+4); b = (t,g) (t+4,g); d = (g,2t) (g,2t+1) (g+8,2t)
+// (g+8,2t+1).
+__device__ __forceinline__ void mma_tf32_16x8x8(float d[4], const float a[4], const float b[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a[0])),
+        "r"(__float_as_uint(a[1])),
+        "r"(__float_as_uint(a[2])),
+        "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b[0])),
+        "r"(__float_as_uint(b[1])));
+}
+
+// Copies 16 bytes from global to shared memory behind the thread's back; both 16-byte aligned.
+// The bytes are there after cp_async_wait, and for other threads after the next barrier.
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global) {
+  const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(global) : "memory");
+}
+
+// Closes a group of copies; cp_async_wait<n> waits until at most the n newest groups are in flight.
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int n>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+#endif
+
+namespace eft_fast {
+
+// Raises the dynamic shared memory of a kernel above the default 48 KB. Allowed during graph
+// capture.
+template <typename Kernel>
+inline cudaError_t allow_shared(Kernel* kernel, int bytes) {
+  return cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+}  // namespace eft_fast

@@ -1,0 +1,119 @@
+"""Builds CUDA sources for the CPU and calls their launchers."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[2]
+CUDA = REPO / "csrc" / "cuda"
+ASCENDING, DESCENDING, RANDOM = 0, 1, 2
+FLAGS = ("-std=c++17", "-DEFT_FAST_HOST_CUDA", "-fPIC", "-Wall", "-Wextra", "-Werror", "-g")
+SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+
+
+def compile_to(target: Path, source: Path, flags: Iterable[str]) -> subprocess.CompletedProcess:
+    """Compile one source; the caller looks at the return code."""
+    command = [os.environ.get("CXX", "g++"), "-x", "c++", *FLAGS, *flags, f"-I{CUDA}"]
+    return subprocess.run(
+        [*command, "-c", str(source), "-o", str(target)], capture_output=True, text=True
+    )
+
+
+def build(name: str, sources: Sequence[Path], flags: Sequence[str] = ("-O2",)) -> Path:
+    """Build a shared object from CUDA sources, once per content of the sources."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler")
+    sources = [*sources, *sorted(CUDA.glob("on_host*.cpp"))]
+    headers = sorted([*CUDA.glob("*.h"), *(REPO / "csrc" / "math").glob("*.h")])
+    key = hashlib.sha256(" ".join([*FLAGS, *flags]).encode())
+    for path in [*sources, *headers]:
+        key.update(path.read_bytes())
+    folder = REPO / "build" / "cuda_on_host"
+    library = folder / f"{name}-{key.hexdigest()[:16]}.so"
+    if library.exists():
+        return library
+    work = folder / f"{library.stem}.{os.getpid()}"
+    work.mkdir(parents=True, exist_ok=True)
+    objects = [work / f"{path.name}.o" for path in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(
+            lambda pair: compile_to(pair[1], pair[0], flags), zip(sources, objects, strict=True)
+        )
+    for path, result in zip(sources, results, strict=True):
+        assert result.returncode == 0, f"{path.name}\n{result.stderr}"
+    partial = work / "library.so"
+    link = [os.environ.get("CXX", "g++"), "-shared", *flags, *map(str, objects), "-o", str(partial)]
+    subprocess.run(link, check=True)
+    partial.replace(library)
+    shutil.rmtree(work)
+    return library
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The environment in which a plain Python loads a library built with SANITIZE."""
+    runtime = [
+        subprocess.run(
+            [os.environ.get("CXX", "g++"), f"-print-file-name={name}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(runtime),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+class HostDevice:
+    """A library of launchers, with tensors and arrays passed as pointers."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.eft_on_host_message.restype = ctypes.c_char_p
+
+    def schedule(self, order: int, seed: int = 0) -> None:
+        """Choose the order in which threads and blocks run."""
+        self._library.eft_on_host_schedule(order, seed)
+
+    @property
+    def message(self) -> str:
+        """The last failure in words."""
+        return self._library.eft_on_host_message().decode()
+
+    def code(self, name: str, *arguments: object) -> int:
+        """Call a launcher and return its error code."""
+        return getattr(self._library, name)(*map(_to_c, arguments))
+
+    def __call__(self, name: str, *arguments: object) -> None:
+        """Call a launcher that must succeed."""
+        code = self.code(name, *arguments)
+        assert code == 0, f"{name}: error {code}: {self.message}"
+
+
+def _to_c(value: object) -> object:
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, torch.Tensor):
+        assert value.is_contiguous()
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, np.ndarray):
+        assert value.flags.c_contiguous
+        return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a launcher takes arrays, int64 and None, got {type(value).__name__}")
+    return ctypes.c_int64(value)
