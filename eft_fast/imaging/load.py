@@ -1,0 +1,173 @@
+"""Read photos of any common kind as 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
+    ImageSource: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+
+#: Photos with more pixels are refused before they are decoded: a small file may unfold to a giant.
+MAX_PIXELS: Final = 178_956_970
+
+
+def load_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
+    """Read a photo as 8-bit RGB, the way up in which a viewer shows it.
+
+    The EXIF orientation is applied. Gray, palette and CMYK pictures become RGB; 16-bit values are
+    scaled to 8 bits, not clipped; transparent parts are laid over black, the colour that a crop has
+    outside of the photo. Colour profiles are not applied, and of several frames the first is taken.
+
+    Args:
+        source: A file, the bytes of one, a Pillow picture, or an array ``[H, W]``, ``[H, W, 1]``,
+            ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA) of uint8, uint16, or floats in [0, 1].
+
+    Returns:
+        The pixels. A uint8 array ``[H, W, 3]`` comes back as it is, not copied.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file or array is not a whole picture.
+        TypeError: If ``source`` is of another kind.
+    """
+    if isinstance(source, np.ndarray):
+        return _array_to_rgb(source)
+    if isinstance(source, Image.Image):
+        return _picture_to_rgb(source, "the picture")
+    with _open_picture(source) as picture:
+        return _picture_to_rgb(picture, _name_of(source))
+
+
+def load_image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """Width and height that ``load_image`` will give, from the head of the file alone."""
+    with _open_picture(source) as picture:
+        width, height = picture.size
+        is_turned = _orientation(picture) >= 5
+    return (height, width) if is_turned else (width, height)
+
+
+def _name_of(source: str | os.PathLike[str] | bytes) -> str:
+    return f"the {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
+
+
+def _open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Open a file without decoding it, and refuse in words what is not a picture."""
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise TypeError(
+            "load_image: source must be a path, bytes, a Pillow picture or a numpy array, got "
+            f"{type(source).__name__}"
+        )
+    name = _name_of(source)
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if path.is_dir():
+            raise ValueError(f"load_image: expected a picture file, got the folder {name}")
+        if not path.exists():
+            raise FileNotFoundError(f"load_image: no file {name}")
+        if path.stat().st_size == 0:
+            raise ValueError(f"load_image: {name} is empty (0 bytes)")
+    try:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"load_image: {name} is not a picture that Pillow can read, whatever its name says"
+        ) from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"load_image: {name} has more pixels than Pillow's limit allows; shrink it first"
+        ) from None
+    except PermissionError as error:
+        raise ValueError(f"load_image: {name} cannot be opened ({error.strerror})") from None
+    except Exception as error:  # Pillow's readers raise many kinds on a damaged head.
+        raise ValueError(f"load_image: {name} is damaged ({_one_line(error)})") from None
+    # Pillow's own limit may have been lifted by the program around us.
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(
+            f"load_image: {name} is {picture.width} x {picture.height}, more than {MAX_PIXELS} "
+            "pixels; shrink it first"
+        )
+    return picture
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none or where the EXIF block is unreadable."""
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except Exception:  # A damaged EXIF block must not cost a picture whose pixels are whole.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _picture_to_rgb(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        picture.load()
+    except Exception as error:  # Truncated and damaged data raise OSError, SyntaxError and others.
+        raise ValueError(f"load_image: {name} is damaged or cut off ({_one_line(error)})") from None
+    if _orientation(picture) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return _array_to_rgb(_deep_to_array(picture, name))
+    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+        return _array_to_rgb(np.asarray(picture.convert("RGBA")))
+    return np.array(picture.convert("RGB"))
+
+
+def _deep_to_array(picture: Image.Image, name: str) -> np.ndarray:
+    """Gray pictures of more than 8 bits, as uint16, or as floats that must lie in [0, 1]."""
+    pixels = np.asarray(picture)
+    if picture.mode == "F":
+        return pixels
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
+        raise ValueError(
+            f"load_image: {name} has 32-bit pixels from {pixels.min()} to {pixels.max()}, expected "
+            "0 to 65535; save it with 16 bits"
+        )
+    return pixels.astype(np.uint16)
+
+
+def _array_to_rgb(pixels: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    shape = list(pixels.shape)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and shape[2] not in (1, 3, 4)):
+        hint = "; move the channels last" if pixels.ndim == 3 and shape[0] in (1, 3, 4) else ""
+        raise ValueError(f"load_image: an array must be [H, W, 3], got {shape}{hint}")
+    if pixels.size == 0:
+        raise ValueError(f"load_image: an array must have pixels, got {shape}")
+    eight = _to_uint8(pixels)
+    if eight.ndim == 2:
+        eight = eight[:, :, None]
+    if eight.shape[2] == 1:
+        return np.repeat(eight, 3, axis=2)
+    if eight.shape[2] == 4:
+        alpha = eight[:, :, 3:].astype(np.uint16)
+        return ((eight[:, :, :3] * alpha + 127) // 255).astype(np.uint8)
+    return eight
+
+
+def _to_uint8(pixels: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise TypeError(
+            f"load_image: pixels must be uint8, uint16 or floats in [0, 1], got {pixels.dtype}"
+        )
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails
+        raise ValueError(
+            f"load_image: float pixels must lie in [0, 1], got {low:g} to {high:g}; pass uint8 for "
+            "values up to 255"
+        )
+    return np.rint(pixels * 255.0).astype(np.uint8)
