@@ -44,8 +44,7 @@ def crop_image_strict(image: UInt8[np.ndarray, "H W 3"], crop: Crop) -> UInt8[np
 
     upper = take(y_low, x_low) * (1 - x_part) + take(y_low, x_high) * x_part
     lower = take(y_high, x_low) * (1 - x_part) + take(y_high, x_high) * x_part
-    blended: np.ndarray = upper * (1 - y_part) + lower * y_part
-    return np.rint(blended).astype(np.uint8)
+    return np.asarray(np.rint(upper * (1 - y_part) + lower * y_part), dtype=np.uint8)
 
 
 def keypoints_to_crop_strict(keypoints: ArrayLike, crop: Crop) -> Float[np.ndarray, "*batch K C"]:
