@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,7 +34,8 @@ class Regressor(nn.Module, ABC):
     Attributes:
         input_size: Side of the square crop, in pixels.
         id: Names the network and its weights, for example ``"open-1"``.
-        body_id: ``Smpl.id`` of the body that the shape coefficients belong to.
+        body_id: ``Smpl.id`` of the body that the shape coefficients belong to; ``"smpl"`` stands
+            for every licensed SMPL file.
     """
 
     input_size: int
@@ -57,6 +59,22 @@ class Regressor(nn.Module, ABC):
             raw_camera: Leave ``pred_cam`` as the weights mean it, without conversion to
                 ``scale_shift``. Only the strict reproduction of the reference loop wants this.
         """
+
+    @abstractmethod
+    def features(self, img: Float[Tensor, "B 3 H W"]) -> Any:
+        """Run the trunk; keep the result for ``head_forward`` when only the head moves."""
+
+    @abstractmethod
+    def head_forward(self, features: Any, *, raw_camera: bool = False) -> RegressorOutput:
+        """Finish ``forward`` from the result of ``features``."""
+
+    @abstractmethod
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights behind ``features`` that move the output."""
+
+    @abstractmethod
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights behind ``head_forward``."""
 
     def check_img(self, img: Tensor) -> None:
         """Raise ValueError unless ``img`` is a batch of crops of the right size."""

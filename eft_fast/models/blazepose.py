@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eft_fast.models.weights import load_arrays
+
 #: Side of the input, in pixels.
 INPUT_SIZE: Final = 256
 #: Landmarks in the output: 33 of the body and 6 auxiliary ones.
@@ -249,28 +251,3 @@ class BlazePose(nn.Module):
             score=torch.sigmoid(self.score_out(encoded)).reshape(batch),
             features=encoded.flatten(1),
         )
-
-
-def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]], *, who: str) -> None:
-    """Copy numpy arrays into every parameter and buffer of ``module``, or raise ValueError."""
-    state = module.state_dict()
-    missing = sorted(set(state) - set(arrays))
-    unexpected = sorted(set(arrays) - set(state))
-    if missing or unexpected:
-        raise ValueError(
-            f"{who}: weights do not belong to this network; "
-            f"missing {_some(missing)}, unexpected {_some(unexpected)}"
-        )
-    for name, tensor in state.items():
-        if arrays[name].shape != tuple(tensor.shape):
-            raise ValueError(
-                f"{who}: {name} must be {list(tensor.shape)}, got {list(arrays[name].shape)}"
-            )
-        tensor.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    if not names:
-        return "none"
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

@@ -1,0 +1,114 @@
+"""Read and write the weights of the open regressor: one ``.npz`` without pickles.
+
+Parameters are stored in float16, the precision of the published trunk; buffers in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from eft_fast.conventions import SCALE_SHIFT
+from eft_fast.models.blazepose import VARIANTS, BlazePose
+from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
+from eft_fast.models.weights import load_arrays
+
+FORMAT: Final = "eft_fast-open-regressor-1"
+_CARD_KEY: Final = "card"
+_STATE: Final = "state/"
+
+
+def save_open_regressor(
+    regressor: OpenRegressor, path: str | Path, *, licence: str, source_sha256: str
+) -> None:
+    """Write weights and metadata.
+
+    Args:
+        regressor: The network, on any device.
+        path: File to write; the name should end with ``.npz``.
+        licence: Licence of the weights, as an SPDX expression.
+        source_sha256: Hash of the file that the trunk's weights came from.
+    """
+    card = {
+        "format": FORMAT,
+        "id": regressor.id,
+        "body_id": regressor.body_id,
+        "input_size": regressor.input_size,
+        "camera_convention": regressor.camera_convention,
+        "licence": licence,
+        "source_sha256": source_sha256,
+        "trunk": regressor.trunk.variant,
+        "width": regressor.head.width,
+        "blocks": len(regressor.head.blocks),
+        "use_features": regressor.use_features,
+    }
+    trained = {name for name, _ in regressor.named_parameters()}
+    arrays: dict[str, Any] = {_CARD_KEY: np.array(json.dumps(card))}
+    for name, tensor in regressor.state_dict().items():
+        kind = np.float16 if name in trained else np.float32
+        arrays[_STATE + name] = tensor.detach().cpu().numpy().astype(kind)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read the metadata of a weights file."""
+    return _read(Path(path))[0]
+
+
+def load_open_regressor(path: str | Path) -> OpenRegressor:
+    """Build the network that ``save_open_regressor`` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or not a file of this network.
+    """
+    card, arrays = _read(Path(path))
+    network = OpenRegressor(
+        BlazePose(card["trunk"]),
+        width=int(card["width"]),
+        blocks=int(card["blocks"]),
+        use_features=bool(card["use_features"]),
+    )
+    load_arrays(network, arrays, who=f"load_regressor: {path}")
+    return network.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"load_regressor: no file {path}; pass 'open' for the regressor of the package"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        card = json.loads(str(content.pop(_CARD_KEY)))
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"load_regressor: {path} is not a weights file of the open regressor, or damaged "
+            f"({type(error).__name__}); fetch it again"
+        ) from error
+    _check_card(card, path)
+    return card, {name.removeprefix(_STATE): array for name, array in content.items()}
+
+
+def _check_card(card: Any, path: Path) -> None:
+    expected = {
+        "format": FORMAT,
+        "id": REGRESSOR_ID,
+        "body_id": BODY_ID,
+        "camera_convention": SCALE_SHIFT,
+    }
+    got = card if isinstance(card, dict) else {}
+    for key, value in expected.items():
+        if got.get(key) != value:
+            raise ValueError(
+                f"load_regressor: {path} must have {key} {value!r}, got {got.get(key)!r}; "
+                "use the eft_fast version that wrote it"
+            )
+    if got.get("trunk") not in VARIANTS or not {"width", "blocks", "use_features"} <= set(got):
+        raise ValueError(f"load_regressor: {path} does not describe its network; fetch it again")

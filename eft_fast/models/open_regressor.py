@@ -1,0 +1,312 @@
+"""The regressor that ships with the package: BlazePose landmarks, then a small head for the body.
+
+The trunk knows people from real photos; the head turns its 2D and 3D landmarks and its last map
+into pose, shape and camera of the open body. Every weight may be fine-tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eft_fast import conventions
+from eft_fast.geometry.rotations import rot6d_to_matrix
+from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.models.blazepose import (
+    INPUT_SIZE,
+    NUM_BODY_LANDMARKS,
+    BlazePose,
+    BlazePoseOutput,
+)
+
+#: Id of the shipped network; another head or body gets another number.
+REGRESSOR_ID: Final = "open-1"
+#: Body whose shape coefficients and joints the head predicts.
+BODY_ID: Final = "open-1"
+
+#: Rows of the landmark output that the head reads (joint set ``mp33``): nose, eyes, ears, the
+#: twelve limb joints, toes and heels, and the hands last.
+LANDMARK_ROWS: Final = (
+    0, 2, 5, 7, 8,
+    11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28,
+    31, 29, 32, 30,
+    17, 18, 19, 20, 21, 22,
+)  # fmt: skip
+#: Positions in ``LANDMARK_ROWS`` of the twelve limb joints, which define the landmark frame.
+LIMB_SLICE: Final = slice(5, 17)
+#: Numbers per person from the landmarks: xy, z, world xyz, visible and present; and the frame.
+NUM_LANDMARK_FEATURES: Final = len(LANDMARK_ROWS) * 8 + 3
+#: Smallest landmark frame, in crop units; below it a collapsed answer would divide by nothing.
+MIN_FRAME_SIZE: Final = 0.05
+#: Smallest standard deviation that a feature is divided by: many trunk features never fire.
+MIN_FEATURE_STD: Final = 1e-2
+
+_NUM_POSE: Final = conventions.NUM_JOINTS * 6
+#: Camera scale over the RMS radius of the limb landmarks, of an average pose: 1 / radius in metres.
+_SCALE_PER_SIZE: Final = 1.9
+#: Head outputs of unit size stand for this much log-scale and this many frame sizes of shift.
+_CAMERA_STEP: Final = 0.5
+
+
+class LandmarkFrame(NamedTuple):
+    """Where the person is in the crop, in crop units ([-1, 1] over the crop).
+
+    Attributes:
+        center: Mean of the twelve limb landmarks.
+        size: Their root mean square distance from it.
+    """
+
+    center: Float[Tensor, "B 2"]
+    size: Float[Tensor, "B 1"]
+
+
+class Landmarks(NamedTuple):
+    """The 33 body landmarks (joint set ``mp33``) of each crop.
+
+    Attributes:
+        points: x and y in [-1, 1] of the crop, and z in the same unit, relative to the hips.
+        visibility: Probability that the landmark is not hidden.
+        presence: Probability that the landmark lies inside the crop.
+        world: x, y, z in metres, hip-centred.
+        score: Probability that a person is in the crop.
+    """
+
+    points: Float[Tensor, "B 33 3"]
+    visibility: Float[Tensor, "B 33"]
+    presence: Float[Tensor, "B 33"]
+    world: Float[Tensor, "B 33 3"]
+    score: Float[Tensor, " B"]
+
+
+def to_crop_units(points_px: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+    """Turn crop pixels into [-1, 1], as ``imaging.Crop.normalise`` does."""
+    return points_px * (2.0 / INPUT_SIZE) - 1.0
+
+
+def landmark_features(
+    output: BlazePoseOutput,
+) -> tuple[Float[Tensor, "B F"], LandmarkFrame]:
+    """Describe the landmarks independently of where and how large the person is in the crop."""
+    rows = list(LANDMARK_ROWS)
+    landmarks, world = output.landmarks[:, rows], output.world[:, rows]
+    points = to_crop_units(landmarks[..., :2])
+    depth = landmarks[..., 2:3] * (2.0 / INPUT_SIZE)
+
+    limbs = points[:, LIMB_SLICE]
+    center = limbs.mean(1)
+    # The floor goes under the root: its derivative at zero would be infinite.
+    mean_square = (limbs - center[:, None]).square().sum(-1).mean(1, keepdim=True)
+    size = mean_square.clamp_min(MIN_FRAME_SIZE**2).sqrt()
+
+    parts = [
+        ((points - center[:, None]) / size[:, None]).flatten(1),
+        (depth / size[:, None]).flatten(1),
+        world.flatten(1),
+        landmarks[..., 3:].sigmoid().flatten(1),
+        center,
+        size,
+    ]
+    return torch.cat(parts, 1), LandmarkFrame(center, size)
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers beside a shortcut."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+        )
+
+    def forward(self, x: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
+        """Apply the block."""
+        out: Tensor = x + self.layers(x)
+        return out
+
+
+class BodyHead(nn.Module):
+    """Features to pose (6D), shape and camera.
+
+    Buffers: ``feature_mean`` and ``feature_std`` normalise the input; ``mean_pose`` (24 x 6D) is
+    what a silent head answers. They are saved with the weights.
+
+    Args:
+        num_features: Length of the input.
+        width: Width of the hidden layers.
+        blocks: Residual blocks.
+        dropout: Probability inside each block, in training mode only.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    mean_pose: Tensor
+
+    def __init__(
+        self, num_features: int, *, width: int = 512, blocks: int = 2, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.enter = nn.Sequential(nn.Linear(num_features, width), nn.LayerNorm(width), nn.GELU())
+        self.blocks = nn.ModuleList(ResidualBlock(width, dropout) for _ in range(blocks))
+        self.leave = nn.Linear(width, _NUM_POSE + conventions.NUM_BETAS + 3)
+        # A new head starts near the mean pose, the mean shape and the landmark frame.
+        nn.init.normal_(self.leave.weight, std=0.01)
+        nn.init.zeros_(self.leave.bias)
+        self.register_buffer("feature_mean", torch.zeros(num_features))
+        self.register_buffer("feature_std", torch.ones(num_features))
+        identity = torch.eye(3)[:, :2].reshape(6)
+        self.register_buffer("mean_pose", identity.repeat(conventions.NUM_JOINTS))
+
+    def forward(self, features: Float[Tensor, "B F"], frame: LandmarkFrame) -> RegressorOutput:
+        """Predict the body of each person."""
+        x = self.enter((features - self.feature_mean) / self.feature_std)
+        for block in self.blocks:
+            x = block(x)
+        out = self.leave(x)
+        pose, betas, camera = out.split([_NUM_POSE, conventions.NUM_BETAS, 3], dim=1)
+        rot6d = (pose + self.mean_pose).reshape(-1, conventions.NUM_JOINTS, 6)
+        scale = torch.exp(camera[:, :1] * _CAMERA_STEP) * frame.size * _SCALE_PER_SIZE
+        shift = camera[:, 1:] * _CAMERA_STEP * frame.size + frame.center
+        return RegressorOutput(rot6d_to_matrix(rot6d), betas, torch.cat([scale, shift], 1))
+
+
+class OpenRegressor(Regressor):
+    """BlazePose trunk and body head.
+
+    The weights come from ``models.open_file``; a network straight from this constructor has a
+    trunk as given and an untrained head, which answers roughly the mean pose.
+
+    Args:
+        trunk: Landmark network, usually ``BlazePose.from_arrays``.
+        width: Width of the head.
+        blocks: Residual blocks of the head.
+        dropout: Dropout of the head, in training mode only.
+        use_features: Let the head see the trunk's last map beside the landmarks.
+    """
+
+    img_mean: Tensor
+    img_std: Tensor
+
+    def __init__(
+        self,
+        trunk: BlazePose,
+        *,
+        width: int = 512,
+        blocks: int = 2,
+        dropout: float = 0.1,
+        use_features: bool = True,
+    ) -> None:
+        super().__init__()
+        self.input_size = INPUT_SIZE
+        self.id = REGRESSOR_ID
+        self.body_id = BODY_ID
+        self.use_features = use_features
+        self.trunk = trunk
+        num_features = NUM_LANDMARK_FEATURES + (trunk.feature_size if use_features else 0)
+        self.head = BodyHead(num_features, width=width, blocks=blocks, dropout=dropout)
+        mean, std = torch.tensor(conventions.IMG_MEAN), torch.tensor(conventions.IMG_STD)
+        self.register_buffer("img_mean", mean[:, None, None], persistent=False)
+        self.register_buffer("img_std", std[:, None, None], persistent=False)
+
+    @classmethod
+    def make_tiny(cls, seed: int = 0) -> OpenRegressor:
+        """Build a network of all the same layers, a thousandth of the size, for tests.
+
+        The weights are random, large enough for the output to depend on the picture.
+        """
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        network = cls(BlazePose("tiny"), width=16, blocks=1)
+        for module in network.trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        for layer in (network.trunk.landmark_out, network.trunk.world_out):
+            nn.init.normal_(layer.weight, std=1.0)
+        # Spread the landmarks over the crop, or the landmark frame would sit at its floor.
+        spread = torch.empty(network.trunk.landmark_out.out_channels).uniform_(40.0, 216.0)
+        network.trunk.landmark_out.bias = nn.Parameter(spread)
+        nn.init.normal_(network.head.leave.weight, std=0.05)
+        torch.set_rng_state(state)
+        return network.eval()
+
+    def features(self, img: Float[Tensor, "B 3 256 256"]) -> BlazePoseOutput:
+        """Run the trunk.
+
+        Args:
+            img: RGB crops, mean/std normalised; the trunk's own range is restored inside.
+
+        Raises:
+            ValueError: If the crops are not 256 pixels wide and high.
+        """
+        self.check_img(img)
+        output: BlazePoseOutput = self.trunk(img * self.img_std + self.img_mean)
+        return output
+
+    def head_input(self, features: BlazePoseOutput) -> tuple[Float[Tensor, "B F"], LandmarkFrame]:
+        """What the head reads: landmark features and, if it uses them, the trunk's last map."""
+        inputs, frame = landmark_features(features)
+        if self.use_features:
+            inputs = torch.cat([inputs, features.features], 1)
+        return inputs, frame
+
+    def head_forward(
+        self, features: BlazePoseOutput, *, raw_camera: bool = False
+    ) -> RegressorOutput:
+        """Finish ``forward`` from the result of ``features``; the camera is ours either way."""
+        output: RegressorOutput = self.head(*self.head_input(features))
+        return output
+
+    def forward(
+        self, img: Float[Tensor, "B 3 256 256"], *, raw_camera: bool = False
+    ) -> RegressorOutput:
+        """Regress each person; see ``Regressor.forward``."""
+        return self.head_forward(self.features(img))
+
+    def landmarks(self, img: Float[Tensor, "B 3 256 256"]) -> Landmarks:
+        """The trunk's body landmarks, in crop units, with their confidences."""
+        return to_landmarks(self.features(img))
+
+    @torch.no_grad()
+    def set_feature_statistics(
+        self, mean: Float[Tensor, " F"], std: Float[Tensor, " F"], mean_pose: Float[Tensor, "24 6"]
+    ) -> None:
+        """Set the buffers of the head from training data, before training it.
+
+        Args:
+            mean: Mean of ``head_input`` over the training crops.
+            std: Standard deviation; values under ``MIN_FEATURE_STD`` are raised to it.
+            mean_pose: Mean pose of the training set in the 6D form.
+        """
+        self.head.feature_mean.copy_(mean)
+        self.head.feature_std.copy_(std.clamp_min(MIN_FEATURE_STD))
+        self.head.mean_pose.copy_(mean_pose.reshape(-1))
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights of the landmark network, without the person score, which moves no output."""
+        score = {id(parameter) for parameter in self.trunk.score_out.parameters()}
+        return (p for p in self.trunk.parameters() if id(p) not in score)
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights of the body head."""
+        return self.head.parameters()
+
+
+def to_landmarks(output: BlazePoseOutput) -> Landmarks:
+    """Keep the 33 body landmarks, in crop units and probabilities."""
+    body = output.landmarks[:, :NUM_BODY_LANDMARKS]
+    depth = body[..., 2:3] * (2.0 / INPUT_SIZE)
+    return Landmarks(
+        points=torch.cat([to_crop_units(body[..., :2]), depth], -1),
+        visibility=body[..., 3].sigmoid(),
+        presence=body[..., 4].sigmoid(),
+        world=output.world[:, :NUM_BODY_LANDMARKS],
+        score=output.score,
+    )

@@ -1,0 +1,53 @@
+"""Regressors by name or file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from eft_fast.models.base import Regressor
+from eft_fast.models.checkpoint import load_hmr
+from eft_fast.models.open_file import load_open_regressor
+
+#: Weights that ship with the package.
+OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
+
+
+def load_regressor(
+    source: str | Path = "open", *, device: str | torch.device | None = None
+) -> Regressor:
+    """Load a regressor, ready to predict.
+
+    Args:
+        source: ``"open"``: the regressor that ships with the package. A path to a ``.npz``: weights
+            of the open regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
+            ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the options).
+        device: Where to put it; default: the CPU.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        TypeError: If ``source`` is neither text nor a path.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, unsafe or does not hold such a network.
+
+    Example:
+        >>> regressor = load_regressor("model_checkpoint.pt")
+        >>> regressor.camera_convention
+        'scale_shift'
+    """
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            f"load_regressor: source must be 'open' or a path, got {type(source).__name__}"
+        )
+    regressor: Regressor
+    if source == "open":
+        regressor = load_open_regressor(OPEN_REGRESSOR_PATH)
+    elif Path(source).suffix == ".npz":
+        regressor = load_open_regressor(source)
+    else:
+        regressor = load_hmr(source)
+    return regressor if device is None else regressor.to(device)
