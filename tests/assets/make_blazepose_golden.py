@@ -4,7 +4,7 @@ The weights of the ONNX graph are replaced by seeded ones, so the golden file ch
 architecture (pads, strides, shortcuts, activations) against ONNX Runtime, needs no weights at test
 time, and stays valid whatever the shipped weights become.
 
-    python tests/assets/make_blazepose_golden.py pose_landmark_full.onnx pose_landmark_lite.onnx
+    python -m tests.assets.make_blazepose_golden pose_landmark_full.onnx pose_landmark_lite.onnx
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
 SEED = 20240
 #: Standard deviation of the biases, large enough to push activations to both ends of ReLU6.
 BIAS_STD = 0.3
@@ -43,10 +42,8 @@ def main() -> None:
     import onnxruntime
     from onnx import numpy_helper
 
-    sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-    from convert_blazepose import OUTPUT_OF_LAYER, conv_nodes
-
     from eft_fast.models.blazepose import BlazePose
+    from tools.convert_blazepose import OUTPUT_OF_LAYER, conv_nodes
 
     golden = {}
     for variant, path in zip(("full", "lite"), sys.argv[1:], strict=True):

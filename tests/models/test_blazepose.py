@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,22 +10,9 @@ import torch
 from PIL import Image
 
 from eft_fast.models.blazepose import NUM_LANDMARKS, BlazePose
+from tests.assets import make_blazepose_golden as golden_script
 
-REPO = Path(__file__).resolve().parents[2]
-ASSETS = REPO / "tests" / "assets"
-
-
-def load_script(path: Path) -> ModuleType:
-    """Import a script that is not part of a package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-golden_script = load_script(ASSETS / "make_blazepose_golden.py")
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 
 def seeded_network(variant: str) -> BlazePose:
@@ -56,7 +41,8 @@ def test_converted_weights_match_onnxruntime_on_a_photo(shared_dir, variant, tol
     """Converted weights, real crop; 1e-3 px of a 256 px crop is float32 rounding."""
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    convert = load_script(REPO / "tools" / "convert_blazepose.py").convert
+    from tools.convert_blazepose import convert
+
     path = shared_dir / "data" / "blazepose" / f"pose_landmark_{variant}.onnx"
     photo = shared_dir / "data" / "coco_people_open" / "images" / "000000000785.jpg"
     crop = Image.open(photo).convert("RGB").resize((256, 256), box=(190, 20, 560, 390))
