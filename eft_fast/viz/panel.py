@@ -1,0 +1,252 @@
+"""One picture per person: given keypoints, start, fit and side view beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from eft_fast.viz.overlay import check_photo, overlay, side_view
+from eft_fast.viz.raster import FIT_COLOUR, START_COLOUR
+from eft_fast.viz.skeleton import (
+    OUTLINE,
+    PROJECTED,
+    SIDE_COLOURS,
+    Colour,
+    draw_comparison,
+    draw_skeleton,
+    is_labelled,
+)
+
+_INK: Colour = (236, 238, 242)
+_FAINT: Colour = (160, 166, 176)
+_PAPER: Colour = (24, 26, 31)
+_OUTSIDE: Colour = (52, 55, 62)  # what lies outside the photo
+_GAP = 8
+_HEADER = 30
+_FOOTER = 30
+# Width over height of a tile.
+_NARROWEST, _WIDEST = 0.55, 1.2
+
+
+@dataclass(frozen=True)
+class ProjectedBody:
+    """A body on its photo.
+
+    Attributes:
+        vertices_px: x and y in pixels of the photo, z in the same unit, smaller is nearer.
+        keypoints_px: The points that were fitted, in pixels of the photo.
+        error_px: Mean distance to the given keypoints in pixels of the photo.
+    """
+
+    vertices_px: Float[np.ndarray, "V 3"]
+    keypoints_px: Float[np.ndarray, "K 2"] | None = None
+    error_px: float | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """The part of the photo that a panel shows, and its size on the panel."""
+
+    x0: float
+    y0: float
+    scale: float  # panel pixels per photo pixel
+    height: int
+    width: int
+
+    def to_panel(self, points: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+        """Move x and y from the photo to the panel, and scale z with them."""
+        moved = np.array(points, np.float64)
+        moved[:, 0] = (moved[:, 0] + 0.5 - self.x0) * self.scale - 0.5
+        moved[:, 1] = (moved[:, 1] + 0.5 - self.y0) * self.scale - 0.5
+        if moved.shape[1] > 2:
+            moved[:, 2] *= self.scale
+        return moved
+
+
+def person_panel(
+    photo: UInt8[np.ndarray, "H W 3"],
+    faces: Integer[np.ndarray, "F 3"],
+    keypoints: Float[np.ndarray, "K 3"],
+    names: Sequence[str],
+    *,
+    start: ProjectedBody | None = None,
+    fit: ProjectedBody | None = None,
+    caption: str = "",
+    height: int = 420,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw one person: photo with keypoints, start, fit, and the fit from the side.
+
+    Only the surroundings of the person are shown, at the size of the panel, however large the
+    photo; grey is outside the photo. A body that is ``None`` leaves its tile out.
+
+    Args:
+        photo: The whole photo, RGB.
+        faces: Indices of the vertices.
+        keypoints: Given keypoints in pixels of the photo and confidence; 0 = not labelled.
+        names: Names of the keypoints, as in ``JointSet.names``.
+        start: The regressor's answer.
+        fit: The fitted body.
+        caption: Printed below, such as the file name.
+        height: Height of a tile in pixels.
+
+    Returns:
+        The panel.
+
+    Raises:
+        ValueError: If the photo is not uint8 RGB, or names and keypoints differ in number.
+    """
+    check_photo("person_panel", photo)
+    keypoints = np.asarray(keypoints, np.float64)
+    if keypoints.shape != (len(names), 3):
+        raise ValueError(
+            f"person_panel: keypoints must be [{len(names)}, 3], one row per name, "
+            f"got {list(keypoints.shape)}"
+        )
+    view = _choose_view(photo, keypoints, [b.vertices_px for b in (fit, start) if b], height)
+    background = _cut(photo, view)
+    given = view.to_panel(keypoints)
+    given[:, 2] = keypoints[:, 2]
+
+    count = int(is_labelled(keypoints).sum())
+    radius = max(height / 110, 2.5)
+    tile = Image.fromarray(background)
+    draw_skeleton(ImageDraw.Draw(tile), given, names, radius=radius)
+    tiles = [(f"given ({count} keypoints)", tile)]
+    for label, body, colour in (("start", start, START_COLOUR), ("fit", fit, FIT_COLOUR)):
+        if body is None:
+            continue
+        tile = Image.fromarray(
+            overlay(background, view.to_panel(body.vertices_px), faces, colour=colour)
+        )
+        if body.keypoints_px is not None:
+            draw_comparison(
+                ImageDraw.Draw(tile), given, view.to_panel(body.keypoints_px), names, radius=radius
+            )
+        tiles.append((_with_error(label, body.error_px), tile))
+    if fit is not None:
+        turned = side_view(
+            view.to_panel(fit.vertices_px), faces, height=height, width=round(height * 0.62)
+        )
+        tiles.append(("fit from the side", Image.fromarray(turned)))
+    return np.asarray(_assemble(tiles, caption))
+
+
+def _with_error(label: str, error_px: float | None) -> str:
+    return label if error_px is None else f"{label} (error {error_px:.1f} px)"
+
+
+def _choose_view(
+    photo: np.ndarray, keypoints: np.ndarray, bodies: Sequence[np.ndarray], height: int
+) -> _View:
+    """Frame the keypoints and the bodies, but let no stray body blow up the frame."""
+    rows, cols = photo.shape[:2]
+    labelled = keypoints[is_labelled(keypoints), :2]
+    clouds = [labelled] if len(labelled) else []
+    for vertices in bodies:
+        finite = np.asarray(vertices)[np.isfinite(vertices).all(1), :2]
+        clouds += [finite] if len(finite) else []
+    if not clouds:
+        low, high = np.zeros(2), np.array([cols, rows], float)
+    else:
+        low, high = clouds[0].min(0), clouds[0].max(0)
+        reach = 0.75 * max(float((high - low).max()), 32.0)
+        for cloud in clouds[1:]:
+            low = np.minimum(low, np.maximum(cloud.min(0), low - reach))
+            high = np.maximum(high, np.minimum(cloud.max(0), high + reach))
+    # Half the photo around it is as far as a panel looks, whatever the coordinates say.
+    limit = 0.5 * np.array([cols, rows])
+    low = np.clip(low, -limit, (cols, rows))
+    high = np.clip(high, (0, 0), (cols, rows) + limit)
+    centre = (low + high) / 2
+    width_px, height_px = np.maximum((high - low) * 1.12, 16.0)
+    height_px = max(height_px, width_px / _WIDEST)
+    width_px = max(width_px, height_px * _NARROWEST)
+    scale = height / height_px
+    return _View(
+        x0=centre[0] - width_px / 2,
+        y0=centre[1] - height_px / 2,
+        scale=scale,
+        height=height,
+        width=max(round(width_px * scale), 1),
+    )
+
+
+def _cut(photo: UInt8[np.ndarray, "H W 3"], view: _View) -> UInt8[np.ndarray, "h w 3"]:
+    """The part of the photo inside the view, antialiased, grey outside the photo."""
+    x0, y0 = int(np.floor(view.x0)), int(np.floor(view.y0))
+    x1 = int(np.ceil(view.x0 + view.width / view.scale)) + 1
+    y1 = int(np.ceil(view.y0 + view.height / view.scale)) + 1
+    canvas = np.full((y1 - y0, x1 - x0, 3), _OUTSIDE, np.uint8)
+    left, top = max(x0, 0), max(y0, 0)
+    right, bottom = min(x1, photo.shape[1]), min(y1, photo.shape[0])
+    if left < right and top < bottom:
+        canvas[top - y0 : bottom - y0, left - x0 : right - x0] = photo[top:bottom, left:right]
+    box = (
+        view.x0 - x0,
+        view.y0 - y0,
+        view.x0 - x0 + view.width / view.scale,
+        view.y0 - y0 + view.height / view.scale,
+    )
+    small = Image.fromarray(canvas).resize(
+        (view.width, view.height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0
+    )
+    return np.asarray(small)
+
+
+def _assemble(tiles: Sequence[tuple[str, Image.Image]], caption: str) -> Image.Image:
+    """Set labelled tiles beside each other, with a legend and the caption below."""
+    width = sum(tile.width for _, tile in tiles) + _GAP * (len(tiles) + 1)
+    height = tiles[0][1].height + _HEADER + _FOOTER
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    x = _GAP
+    for label, tile in tiles:
+        font = ImageFont.load_default(16)
+        draw.text((x + 2, _HEADER / 2), _shorten(draw, label, tile.width, font), _INK, font, "lm")
+        sheet.paste(tile, (x, _HEADER))
+        x += tile.width + _GAP
+    _draw_footer(draw, caption, width, height - _FOOTER / 2, compared=len(tiles) > 1)
+    return sheet
+
+
+def _draw_footer(
+    draw: ImageDraw.ImageDraw, caption: str, width: int, y: float, *, compared: bool
+) -> None:
+    font = ImageFont.load_default(14)
+    x = width - _GAP - 2.0
+    entries: list[tuple[str, Colour, bool]] = [
+        (side, colour, True) for side, colour in SIDE_COLOURS.items()
+    ]
+    if compared:
+        entries.append(("of the body", PROJECTED, False))
+    for text, colour, is_dot in reversed(entries):
+        x -= draw.textlength(text, font)
+        draw.text((x, y), text, _FAINT, font, "lm")
+        x -= 12
+        box = (x - 5, y - 5, x + 5, y + 5)
+        draw.ellipse(
+            box, colour if is_dot else None, OUTLINE if is_dot else colour, 1 + (not is_dot)
+        )
+        x -= 18
+    room = x - 2 * _GAP
+    draw.text((_GAP + 2, y), _shorten(draw, caption, room, font), _INK, font, "lm")
+
+
+def _shorten(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    room: float,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> str:
+    """Cut the middle out of a text that is too wide: both ends of a file name matter."""
+    if draw.textlength(text, font) <= room:
+        return text
+    for keep in range(len(text) - 1, 1, -1):
+        short = text[: keep // 2] + "..." + text[len(text) - (keep - keep // 2) :]
+        if draw.textlength(short, font) <= room:
+            return short
+    return ""
