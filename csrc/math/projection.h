@@ -93,7 +93,7 @@ EFT_HD T geman_mcclure(T e, T sigma, T& slope) {
 template <typename T>
 EFT_HD T direction_term(const T* d, const T* n, T weight, T* gd) {
   const T n2 = d[0] * d[0] + d[1] * d[1];
-  const auto has_none = n2 <= T(Real<T>::tiny());
+  const auto has_none = n2 <= T(Real<T>::kTiny);
   const T inv = select(has_none, T(0), T(1) / square_root(select(has_none, T(1), n2)));
   const T e[2] = {d[0] * inv, d[1] * inv};
   const T cosine = e[0] * n[0] + e[1] * n[1];

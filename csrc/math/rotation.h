@@ -21,7 +21,7 @@ struct RodriguesTerms {
 template <typename T>
 EFT_HD RodriguesTerms<T> rodrigues_terms(const T* r) {
   const T t2 = dot3(r, r);
-  const auto is_small = t2 < T(Real<T>::series_limit());
+  const auto is_small = t2 < T(Real<T>::kSeriesLimit);
   const T safe = select(is_small, T(1), t2);
   const T t = square_root(safe);
   T s, c;
@@ -102,14 +102,14 @@ EFT_HD GramSchmidt<T> gram_schmidt(const T* x, Mask& is_degenerate) {
   const T a1[3] = {x[0], x[2], x[4]};
   for (int i = 0; i < 3; ++i) q.a2[i] = x[2 * i + 1];
   const T n1 = dot3(a1, a1);
-  const auto no_first = n1 <= T(Real<T>::tiny());
+  const auto no_first = n1 <= T(Real<T>::kTiny);
   q.inv1 = T(1) / square_root(select(no_first, T(1), n1));
   for (int i = 0; i < 3; ++i) q.b1[i] = a1[i] * q.inv1;
   q.dot = dot3(q.b1, q.a2);
   T u[3];
   for (int i = 0; i < 3; ++i) u[i] = q.a2[i] - q.dot * q.b1[i];
   const T n2 = dot3(u, u);
-  const T limit = dot3(q.a2, q.a2) * T(Real<T>::parallel_limit()) + T(Real<T>::tiny());
+  const T limit = dot3(q.a2, q.a2) * T(Real<T>::kParallelLimit) + T(Real<T>::kTiny);
   const auto no_second = n2 <= limit;
   q.inv2 = T(1) / square_root(select(no_second, T(1), n2));
   for (int i = 0; i < 3; ++i) q.b2[i] = u[i] * q.inv2;

@@ -27,18 +27,18 @@ template <>
 struct Real<float> {
   using Scalar = float;
   // Below this t^2 the Taylor series in t^2 is at least as exact as the closed form.
-  EFT_HD float series_limit() { return 0.25f; }
-  // A 6D column whose part across the first is this short (relative, squared) has no direction.
-  EFT_HD float parallel_limit() { return 2.5e-13f; }
-  EFT_HD float tiny() { return 1e-24f; }
+  static constexpr float kSeriesLimit = 0.25f;
+  // (4 eps)^2: a 6D column whose part across the first is this short, relative, has no direction.
+  static constexpr float kParallelLimit = 2.27e-13f;
+  static constexpr float kTiny = 9.86e-32f;  // smallest normal number / eps
 };
 
 template <>
 struct Real<double> {
   using Scalar = double;
-  EFT_HD double series_limit() { return 0.01; }
-  EFT_HD double parallel_limit() { return 1e-30; }
-  EFT_HD double tiny() { return 1e-60; }
+  static constexpr double kSeriesLimit = 0.01;
+  static constexpr double kParallelLimit = 7.89e-31;
+  static constexpr double kTiny = 1.0e-292;
 };
 
 EFT_HD float select(bool yes, float a, float b) { return yes ? a : b; }

@@ -1,0 +1,135 @@
+"""Prepared model data of the operators: built once per body by ``body.plan``, then only read.
+
+Letters: c = [1, betas, vec(R_1 - I), ..., vec(R_23 - I)] are the 218 coefficients of a body, B_i
+the 3 x 218 block of vertex i (template, shape and pose directions), w_ij the skinning weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+#: Vertices per tile of the mesh basis, and the padding of the rows of the points basis.
+TILE = 16
+#: Coefficients of a body, and their padding in the transposed points basis.
+COEFFICIENTS = 218
+COEFFICIENTS_PADDED = 224
+
+Plan = TypeVar("Plan", "MeshPlan", "PointsPlan")
+
+
+def _moved(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> Plan:
+    """Copy a plan to a device; floating tensors take the dtype, integer ones keep theirs."""
+    values = {}
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, Tensor):
+            value = value.to(device, dtype if value.is_floating_point() else None).contiguous()
+        values[field.name] = value
+    return type(plan)(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class MeshPlan:
+    """Everything the mesh operators read of a body.
+
+    Vertices come in tiles of 16; a tile's data is one contiguous piece, so that it streams through
+    the cache once. The last tile is padded with zeros.
+
+    Attributes:
+        num_vertices: V; T = ceil(V / 16).
+        skeleton: Rest joint of the mean shape, then its ten shape directions, in metres.
+        parents: Parent of each joint, -1 at the root, parent < child.
+        basis: B_i of the tile's vertices, coefficient by coefficient.
+        slot_idx: The joints that move a vertex, in up to S slots.
+        slot_weight: Their weights; padding has weight 0.
+        run_ptr: Where a tile's runs start. A run is one joint and its weights for the tile's 16
+            vertices, zero where it does not move them; joints ascend within a tile.
+        run_joint: Joint of each run.
+        run_weight: Weights of each run.
+    """
+
+    num_vertices: int
+    skeleton: Float[Tensor, "24 3 11"]
+    parents: Int[Tensor, " 24"]
+    basis: Float[Tensor, "T 218 3 16"]
+    slot_idx: Int[Tensor, "T S 16"]
+    slot_weight: Float[Tensor, "T S 16"]
+    run_ptr: Int[Tensor, " T+1"]
+    run_joint: Int[Tensor, " R"]
+    run_weight: Float[Tensor, "R 16"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the data."""
+        return self.basis.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.basis.device
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MeshPlan:
+        """Copy to a device and a floating type; rounding happens once, from float64."""
+        return _moved(self, device, dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class PointsPlan:
+    """Everything the points operators read: skinning contracted with the points, exactly.
+
+    Output k is source ``output_index[k]``. A source is a sum of kinematic joints and of terms; a
+    term adds ``alpha * G_j y_r + omega * a_j``, where ``y_r = D_r c`` is row r of the basis, and
+    G_j, a_j are the rotation and the skinning translation of joint j. A row is one vertex's B_i, or
+    sum_i E_ki w_ij B_i of a point k and joint j, whichever made the smaller plan.
+
+    Attributes:
+        skeleton: As in ``MeshPlan``.
+        parents: As in ``MeshPlan``.
+        basis: Rows D_r, padded to a multiple of 16 with zeros; y[c, r] = basis[:, c, r] . c
+        basis_t: The same numbers, ``basis_t[c * R + r, k] = basis[k, c, r]``, k padded to 224.
+        term_index: Row, joint, source of each term; joints ascend.
+        term_weight: alpha and omega of each term.
+        joint_index: Joint, source: a kinematic joint that is part of a source.
+        joint_weight: Its factor.
+        transl_weight: Sum of all factors of a source: what the translation counts.
+        output_index: Source of each output.
+    """
+
+    skeleton: Float[Tensor, "24 3 11"]
+    parents: Int[Tensor, " 24"]
+    basis: Float[Tensor, "218 3 R"]
+    basis_t: Float[Tensor, "3*R 224"]
+    term_index: Int[Tensor, "N 3"]
+    term_weight: Float[Tensor, "N 2"]
+    joint_index: Int[Tensor, "M 2"]
+    joint_weight: Float[Tensor, " M"]
+    transl_weight: Float[Tensor, " S"]
+    output_index: Int[Tensor, " K"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the data."""
+        return self.basis.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.basis.device
+
+    @property
+    def num_points(self) -> int:
+        """K, the number of outputs."""
+        return self.output_index.shape[0]
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PointsPlan:
+        """Copy to a device and a floating type; rounding happens once, from float64."""
+        return _moved(self, device, dtype)
