@@ -1,0 +1,31 @@
+"""Synthetic training pairs: rendered people with pose, shape, camera and keypoints known.
+
+``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a whole set.
+"""
+
+from __future__ import annotations
+
+from eft_fast.synth.config import CameraConfig, PhotoConfig, PoseConfig, SynthConfig
+from eft_fast.synth.dataset import SynthArrays, SynthJob, load_shards, render_shards, stack_samples
+from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
+from eft_fast.synth.motion import PosePool, load_motion
+from eft_fast.synth.render import Renderer, SynthSample, make_renderer
+
+__all__ = [
+    "LANDMARKS",
+    "CameraConfig",
+    "PhotoConfig",
+    "PoseConfig",
+    "PosePool",
+    "Renderer",
+    "SynthArrays",
+    "SynthConfig",
+    "SynthJob",
+    "SynthSample",
+    "body_landmarks",
+    "load_motion",
+    "load_shards",
+    "make_renderer",
+    "render_shards",
+    "stack_samples",
+]

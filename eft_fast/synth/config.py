@@ -1,0 +1,104 @@
+"""Options of the synthetic scenes: one frozen dataclass per subject, and one that holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eft_fast.conventions import OPEN_CROP
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Odds of what happens to a pose.
+
+    Attributes:
+        procedural: A whole pose that is not from motion capture (sitting, crouching, riding).
+        procedural_legs: Procedural legs under a captured upper body.
+        mix: Upper or lower body of another frame.
+        jitter: Noise on every joint, of ``jitter_deg`` degrees.
+        mirror: Left and right swapped.
+        uniform_yaw: Seen from any side, else from about the front.
+        any_roll: Rolled by any angle in the image: lying, upside down.
+    """
+
+    procedural: float = 0.18
+    procedural_legs: float = 0.12
+    mix: float = 0.30
+    jitter: float = 0.70
+    jitter_deg: float = 4.0
+    mirror: float = 0.5
+    uniform_yaw: float = 0.6
+    any_roll: float = 0.05
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """Camera and placement of the crop.
+
+    Attributes:
+        distance_m: Range of the distance to the pelvis, log-uniform; near ones give perspective.
+        margin: Crop side over the longer side of the visible part of the person, on average.
+        margin_sigma: Standard deviation of its logarithm.
+        shift_sigma: Standard deviation of the crop's centre, in sides.
+        cut_hips: Odds that the picture of the person ends about the hips.
+        cut_elbows: The same about the elbows.
+        cut_knees: The same about the knees.
+        cut_side: Odds that a part of the left or right is cut.
+        frame_edge: Odds that a cut crop leaves the photo, so that the rest is black.
+    """
+
+    distance_m: tuple[float, float] = (2.2, 12.0)
+    margin: float = 1.23
+    margin_sigma: float = 0.11
+    shift_sigma: float = 0.035
+    cut_hips: float = 0.14
+    cut_elbows: float = 0.05
+    cut_knees: float = 0.06
+    cut_side: float = 0.04
+    frame_edge: float = 0.5
+
+
+@dataclass(frozen=True)
+class PhotoConfig:
+    """What happens to the picture after it is rendered: odds, and ranges where they matter.
+
+    Attributes:
+        occluder: Flat things in front of the person.
+        table: A wide thing that hides everything below a line, as a table does.
+        photo_background: A crop of a photograph behind, where there are photographs.
+        background_blur: Defocus of the background.
+        blur: Defocus of the whole picture.
+        resample: Shrunk and enlarged again.
+        jpeg: JPEG compression, of quality ``jpeg_quality``.
+        noise: Largest standard deviation of the noise, of 255 levels.
+    """
+
+    occluder: float = 0.40
+    table: float = 0.07
+    photo_background: float = 0.6
+    background_blur: float = 0.3
+    blur: float = 0.5
+    resample: float = 0.3
+    jpeg: float = 0.5
+    jpeg_quality: tuple[int, int] = (35, 95)
+    noise: float = 7.5
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """Everything that decides how image number i looks.
+
+    Attributes:
+        size: Side of the crop, pixels.
+        seed: Seed of the whole set; image i depends on ``seed``, the split and i only.
+        beta_sigma: Standard deviation of the shape coefficients, which end at 3.
+        supersample: Samples per pixel and axis.
+    """
+
+    size: int = OPEN_CROP
+    seed: int = 0
+    beta_sigma: float = 1.1
+    supersample: int = 2
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    photo: PhotoConfig = field(default_factory=PhotoConfig)

@@ -1,0 +1,160 @@
+"""Sets of rendered pairs in shards: written by several processes, resumed where they stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from eft_fast.body import load_body
+from eft_fast.synth.config import SynthConfig
+from eft_fast.synth.motion import Split
+from eft_fast.synth.render import Renderer, SynthSample, make_renderer
+
+
+@dataclass(frozen=True)
+class SynthArrays:
+    """Rendered pairs, stacked; the meaning of each field is that of ``SynthSample``."""
+
+    image: UInt8[np.ndarray, "N S S 3"]
+    rotmat: Float[np.ndarray, "N 24 3 3"]
+    betas: Float[np.ndarray, "N 10"]
+    transl: Float[np.ndarray, "N 3"]
+    joints: Float[np.ndarray, "N 24 3"]
+    landmarks: Float[np.ndarray, "N 27 3"]
+    landmarks_2d: Float[np.ndarray, "N 27 3"]
+    camera: Float[np.ndarray, "N 3"]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class SynthJob:
+    """A set to render.
+
+    Attributes:
+        out: Folder of the shards.
+        split: "train" or "test".
+        count: Images.
+        motion: Folder of motion capture.
+        backgrounds: Folder of photographs, or None.
+        body: Source of the body model, as ``load_body`` takes it.
+        config: How images look.
+        shard_size: Images of one file.
+    """
+
+    out: Path
+    split: Split
+    count: int
+    motion: Path
+    backgrounds: Path | None = None
+    body: str = "open"
+    config: SynthConfig = field(default_factory=SynthConfig)
+    shard_size: int = 250
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of shard number ``shard``."""
+        return self.out / f"{self.split}-{shard:05d}.npz"
+
+    @property
+    def num_shards(self) -> int:
+        """Files of the set."""
+        return -(-self.count // self.shard_size)
+
+
+def render_shards(job: SynthJob, *, processes: int = 1) -> list[Path]:
+    """Render a set; shards that are there already are kept.
+
+    Args:
+        job: What to render.
+        processes: Worker processes; 1 renders in this one. Images do not depend on it.
+
+    Returns:
+        The files, in order of the images.
+    """
+    job.out.mkdir(parents=True, exist_ok=True)
+    todo = [s for s in range(job.num_shards) if not job.shard_path(s).is_file()]
+    done = job.num_shards - len(todo)
+    if processes <= 1:
+        _follow(map(_ShardWriter(job), todo), job, done)
+    else:
+        # Fork would copy the locks of torch's threads; spawn starts clean.
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(todo) or 1)) as workers:
+            _follow(workers.imap_unordered(_ShardWriter(job), todo), job, done)
+    return [job.shard_path(s) for s in range(job.num_shards)]
+
+
+def load_shards(paths: Iterable[str | Path]) -> SynthArrays:
+    """Read shards and stack them.
+
+    Raises:
+        FileNotFoundError: If a shard is missing.
+        ValueError: If there is none.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"load_shards: no file {path}; render the set first")
+        with np.load(path, allow_pickle=False) as archive:
+            parts.append({key: archive[key] for key in archive.files})
+    if not parts:
+        raise ValueError("load_shards: at least one shard expected, got none")
+    names = [f.name for f in fields(SynthArrays)]
+    return SynthArrays(**{name: np.concatenate([part[name] for part in parts]) for name in names})
+
+
+def stack_samples(samples: Iterable[SynthSample]) -> SynthArrays:
+    """Stack single pairs, in order."""
+    rows = list(samples)
+    names = [f.name for f in fields(SynthArrays)]
+    return SynthArrays(**{name: np.stack([getattr(row, name) for row in rows]) for name in names})
+
+
+class _ShardWriter:
+    """Renders one shard and writes it; picklable, so that workers can run it."""
+
+    def __init__(self, job: SynthJob) -> None:
+        self.job = job
+
+    def __call__(self, shard: int) -> int:
+        """Render shard number ``shard`` and return how many images it has."""
+        job = self.job
+        torch.set_num_threads(1)
+        renderer = _renderer(job)
+        first = shard * job.shard_size
+        last = min(first + job.shard_size, job.count)
+        arrays = stack_samples(renderer.render(index) for index in range(first, last))
+        save_arrays(job.shard_path(shard), vars(arrays))
+        return last - first
+
+
+@lru_cache(maxsize=1)
+def _renderer(job: SynthJob) -> Renderer:
+    """Build the renderer of a job once per process."""
+    return make_renderer(
+        load_body(job.body), job.motion, job.split, backgrounds=job.backgrounds, config=job.config
+    )
+
+
+def _follow(counts: Iterable[int], job: SynthJob, done: int) -> None:
+    """Show progress in images."""
+    start = min(done * job.shard_size, job.count)
+    with tqdm(total=job.count, initial=start, desc=f"render {job.split}", unit="img") as bar:
+        for count in counts:
+            bar.update(count)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an npz that is there whole or not at all, so that a killed run leaves no half file."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)

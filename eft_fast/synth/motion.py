@@ -1,0 +1,115 @@
+"""Motion capture as a pool of poses, with the test motion split off by subject or recording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+Split = Literal["train", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+
+#: File of the pool, and how many times a frame of it counts against the others.
+_FILES: Final = {
+    "cmu_smpl24_12fps": 1.0,
+    "cmu_subjects_01_03_10hz": 1.0,
+    "cmu_more_subjects_10hz": 1.5,
+}
+#: Recordings of ``cmu_smpl24_12fps`` that are only in the test split. Salsa takes 01 to 15 and
+#: 16 to 30 are the two partners of the same dances, so partners are held out together.
+TEST_RECORDINGS: Final = (
+    "indian/13", "indian/14", "martial/09", "martial/10",
+    "salsa/01", "salsa/16", "salsa/05", "salsa/20",
+)  # fmt: skip
+#: Subjects and actions of ``cmu_more_subjects_10hz`` that are only in the test split. Clips
+#: without a stated subject may show subject 6 (basketball) or 14, so those actions go with them.
+TEST_SUBJECTS: Final = (6, 14)
+TEST_ACTIONS: Final = ("basketball", "washwindow", "everyday")
+
+
+@dataclass(frozen=True)
+class PosePool:
+    """Poses to draw from.
+
+    Attributes:
+        full_pose: Axis-angle, radians; y up, z to the front, left to +x.
+        weight: Probability of each frame; sums to 1.
+        recording: Name of the recording that each frame is from.
+    """
+
+    full_pose: Float[np.ndarray, "N 24 3"]
+    weight: Float[np.ndarray, " N"]
+    recording: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.full_pose)
+
+    def draw(self, rng: np.random.Generator) -> Float[np.ndarray, "24 3"]:
+        """Return a copy of one frame, drawn by weight."""
+        index = int(np.searchsorted(self._cumulative(), rng.random(), side="right"))
+        return self.full_pose[min(index, len(self) - 1)].astype(np.float64)
+
+    def _cumulative(self) -> np.ndarray:
+        cached: np.ndarray | None = self.__dict__.get("_cdf")
+        if cached is None:
+            cached = np.cumsum(self.weight)
+            object.__setattr__(self, "_cdf", cached)
+        return cached
+
+
+def _recordings(name: str, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the recording of each frame and whether it belongs to the test split."""
+    count = len(data["pose"])
+    if "seq" in data:
+        stems = [n.removesuffix(".bvh").split("/", 1)[-1] for n in data["names"].tolist()]
+        held = np.isin(stems, TEST_RECORDINGS)
+        return np.array([f"{name}/{s}" for s in stems])[data["seq"]], held[data["seq"]]
+    if "clip" in data:
+        held = np.isin(data["subject"], TEST_SUBJECTS) | np.isin(data["action"], TEST_ACTIONS)
+        return np.array([f"{name}/{c}" for c in data["clip"].tolist()]), held
+    # Recordings are not marked in this file, so all of it trains.
+    return np.full(count, f"{name}/all"), np.zeros(count, dtype=bool)
+
+
+def load_motion(folder: str | Path, split: Split) -> PosePool:
+    """Read the pose pool of one split.
+
+    No recording is in both splits, nor is a subject that the files name.
+
+    Args:
+        folder: Folder with the three ``cmu_*.npz`` files (``pose`` [N,72] axis-angle).
+        split: "train" or "test".
+
+    Returns:
+        The frames of the split.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If ``split`` is unknown or a file has another layout.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'load_motion: split must be "train" or "test", got "{split}"')
+    poses, weights, names = [], [], []
+    for name, weight in _FILES.items():
+        path = Path(folder) / f"{name}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"load_motion: no file {path.name} in {folder}; "
+                "pass the folder that holds the converted motion capture"
+            )
+        with np.load(path, allow_pickle=False) as archive:
+            data = {key: archive[key] for key in archive.files}
+        pose = data.get("pose")
+        if pose is None or pose.ndim != 2 or pose.shape[1] != 72:
+            got = "none" if pose is None else list(pose.shape)
+            raise ValueError(f"load_motion: {path.name} must hold pose [N, 72], got {got}")
+        recording, is_test = _recordings(name, data)
+        keep = is_test if split == "test" else ~is_test
+        poses.append(pose[keep].astype(np.float32).reshape(-1, 24, 3))
+        weights.append(np.full(int(keep.sum()), weight))
+        names.append(recording[keep])
+    weight_all = np.concatenate(weights)
+    return PosePool(np.concatenate(poses), weight_all / weight_all.sum(), np.concatenate(names))
