@@ -1,0 +1,1 @@
+"""One module per annotation format: a file and photos in, samples out."""
