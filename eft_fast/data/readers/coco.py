@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
+from eft_fast import imaging
 from eft_fast.data.photos import PhotoFinder, natural_key
 from eft_fast.data.readers.person import (
     Person,
@@ -17,6 +18,7 @@ from eft_fast.data.readers.person import (
     load_json,
     make_sample,
     read_numbers,
+    usable_box,
 )
 from eft_fast.types import Sample, SampleList
 
@@ -49,7 +51,7 @@ def read_coco(
             files: only these are wanted.
         min_keypoints: Fewest labelled keypoints of a person.
         min_area: People whose ``area`` in square pixels is not above this are left out. Where the
-            file has no area, that of the box counts. 0 keeps all.
+            file has no area, that of the box or of the keypoints counts. 0 keeps all.
 
     Returns:
         Samples in the order of the photos in the file, then of the annotation ids; in ``left_out``
@@ -182,20 +184,19 @@ def _reason_too_little(
         return "without keypoints"
     if is_finite and person.num_labelled < min_keypoints:
         return f"fewer than {min_keypoints} keypoints"
-    if min_area > 0.0 and not _area(entry) > min_area:
+    if min_area > 0.0 and not _area(person, entry) > min_area:
         return f"area of {min_area:g} or less"
     return None
 
 
-def _area(entry: Entry) -> float:
-    """Area in square pixels; infinite where the file tells none, so that the person stays."""
-    area, box = entry.get("area"), entry.get("bbox")
-    if isinstance(area, (int, float)) and area == area:
+def _area(person: Person, entry: Entry) -> float:
+    """Area in square pixels as the file tells it, else of the box, else around the keypoints."""
+    area, box = entry.get("area"), usable_box(entry.get("bbox"))
+    if isinstance(area, (int, float)) and np.isfinite(area):
         return float(area)
-    try:
-        return float(box[2]) * float(box[3])  # type: ignore[index]
-    except (TypeError, ValueError, IndexError):
-        return float("inf")
+    if box is None and person.num_labelled:
+        box = imaging.keypoints_to_box(person.keypoints)
+    return 0.0 if box is None else float(box[2] * box[3])
 
 
 class _UniqueIds:

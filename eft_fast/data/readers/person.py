@@ -94,7 +94,7 @@ def read_numbers(values: Any, counts: tuple[int, ...], label: str, who: str) -> 
     """
     expected = " or ".join(str(3 * count) for count in counts)
     try:
-        numbers = np.array(values, dtype=np.float64)
+        numbers = np.array(values if isinstance(values, list) else "", dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(
             f"{who}: {label} must have {expected} keypoint numbers, got values that are not numbers"
@@ -142,7 +142,7 @@ def make_sample(
         notes += [f"{who}: {person.label} has {note}"] if note else []
     if not (keypoints[:, 2] > 0.0).any():
         problem = problem or f"{who}: {person.label} has no labelled keypoint left"
-    box = _usable_box(person.box)
+    box = usable_box(person.box)
     if box is None and person.box is not None:
         notes.append(f"{who}: {person.label} has no usable box, so its keypoints give it")
     center, scale = None, None
@@ -188,7 +188,7 @@ def _limit_to_photo(
     return np.where(is_far[:, None], 0.0, keypoints), note
 
 
-def _usable_box(box: Any) -> Float[np.ndarray, " 4"] | None:
+def usable_box(box: Any) -> Float[np.ndarray, " 4"] | None:
     """The box x, y, w, h as an array, or None if it is not four finite numbers with an area."""
     try:
         values = np.array(box, dtype=np.float64)
