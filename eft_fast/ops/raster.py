@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -72,8 +74,7 @@ def rasterize(
     """
     _check_mesh(vertices, faces, attributes)
     _check_size(height, width, samples)
-    _load.load()
-    image, coverage, depth = torch.ops.eft_fast.rasterize(
+    image, coverage, depth = _operator()(
         vertices.detach().to("cpu", torch.float32).contiguous(),
         faces.detach().to("cpu", torch.int32).contiguous(),
         attributes.detach().to("cpu", torch.float32).contiguous(),
@@ -143,7 +144,15 @@ def _check_size(height: int, width: int, samples: int) -> None:
             )
 
 
-@torch.library.register_fake("eft_fast::rasterize")
+@lru_cache(maxsize=1)
+def _operator() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Load the library at the first picture, so that an import needs no build."""
+    _load.load()
+    torch.library.register_fake("eft_fast::rasterize", _rasterize_fake)
+    operator: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.eft_fast.rasterize
+    return operator
+
+
 def _rasterize_fake(
     vertices: Tensor,
     faces: Tensor,

@@ -64,7 +64,7 @@ def shade(
     key, fill, sky = (
         facing @ (direction / np.linalg.norm(direction)) for direction in (_KEY, _FILL, _SKY)
     )
-    light = 0.30 + 0.14 * sky + 0.62 * np.clip(key, 0, None) + 0.20 * np.clip(fill, 0, None)
+    light = 0.26 + 0.14 * sky + 0.68 * np.clip(key, 0, None) + 0.20 * np.clip(fill, 0, None)
     # The grazing edge turns lighter, as on cloth; it lifts the body off dark photos.
     rim = 0.10 * (1 + facing[:, 2]) ** 3
     shaded: np.ndarray = np.clip(light[:, None] * np.asarray(colour) + rim[:, None], 0, 1)
@@ -121,7 +121,8 @@ def composite(
     """
     alpha = rgba[..., 3:].astype(np.float32) * (opacity / 255)
     mixed = background * (1 - alpha) + rgba[..., :3] * alpha
-    return np.rint(mixed).astype(np.uint8)
+    rounded: np.ndarray = np.rint(mixed).astype(np.uint8)
+    return rounded
 
 
 def to_tensors(
@@ -135,12 +136,19 @@ def to_tensors(
 
 
 def _depth_jumps(depth: Float[np.ndarray, "H W"], step: float) -> Float[np.ndarray, "H W"]:
-    """1 just behind a nearer part of the mesh, 0 elsewhere; soft from one to two steps."""
+    """1 just behind a nearer part of the mesh, 0 elsewhere; soft from one to two steps.
+
+    The slope on the other side of the pixel is taken off, so that a surface that turns away from
+    the viewer is no jump.
+    """
     padded = np.pad(depth, 1, constant_values=np.inf)
-    nearest = np.minimum.reduce(
-        [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
-    )
+    inside = np.isfinite(depth)
+    here = np.where(inside, depth, 0)
+    sides = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
     jumps = np.zeros_like(depth)
-    np.subtract(depth, nearest, out=jumps, where=np.isfinite(depth))
+    for near, opposite in zip(sides, (sides[1], sides[0], sides[3], sides[2]), strict=True):
+        known = inside & np.isfinite(near) & np.isfinite(opposite)
+        jump = np.where(known, here - near, 0) - np.where(known, opposite - here, 0).clip(0)
+        jumps = np.maximum(jumps, jump)
     softened: np.ndarray = np.clip(jumps / step - 1, 0, 1)
     return softened

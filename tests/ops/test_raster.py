@@ -183,13 +183,14 @@ def test_empty_inputs(vertices, faces, channels):
 
 
 def test_repeats_bit_for_bit_with_any_number_of_threads():
-    scene = random_scene(np.random.default_rng(2), 300, 100, 80, 10.0)
+    height = 1100  # rows enough for two threads
+    scene = random_scene(np.random.default_rng(2), 600, height, 20, 10.0)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        first = draw(*scene, 100, 80, 2)
+        first = draw(*scene, height, 20, 2)
         torch.set_num_threads(2)
-        second = draw(*scene, 100, 80, 2)
+        second = draw(*scene, height, 20, 2)
     finally:
         torch.set_num_threads(threads)
     for a, b in zip(first, second, strict=True):
@@ -209,6 +210,7 @@ def test_strided_double_inputs_and_gradients_are_taken():
 
 def test_registration():
     vertices, faces, attributes = random_scene(np.random.default_rng(4), 5, 8, 8, 5.0)
+    draw(vertices, faces, attributes, 8, 9, 2)  # loads and registers
     inputs = torch.as_tensor(vertices), torch.as_tensor(faces, dtype=torch.int32)
     torch.library.opcheck(
         torch.ops.eft_fast.rasterize.default, (*inputs, torch.as_tensor(attributes), 8, 9, 2, False)
