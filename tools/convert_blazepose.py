@@ -21,7 +21,12 @@ from torch import nn
 from eft_fast.models.blazepose import VARIANTS, BlazePose
 
 #: Outputs of the published graph that become output layers of ours.
-OUTPUT_OF_LAYER = {"landmark_out": "Identity", "world_out": "Identity_4", "score_out": "Identity_1"}
+OUTPUT_OF_LAYER = {
+    "landmark_out": "Identity",
+    "world_out": "Identity_4",
+    "score_out": "Identity_1",
+    "heatmap_out": "Identity_3",
+}
 
 
 def _ancestors(graph: Any, tensor: str) -> set[str]:
@@ -49,22 +54,31 @@ def _output_conv(graph: Any, output: str) -> Any:
 def conv_nodes(graph: Any, network: BlazePose) -> dict[str, Any]:
     """Pair each convolution of ``network`` with its node in the ONNX graph.
 
-    Both run the trunk in the same order, so position decides; ``convert`` checks the shapes.
+    Both run the trunk in the same order, so position decides. The heatmap branch is read in
+    another order, but each of its weights has a shape of its own. ``convert`` checks all shapes.
     """
     nodes = {layer: _output_conv(graph, output) for layer, output in OUTPUT_OF_LAYER.items()}
     trunk = _ancestors(graph, nodes["landmark_out"].input[0])
-    trunk_nodes = [n for n in graph.node if n.op_type == "Conv" and n.output[0] in trunk]
-    names = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and name not in OUTPUT_OF_LAYER
-    ]
-    if len(names) != len(trunk_nodes):
+    branch = _ancestors(graph, nodes["heatmap_out"].input[0]) - trunk
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    trunk_convs = [node for node in convs if node.output[0] in trunk]
+    dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    branch_convs = {dims[node.input[1]]: node for node in convs if node.output[0] in branch}
+
+    trunk_names = []
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d) or name in OUTPUT_OF_LAYER:
+            continue
+        if name.startswith("laterals."):
+            nodes[name] = branch_convs[tuple(module.weight.shape)]
+        else:
+            trunk_names.append(name)
+    if len(trunk_names) != len(trunk_convs):
         raise ValueError(
-            f"convert_blazepose: the trunk of {network.variant!r} has {len(names)} convolutions, "
-            f"the file has {len(trunk_nodes)}; choose another --variant"
+            f"convert_blazepose: the trunk of {network.variant!r} has {len(trunk_names)} "
+            f"convolutions, the file has {len(trunk_convs)}; choose another --variant"
         )
-    nodes.update(zip(names, trunk_nodes, strict=True))
+    nodes.update(zip(trunk_names, trunk_convs, strict=True))
     return nodes
 
 

@@ -1,7 +1,8 @@
 """The BlazePose landmark network (MediaPipe, Apache-2.0) as a plain module that can be trained.
 
 The published graphs hold no batch norm and no dropout, so the network is deterministic and every
-weight may be fine-tuned. Segmentation and heatmap branches of the graph are left out.
+weight may be fine-tuned. The segmentation branch of the graph is left out; heatmaps are computed
+on request.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ INPUT_SIZE: Final = 256
 NUM_LANDMARKS: Final = 39
 #: Body landmarks, the first ones of the output.
 NUM_BODY_LANDMARKS: Final = 33
+#: Side of the heatmaps, in cells.
+HEATMAP_SIZE: Final = 64
+
+#: Stages whose outputs (64, 32 and 16 cells wide) the heatmap branch reads, and its last input.
+_LATERAL_STAGES: Final = (0, 1, 3)
 
 
 class StageConfig(NamedTuple):
@@ -53,12 +59,14 @@ class BlazePoseConfig:
         stages: Encoder stages, from 128 x 128 down to 8 x 8.
         head_width: Channels of the landmark head.
         head_depth: Residual blocks of the head at 4 x 4 and at 2 x 2.
+        lateral_width: Channels of the heatmap branch.
     """
 
     stem: int
     stages: tuple[StageConfig, ...]
     head_width: int
     head_depth: tuple[int, int]
+    lateral_width: int
 
     @property
     def feature_size(self) -> int:
@@ -74,10 +82,10 @@ def _stages(*widths: int) -> tuple[StageConfig, ...]:
 
 
 VARIANTS: Final[Mapping[str, BlazePoseConfig]] = {
-    "full": BlazePoseConfig(16, _stages(24, 32, 64, 88, 144), 288, (4, 5)),
-    "lite": BlazePoseConfig(8, _stages(16, 24, 40, 56, 96), 192, (2, 3)),
+    "full": BlazePoseConfig(16, _stages(24, 32, 64, 88, 144), 288, (4, 5), 48),
+    "lite": BlazePoseConfig(8, _stages(16, 24, 40, 56, 96), 192, (2, 3), 32),
     # Same layers, a thousandth of the work: for tests and dry runs. No published weights.
-    "tiny": BlazePoseConfig(2, _stages(2, 3, 4, 5, 6), 8, (1, 1)),
+    "tiny": BlazePoseConfig(2, _stages(2, 3, 4, 5, 6), 8, (1, 1), 4),
 }
 
 
@@ -145,6 +153,19 @@ class HeadBlock(nn.Module):
         return F.relu6(x + self.pointwise(F.relu6(y)))
 
 
+class Lateral(nn.Module):
+    """Bring one encoder map to the width of the heatmap branch."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.depthwise = _depthwise(in_width, 3)
+        self.project = nn.Conv2d(in_width, out_width, 1)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """Apply the block."""
+        return F.relu6(self.project(F.relu6(self.depthwise(x))))
+
+
 def _make_stage(in_width: int, config: StageConfig) -> nn.Sequential:
     width, kernel = config.width, config.kernel
     blocks = [
@@ -162,7 +183,7 @@ class BlazePose(nn.Module):
     (``tools/convert_blazepose.py``) relies on it.
 
     Args:
-        variant: ``"full"`` (3.1 M parameters), ``"lite"`` (1.3 M) or ``"tiny"`` (tests).
+        variant: ``"full"`` (3.2 M parameters), ``"lite"`` (1.4 M) or ``"tiny"`` (tests).
     """
 
     def __init__(self, variant: str = "full") -> None:
@@ -197,6 +218,12 @@ class BlazePose(nn.Module):
         self.world_out = nn.Conv2d(config.head_width, NUM_LANDMARKS * 3, 2)
         self.score_out = nn.Conv2d(config.head_width, 1, 2)
 
+        lateral_inputs = [config.stages[i].width for i in _LATERAL_STAGES] + [top]
+        self.laterals = nn.ModuleList(
+            Lateral(width, config.lateral_width) for width in lateral_inputs
+        )
+        self.heatmap_out = nn.Conv2d(config.lateral_width, NUM_LANDMARKS, 1)
+
     @property
     def feature_size(self) -> int:
         """Length of ``BlazePoseOutput.features``."""
@@ -219,17 +246,6 @@ class BlazePose(nn.Module):
         load_arrays(network, arrays, who="BlazePose")
         return network
 
-    def encode(self, rgb: Float[Tensor, "B 3 256 256"]) -> Float[Tensor, "B C 2 2"]:
-        """Compute the last map, before the output layers."""
-        x = F.relu6(self.stem(rgb))
-        x = self.stem_project(F.relu6(self.stem_depthwise(x)))
-        for stage in self.stages:
-            x = stage(x)
-        x = F.relu6(self.top_depthwise(F.relu6(self.top_expand(x))))
-        x = F.relu6(self.neck_project(F.relu6(self.neck_depthwise(x))))
-        encoded: Tensor = self.head(x)
-        return encoded
-
     def forward(self, rgb: Float[Tensor, "B 3 256 256"]) -> BlazePoseOutput:
         """Find the landmarks of the person in each crop.
 
@@ -239,12 +255,38 @@ class BlazePose(nn.Module):
         Raises:
             ValueError: If the crops are not 256 pixels wide and high.
         """
+        return self._output(self._encode(rgb)[-1])
+
+    def with_heatmaps(
+        self, rgb: Float[Tensor, "B 3 256 256"]
+    ) -> tuple[BlazePoseOutput, Float[Tensor, "B 39 64 64"]]:
+        """``forward``, and the logits that each landmark lies in a cell of 4 x 4 crop pixels."""
+        maps = self._encode(rgb)
+        *finer, coarsest = (lateral(x) for lateral, x in zip(self.laterals, maps, strict=True))
+        x = coarsest
+        for lateral in reversed(finer):
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + lateral
+        return self._output(maps[-1]), self.heatmap_out(x)
+
+    def _encode(self, rgb: Tensor) -> list[Tensor]:
+        """The three stage outputs that the heatmaps need, and the last encoder map (8 x 8)."""
         if rgb.dim() != 4 or tuple(rgb.shape[1:]) != (3, INPUT_SIZE, INPUT_SIZE):
             raise ValueError(
                 f"BlazePose: rgb must be [B, 3, {INPUT_SIZE}, {INPUT_SIZE}], got {list(rgb.shape)}"
             )
-        encoded = self.encode(rgb)
-        batch = rgb.shape[0]
+        x = F.relu6(self.stem(rgb))
+        x = self.stem_project(F.relu6(self.stem_depthwise(x)))
+        maps = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in _LATERAL_STAGES:
+                maps.append(x)
+        return [*maps, F.relu6(self.top_depthwise(F.relu6(self.top_expand(x))))]
+
+    def _output(self, top: Float[Tensor, "B C 8 8"]) -> BlazePoseOutput:
+        x = F.relu6(self.neck_project(F.relu6(self.neck_depthwise(top))))
+        encoded = self.head(x)
+        batch = top.shape[0]
         return BlazePoseOutput(
             landmarks=self.landmark_out(encoded).reshape(batch, NUM_LANDMARKS, 5),
             world=self.world_out(encoded).reshape(batch, NUM_LANDMARKS, 3),

@@ -290,9 +290,14 @@ class OpenRegressor(Regressor):
         self.head.mean_pose.copy_(mean_pose.reshape(-1))
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights of the landmark network, without the person score, which moves no output."""
-        score = {id(parameter) for parameter in self.trunk.score_out.parameters()}
-        return (p for p in self.trunk.parameters() if id(p) not in score)
+        """Weights of the landmark network that move the output.
+
+        The person score and the heatmaps do not; they stay as they are.
+        """
+        trunk = self.trunk
+        unused = (trunk.score_out, trunk.laterals, trunk.heatmap_out)
+        left_out = {id(parameter) for module in unused for parameter in module.parameters()}
+        return (parameter for parameter in trunk.parameters() if id(parameter) not in left_out)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Weights of the body head."""

@@ -61,8 +61,11 @@ def main() -> None:
         session = onnxruntime.InferenceSession(model.SerializeToString())
         wanted = [*OUTPUT_OF_LAYER.values(), features]
         outputs = session.run(wanted, {"input_1": seeded_input().transpose(0, 2, 3, 1)})
-        for name, array in zip(("landmarks", "world", "score", "features"), outputs, strict=True):
+        names = ("landmarks", "world", "score", "heatmaps", "features")
+        for name, array in zip(names, outputs, strict=True):
             golden[f"{variant}_{name}"] = array.reshape(-1)
+        # One landmark and every fourth cell are enough, and keep the file small.
+        golden[f"{variant}_heatmaps"] = outputs[3][0, ::4, ::4, ::13].transpose(2, 0, 1)
     np.savez(Path(__file__).with_name("blazepose_golden.npz"), **golden)
 
 

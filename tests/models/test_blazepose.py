@@ -31,6 +31,13 @@ def test_matches_graph_under_seeded_weights(variant):
         got = getattr(output, name).reshape(-1)
         # Values reach 6 and 70 layers separate two float32 summation orders; measured 4e-5.
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
+    with torch.no_grad():
+        rgb = torch.from_numpy(golden_script.seeded_input())
+        same, heatmaps = seeded_network(variant).with_heatmaps(rgb)
+    assert torch.equal(same.landmarks, output.landmarks)
+    assert heatmaps.shape == (1, NUM_LANDMARKS, 64, 64)
+    expected = torch.from_numpy(golden[f"{variant}_heatmaps"])
+    torch.testing.assert_close(heatmaps[0, ::13, ::4, ::4], expected, rtol=1e-4, atol=2e-4)
     # A dead or saturated network would agree with anything.
     features = golden[f"{variant}_features"]
     assert 0.2 < np.mean((features > 0) & (features < 6)) < 0.9
@@ -53,20 +60,27 @@ def test_converted_weights_match_onnxruntime_on_a_photo(shared_dir, variant, tol
     expected = dict(zip(names, session.run(None, {"input_1": rgb}), strict=True))
     network = BlazePose.from_arrays(convert(path, variant), variant).eval()
     with torch.no_grad():
-        output = network(torch.from_numpy(rgb).permute(0, 3, 1, 2))
+        output, heatmaps = network.with_heatmaps(torch.from_numpy(rgb).permute(0, 3, 1, 2))
 
     landmarks = output.landmarks.reshape(-1).numpy()
     assert output.score.item() > 0.9
     np.testing.assert_allclose(landmarks, expected["Identity"][0], rtol=0, atol=tolerance_px)
     world = output.world.reshape(-1).numpy()
     np.testing.assert_allclose(world, expected["Identity_4"][0], rtol=0, atol=2e-5)
+    heatmaps = heatmaps.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(heatmaps, expected["Identity_3"], rtol=0, atol=1e-3)
     np.testing.assert_allclose(output.score.numpy(), expected["Identity_1"][0], atol=1e-5)
 
 
 def test_every_weight_receives_gradient():
     network = seeded_network("full").train()
-    output = network(torch.from_numpy(golden_script.seeded_input()))
-    loss = output.landmarks.square().sum() + output.world.square().sum() + output.score.sum()
+    output, heatmaps = network.with_heatmaps(torch.from_numpy(golden_script.seeded_input()))
+    loss = (
+        heatmaps.square().sum()
+        + output.landmarks.square().sum()
+        + output.world.square().sum()
+        + output.score.sum()
+    )
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -106,8 +120,8 @@ def test_shapes_and_empty_batch():
 
 
 def test_parameter_counts():
-    assert sum(p.numel() for p in BlazePose("full").parameters()) == 3_107_073
-    assert sum(p.numel() for p in BlazePose("lite").parameters()) == 1_332_033
+    assert sum(p.numel() for p in BlazePose("full").parameters()) == 3_167_640
+    assert sum(p.numel() for p in BlazePose("lite").parameters()) == 1_361_672
 
 
 def test_rejects_bad_input():
