@@ -11,17 +11,19 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eft_fast.body.smpl import Smpl
 from eft_fast.fitting.config import DEFAULT_CONFIG, EFT_MODES, EftConfig
 from eft_fast.fitting.result import Prediction, SmplParams
 from eft_fast.losses.keypoints import EftLossWeights, eft_loss
 from eft_fast.models.base import Regressor, RegressorOutput
+
+if TYPE_CHECKING:
+    from eft_fast.body.smpl import Smpl
 
 #: Called after each person with the number of people done and the stop reason.
 PersonCallback = Callable[[int, str], None]
@@ -53,7 +55,9 @@ class CropFits:
 
 
 @dataclass(frozen=True)
-class _PersonFit:
+class PersonFit:
+    """One person's fit; every tensor has one row."""
+
     final: RegressorOutput
     init: RegressorOutput
     loss: Tensor
@@ -100,7 +104,7 @@ def fit_crops(
     private = copy.deepcopy(regressor).eval()
     tuned = tuned_parameters(private, mode)
     start = [parameter.detach().clone() for parameter in tuned]
-    fits: list[_PersonFit] = []
+    fits: list[PersonFit] = []
     with _only_these_require_grad(private, tuned):
         for person in range(len(img)):
             with torch.no_grad():
@@ -143,13 +147,13 @@ def predict_crops(
     for person in range(len(img)):
         output = regressor(img[person : person + 1])
         target = keypoints_2d[person : person + 1]
-        total, keypoint_term = _loss(body, output, target, weights)
+        total, keypoint_term = output_loss(body, output, target, weights)
         reason = "converged" if float(keypoint_term) < config.threshold else "max_steps"
         if not bool((target[..., 2] > 0).any()):
             reason = "no_keypoints"
         elif not _all_finite(output, total):
             reason = "nan"
-        fits.append(_PersonFit(output, output, total, total, 0, reason))
+        fits.append(PersonFit(output, output, total, total, 0, reason))
     regressor.train(was_training)
     return _collect(fits, img)
 
@@ -212,14 +216,14 @@ def _fit_person(
     config: EftConfig,
     *,
     head_only: bool,
-) -> _PersonFit:
+) -> PersonFit:
     forward = _make_forward(regressor, img, head_only=head_only)
     weights = loss_weights(config)
     if not bool((keypoints_2d[..., 2] > 0).any()):
         with torch.no_grad():
             output = forward()
-            total, _ = _loss(body, output, keypoints_2d, weights)
-        return _PersonFit(output, output, total, total, 0, "no_keypoints")
+            total, _ = output_loss(body, output, keypoints_2d, weights)
+        return PersonFit(output, output, total, total, 0, "no_keypoints")
     optimiser = torch.optim.Adam(
         tuned, lr=config.lr, betas=config.adam_betas, eps=config.adam_eps, fused=True
     )
@@ -227,7 +231,7 @@ def _fit_person(
     last: tuple[RegressorOutput, Tensor, int] | None = None
     for step in range(config.max_steps):
         output = forward()
-        total, keypoint_term = _loss(body, output, keypoints_2d, weights)
+        total, keypoint_term = output_loss(body, output, keypoints_2d, weights)
         answer = RegressorOutput(*(value.detach().clone() for value in output))
         if init is None:
             init = (answer, total.detach())
@@ -235,7 +239,7 @@ def _fit_person(
         error = float(keypoint_term.detach()) if _all_finite(answer, total) else float("nan")
         if error != error:
             final, loss, done = last if last is not None else (answer, total.detach(), step)
-            return _PersonFit(final, init[0], loss, init[1], done, "nan")
+            return PersonFit(final, init[0], loss, init[1], done, "nan")
         last = (answer, total.detach(), step)
         if error < config.threshold or step == config.max_steps - 1:
             break
@@ -244,7 +248,7 @@ def _fit_person(
         optimiser.step()
     assert init is not None and last is not None
     reason = "converged" if error < config.threshold else "max_steps"
-    return _PersonFit(last[0], init[0], last[1], init[1], last[2], reason)
+    return PersonFit(last[0], init[0], last[1], init[1], last[2], reason)
 
 
 def _make_forward(
@@ -257,9 +261,13 @@ def _make_forward(
     return lambda: regressor.head_forward(features)
 
 
-def _loss(
-    body: Smpl, output: RegressorOutput, keypoints_2d: Tensor, weights: EftLossWeights
-) -> tuple[Tensor, Tensor]:
+def output_loss(
+    body: Smpl,
+    output: RegressorOutput,
+    keypoints_2d: Float[Tensor, "B 49 3"],
+    weights: EftLossWeights,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Total loss and 2D term of each person's prediction."""
     points = body.keypoints(
         output.pred_betas,
         output.pred_rotmat[:, 1:],
@@ -307,7 +315,7 @@ def _only_these_require_grad(module: nn.Module, chosen: list[nn.Parameter]) -> I
         yield
 
 
-def _collect(fits: list[_PersonFit], img: Tensor) -> CropFits:
+def _collect(fits: list[PersonFit], img: Tensor) -> CropFits:
     def stack(outputs: list[RegressorOutput]) -> Prediction:
         rotmat, betas, cam = (
             torch.cat([getattr(output, name) for output in outputs])

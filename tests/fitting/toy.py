@@ -91,6 +91,10 @@ class ToyRegressor(Regressor):
             theta = theta + torch.cat([self.decpose(h), self.decshape(h), self.deccam(h)], 1)
         return RegressorOutput(to_matrix(theta[:, :144]), theta[:, 144:154], theta[:, 154:])
 
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        head = {id(parameter) for parameter in self.head_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in head]
+
     def head_parameters(self) -> list[nn.Parameter]:
         parts = (self.fc1, self.fc2, self.decpose, self.decshape, self.deccam)
         return [parameter for part in parts for parameter in part.parameters()]
@@ -165,6 +169,10 @@ def make_regressor(dtype: torch.dtype = torch.float32) -> ToyRegressor:
                 bound = module.in_features**-0.5
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.uniform_(-bound, bound, generator=generator)
+        # A silent decoder starts at the mean pose and a camera in front of the body.
+        for decoder in (net.decpose, net.decshape, net.deccam):
+            decoder.weight.mul_(0.02)
+            decoder.bias.mul_(0.02)
     return net.to(dtype).eval()
 
 
