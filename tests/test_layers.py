@@ -1,0 +1,199 @@
+"""Who imports whom, read from the sources: arrows point down only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "eft_fast"
+
+L0 = {"conventions", "keypoints", "imaging", "types", "errors"}
+L1 = {"ops", "geometry"}
+L2 = {"body", "losses", "data"}
+L3 = {"models"}
+L4 = {"fitting"}
+L5 = {"api", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
+L6 = {"cli"}
+ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
+
+#: What each module may import of the package, besides itself.
+ALLOWED: dict[str, set[str]] = {
+    **dict.fromkeys(L0, L0),
+    "serving": L0,
+    **dict.fromkeys(L1, L0),
+    **dict.fromkeys(L2, L0 | L1),
+    "models": L0 | L1,
+    "fitting": (L0 | L1 | L2 | L3) - {"data"},
+    **dict.fromkeys(L5, L0 | L1 | L2 | L3 | L4),
+    "cli": ALL,
+}
+ALLOWED["pseudo_gt"] = ALLOWED["pseudo_gt"] | {"api"}
+ALLOWED["training"] = ALLOWED["training"] | {"evaluation", "synth"}
+
+#: Third-party packages that a module may import when it is imported.
+LIGHT = {"numpy", "PIL", "jaxtyping"}
+REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
+#: Packages of the extras: only inside functions, so that nobody needs them to import a module.
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx", "tensorrt"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether that happens when the file itself is imported."""
+
+    target: str
+    is_at_import: bool
+    is_for_types: bool
+    line: int
+
+
+def find_imports(tree: ast.Module) -> Iterator[Import]:
+    def visit(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for target in targets_of(node):
+                yield Import(target, not (in_function or for_types), for_types, node.lineno)
+        in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                yield from visit(child, in_function, True)
+            for child in node.orelse:
+                yield from visit(child, in_function, for_types)
+            return
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, in_function, for_types)
+
+    yield from visit(tree, False, False)
+
+
+def targets_of(node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if node.level:
+        return ["." * node.level + (node.module or "")]
+    if node.module == "eft_fast":
+        return [f"eft_fast.{alias.name}" for alias in node.names]
+    return [node.module or ""]
+
+
+def owner_of(path: str) -> str:
+    """Module of the layer table that a file, relative to the package, belongs to."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def find_faults(path: str, source: str) -> list[str]:
+    """Sentences on the imports of one file that the layers forbid."""
+    owner, tree, faults = owner_of(path), ast.parse(source), []
+    if owner != "__init__" and owner not in ALL:
+        return [f"{path} belongs to no layer; add {owner} to the table"]
+    for found in find_imports(tree):
+        where = f"{path}:{found.line}"
+        parts = found.target.split(".")
+        if parts[0] == "":
+            faults.append(f"{where} imports {found.target}; write the whole name")
+        elif parts[0] != "eft_fast":
+            faults += check_outside(where, owner, parts[0], found)
+        elif owner == "__init__":
+            if found.is_at_import:
+                faults.append(f"{where} imports {found.target}; public names load lazily")
+        elif parts[-1] == "_native" and owner != "ops":
+            faults.append(f"{where} imports {found.target}; only ops touches the native library")
+        elif len(parts) == 1 or (parts[1] not in ALL and parts[1] != "_native"):
+            faults.append(f"{where} imports {found.target}; import it where it is defined")
+        elif parts[1] not in ALLOWED[owner] | {owner, "_native"}:
+            faults.append(f"{where} imports {found.target}; {owner} may not import {parts[1]}")
+    if owner != "ops":
+        faults += [
+            f"{path}:{node.lineno} uses torch.ops.eft_fast; only ops touches the operators"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.ops.eft_fast"
+        ]
+    return faults
+
+
+def check_outside(where: str, owner: str, package: str, found: Import) -> list[str]:
+    if package in sys.stdlib_module_names or found.is_for_types:
+        return []
+    if owner in L0 | {"__init__"}:
+        allowed = LIGHT
+    elif owner == "serving":
+        allowed = LIGHT | {"onnxruntime"}
+    else:
+        allowed = REQUIRED if found.is_at_import else REQUIRED | OPTIONAL
+    return [] if package in allowed else [f"{where} imports {package}; {owner} may not"]
+
+
+def source_files() -> list[str]:
+    return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", source_files())
+def test_imports_point_down(path: str) -> None:
+    assert find_faults(path, (PACKAGE / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "words"),
+    [
+        ("body/x.py", "from eft_fast.losses import y", "body may not import losses"),
+        ("body/x.py", "from eft_fast import losses", "body may not import losses"),
+        ("body/x.py", "import eft_fast.losses.smpl", "body may not import losses"),
+        ("body/x.py", "def f():\n    from eft_fast.models import y", "body may not import models"),
+        ("ops/x.py", "from eft_fast.geometry import y", "ops may not import geometry"),
+        ("models/x.py", "from eft_fast.body import y", "models may not import body"),
+        ("fitting/x.py", "from eft_fast.data import y", "fitting may not import data"),
+        ("viz/x.py", "from eft_fast.api import y", "viz may not import api"),
+        ("synth/x.py", "from eft_fast.training import y", "synth may not import training"),
+        ("api.py", "from eft_fast.cli import y", "api may not import cli"),
+        ("types.py", "import torch", "types may not"),
+        ("types.py", "def f():\n    import torch", "types may not"),
+        ("serving/x.py", "import torch", "serving may not"),
+        ("imaging/x.py", "import cv2", "imaging may not"),
+        ("viz/x.py", "import scipy.spatial", "viz may not"),
+        ("deploy/x.py", "import onnx", "deploy may not"),
+        ("body/x.py", "from eft_fast import _native", "only ops touches the native"),
+        ("body/x.py", "import torch\ntorch.ops.eft_fast.skin(1)", "only ops touches the operators"),
+        ("body/x.py", "from . import smpl", "write the whole name"),
+        ("body/x.py", "from eft_fast import fit_batch", "import it where it is defined"),
+        ("body/x.py", "import eft_fast", "import it where it is defined"),
+        ("__init__.py", "from eft_fast.api import y", "public names load lazily"),
+        ("helpers/x.py", "import os", "belongs to no layer"),
+    ],
+)
+def test_a_planted_fault_is_found(path: str, source: str, words: str) -> None:
+    faults = find_faults(path, source)
+    assert len(faults) == 1
+    assert words in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("types.py", "if TYPE_CHECKING:\n    import torch"),
+        ("__init__.py", "if TYPE_CHECKING:\n    from eft_fast.api import fit_batch"),
+        ("training/x.py", "from eft_fast.synth import y\nfrom eft_fast.evaluation import z"),
+        ("pseudo_gt/x.py", "from eft_fast.api import fit_batch"),
+        ("deploy/x.py", "def f():\n    import onnx"),
+        ("serving/x.py", "import onnxruntime, numpy"),
+        ("ops/x.py", "import torch\nfrom eft_fast import _native, conventions"),
+        ("cli/x.py", "from eft_fast.api import fit_batch\nfrom eft_fast import data"),
+    ],
+)
+def test_allowed_imports_pass(path: str, source: str) -> None:
+    assert find_faults(path, source) == []
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".conventions", ".keypoints", ".imaging", ".types", ".data"]
+)
+def test_light_modules_load_without_torch(module: str) -> None:
+    code = f"import sys, eft_fast{module}; sys.exit('torch' in sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=PACKAGE.parent, capture_output=True
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
