@@ -8,8 +8,10 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__) || defined(EFT_FAST_HOST_CUDA)
+#if defined(__CUDACC__)
 #define EFT_HD __host__ __device__ inline
+#elif defined(EFT_FAST_HOST_CUDA)
+#define EFT_HD inline
 #else
 // Internal linkage: the CPU kernels are compiled once per instruction set, and the linker must
 // never merge a copy with AVX-512 code into the portable one.
