@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 
 #: Photos with more pixels are refused before they are decoded: a small file may unfold to a giant.
 MAX_PIXELS: Final = 178_956_970
+
+#: What brings a picture with each EXIF orientation upright.
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
@@ -50,6 +62,9 @@ def load_image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Width and height that ``load_image`` will give, from the head of the file alone."""
     with _open_picture(source) as picture:
         width, height = picture.size
+        if isinstance(picture, TiffImageFile):
+            # Some versions of Pillow turn the size of a TIFF already; its tags never are.
+            width, height = int(picture.tag_v2[256]), int(picture.tag_v2[257])
         is_turned = _orientation(picture) >= 5
     return (height, width) if is_turned else (width, height)
 
@@ -115,8 +130,10 @@ def _picture_to_rgb(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3
         picture.load()
     except Exception as error:  # Truncated and damaged data raise OSError, SyntaxError and others.
         raise ValueError(f"load_image: {name} is damaged or cut off ({_one_line(error)})") from None
-    if _orientation(picture) != 1:
-        picture = ImageOps.exif_transpose(picture)
+    # Asked after load, because Pillow itself turns a TIFF there and then drops the tag.
+    orientation = _orientation(picture)
+    if orientation != 1:
+        picture = picture.transpose(_TURNS[orientation])
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         return _array_to_rgb(_deep_to_array(picture, name))
     if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
