@@ -79,19 +79,28 @@ class BodyArrays:
         return dense
 
 
-def to_smplx_arrays(arrays: BodyArrays) -> dict[str, npt.NDArray[Any]]:
-    """Expand to the names, shapes and dtypes that ``smplx.SMPL`` reads.
+def to_smplx_arrays(
+    arrays: BodyArrays, dtype: npt.DTypeLike = np.float32
+) -> dict[str, npt.NDArray[Any]]:
+    """Expand to the names and shapes that ``smplx.SMPL`` reads.
 
     The result serves as ``data_struct=smplx.utils.Struct(**arrays)`` and as the content of a
     pickle.
+
+    Args:
+        arrays: The body.
+        dtype: Floating type of the result.
     """
     kintree = np.stack([arrays.parents, np.arange(NUM_JOINTS)])
+    floats = {
+        "v_template": arrays.v_template,
+        "shapedirs": arrays.shapedirs,
+        "posedirs": arrays.posedirs,
+        "J_regressor": arrays.J_regressor,
+        "weights": arrays.weights_dense(),
+    }
     return {
-        "v_template": arrays.v_template.astype(np.float32),
-        "f": arrays.faces.astype(np.int64),
-        "shapedirs": arrays.shapedirs.astype(np.float32),
-        "posedirs": arrays.posedirs.astype(np.float32),
-        "J_regressor": arrays.J_regressor.astype(np.float32),
-        "weights": arrays.weights_dense().astype(np.float32),
-        "kintree_table": kintree.astype(np.int64),
+        **{name: value.astype(dtype) for name, value in floats.items()},
+        "f": arrays.faces,
+        "kintree_table": kintree,
     }

@@ -87,17 +87,34 @@ def _is_zip(path: Path) -> bool:
 
 
 def _load_npz(path: Path) -> BodyArrays:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-
-            def fetch(key: str) -> Array | None:
-                return np.asarray(file[key]) if key in file.files else None
-
-            return make_arrays(fetch, str(path), _gender_of(path.name))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(
+    def damaged(error: Exception | str) -> ValueError:
+        return ValueError(
             f"{_WHO}: expected an .npz of arrays, got a damaged or other file {path} ({error})"
-        ) from None
+        )
+
+    def fetch(key: str) -> Array | None:
+        if key not in file.files:
+            return None
+        try:
+            return np.asarray(file[key])
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise damaged(error) from None
+            raise ValueError(
+                f"{_WHO}: expected {key} as plain numbers, got pickled objects in {path}"
+            ) from None
+
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+        raise damaged("not an .npz") from None
+    if not hasattr(file, "files"):
+        raise damaged("a single array")
+    with file:
+        try:
+            return make_arrays(fetch, str(path), _gender_of(path.name))
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise damaged(error) from None
 
 
 def _load_pickle(path: Path) -> BodyArrays:
@@ -136,7 +153,9 @@ def _load_object(model: Any) -> BodyArrays:
 
     def fetch(key: str) -> Array | None:
         value = named.get(key)
-        return None if value is None else np.asarray(value.detach().cpu().numpy())
+        if value is not None and hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        return None if value is None else np.asarray(value)
 
     gender = str(getattr(model, "gender", "unknown"))
     return make_arrays(fetch, f"a {type(model).__name__} object", gender)

@@ -48,7 +48,11 @@ class _Dtype:
 
 def _to_bytes(raw: Any) -> bytes:
     """Python 2 wrote bytes as text, which arrives here decoded as latin1."""
-    return raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
+    if isinstance(raw, str):
+        return raw.encode("latin1")
+    if isinstance(raw, (bytes, bytearray)):
+        return bytes(raw)
+    raise ValueError(f"array data as a {type(raw).__name__} instead of bytes")
 
 
 class _Array:
@@ -61,7 +65,8 @@ class _Array:
 
     def to_numpy(self) -> npt.NDArray[Any]:
         shape, dtype, is_fortran, raw = self.state[-4:]
-        flat: npt.NDArray[Any] = np.frombuffer(_to_bytes(raw), dtype.to_numpy())
+        kind = dtype.to_numpy()
+        flat: npt.NDArray[Any] = np.frombuffer(_to_bytes(raw), kind)
         order: Any = "F" if is_fortran is True or is_fortran in (1, "F") else "C"
         return flat.reshape(tuple(int(size) for size in shape), order=order)
 
@@ -98,6 +103,13 @@ class _Encode:
         if encoding != "latin1":
             raise ForbiddenGlobal(f"_codecs.encode to {encoding}")
         return str(text).encode("latin1")
+
+
+class _NoBytes:
+    """Stands for ``bytes``, which old protocols call for no bytes at all."""
+
+    def __new__(cls) -> bytes:  # type: ignore[misc]
+        return b""
 
 
 class _Fields:
@@ -182,6 +194,8 @@ _NUMPY: Final[Mapping[str, type]] = {
 }
 _PYTHON: Final[Mapping[str, type]] = {
     "_codecs.encode": _Encode,
+    "__builtin__.bytes": _NoBytes,
+    "builtins.bytes": _NoBytes,
     "copy_reg._reconstructor": _NewObject,
     "copyreg._reconstructor": _NewObject,
     "__builtin__.object": object,

@@ -1,0 +1,253 @@
+"""The restricted unpickler: what a body model needs is read, everything else is refused unrun."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import pickle
+import struct
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from eft_fast.body.unpickle import read_pickle, to_numpy
+
+
+class Payload:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_bytes(content, protocol=None):
+        path = tmp_path / "model.pkl"
+        data = content if isinstance(content, bytes) else pickle.dumps(content, protocol)
+        path.write_bytes(data)
+        return path
+
+    return write_bytes
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """Make a class of a module that is not installed, so that it can be pickled by name."""
+
+    def make(module, name, **fields):
+        parts = module.split(".")
+        for i in range(len(parts)):
+            monkeypatch.setitem(
+                sys.modules, ".".join(parts[: i + 1]), types.ModuleType(".".join(parts[: i + 1]))
+            )
+        kind = type(name, (), {"__module__": module, "__qualname__": name})
+        setattr(sys.modules[module], name, kind)
+        value = kind()
+        value.__dict__.update(fields)
+        return value
+
+    return make
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12.0).reshape(3, 4),
+        np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        np.arange(6, dtype=">f4").reshape(2, 3),
+        np.array([[4294967295, 0, 1]], np.uint32),
+        np.array([True, False]),
+        np.arange(5)[::2],
+        np.zeros((0, 3), np.float32),
+        np.float64(2.5),
+    ],
+    ids=["C", "Fortran", "big endian", "uint32", "bool", "strided", "empty", "scalar"],
+)
+def test_numpy_arrays_of_every_protocol(write, array, protocol):
+    content = read_pickle(write({"a": array}, protocol), "test")
+    np.testing.assert_array_equal(to_numpy(content["a"]), array)
+    assert to_numpy(content["a"]).shape == np.shape(array)
+
+
+def python2_array(array: np.ndarray) -> bytes:
+    """The bytes that Python 2 wrote for an array: raw data as a text opcode."""
+    shape = b"(" + b"".join(b"I%d\n" % n for n in array.shape) + b"t"
+    raw = array.tobytes()
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n"
+        + shape
+        + b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nT"
+        + struct.pack("<i", len(raw))
+        + raw
+        + b"tb"
+    )
+
+
+def test_python2_files(write):
+    array = np.random.default_rng(0).normal(size=(5, 3))
+    content = read_pickle(write(b"(dS'v_template'\n" + python2_array(array) + b"s."), "test")
+    np.testing.assert_array_equal(to_numpy(content["v_template"]), array)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("kind", ["csc", "csr", "coo"])
+def test_scipy_matrices(write, kind, protocol):
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.random.default_rng(0).random((24, 37)) * (np.arange(37) % 3 == 0)
+    matrix = getattr(sparse, f"{kind}_matrix")(dense)
+    content = read_pickle(write({"J": matrix}, protocol), "test")
+    np.testing.assert_array_equal(to_numpy(content["J"]), dense)
+
+
+def test_old_scipy_names_need_no_scipy(write, foreign):
+    """Files of old scipy name scipy.sparse.csc, a module that is gone."""
+    matrix = foreign(
+        "scipy.sparse.csc",
+        "csc_matrix",
+        _shape=(2, 3),
+        data=np.array([1.0, 2.0]),
+        indices=np.array([1, 0]),
+        indptr=np.array([0, 1, 1, 2]),
+        maxprint=50,
+    )
+    content = read_pickle(write({"J": matrix}, 2), "test")
+    np.testing.assert_array_equal(to_numpy(content["J"]), [[0, 0, 2], [1, 0, 0]])
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+def test_chumpy_variables(write, foreign, protocol):
+    values = np.random.default_rng(0).normal(size=(7, 3))
+    variable = foreign("chumpy.ch", "Ch", x=values, _dirty_vars={"x"}, _itr=None)
+    path = write({"v": variable}, protocol)
+    del sys.modules["chumpy.ch"], sys.modules["chumpy"]
+    np.testing.assert_array_equal(to_numpy(read_pickle(path, "test")["v"]), values)
+    assert "chumpy" not in sys.modules
+
+
+def test_chumpy_selections(write, foreign):
+    values = np.arange(12.0).reshape(4, 3)
+    variable = foreign("chumpy.ch", "Ch", x=values)
+    chosen = foreign("chumpy.reordering", "Select", a=values, idxs=np.array([0, 5, 7, 11]))
+    chosen.preferred_shape = (2, 2)
+    content = read_pickle(write({"chosen": chosen, "plain": [1, 2]}), "test")
+    np.testing.assert_array_equal(to_numpy(content["chosen"]), [[0, 5], [7, 11]])
+    np.testing.assert_array_equal(to_numpy(content["plain"]), [1, 2])
+    del variable
+
+
+def test_lazy_chumpy_expressions_are_named(write, foreign):
+    content = read_pickle(write({"v": foreign("chumpy.ch_ops", "add", b=1)}), "test")
+    with pytest.raises(ValueError, match="chumpy expression without a stored value; save the file"):
+        to_numpy(content["v"])
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_os_system_is_refused_and_does_not_run(write, tmp_path, protocol):
+    marker = tmp_path / "ran"
+    path = write({"v": Payload(os.system, f"touch {marker}")}, protocol)
+    with pytest.raises(ValueError, match=r"test: .* asks for (posix|nt)\.system in .*; nothing"):
+        read_pickle(path, "test")
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())  # The payload does work where nothing guards.
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "function", [eval, exec, getattr, __import__, open, compile], ids=lambda f: f.__name__
+)
+def test_builtins_are_refused(write, function):
+    with pytest.raises(ValueError, match=rf"asks for (builtins|_?io)\.{function.__name__}"):
+        read_pickle(write({"v": Payload(function, "1+1")}), "test")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        (b"numpy", b"f2py.os.system"),
+        (b"numpy.core.multiarray", b"_reconstruct.__globals__"),
+        (b"numpy", b"load"),
+        (b"numpy", b"core"),
+        (b"numpy.core.multiarray.evil", b"ndarray"),
+        (b"scipy.sparse", b"os"),
+        (b"scipy.sparse", b"load_npz"),
+        (b"scipy.io", b"csc_matrix"),
+        (b"chumpy", b"ch.os"),
+        (b"chumpyx", b"Ch"),
+        (b"copyreg", b"__newobj__"),
+        (b"functools", b"partial"),
+        (b"eft_fast.body.unpickle", b"_Array"),
+        (b"builtins", b"object.__subclasses__"),
+    ],
+    ids=lambda name: b".".join(name).decode(),
+)
+def test_neighbouring_names_are_refused(write, name):
+    module, attribute = name
+    code = b"\x80\x04\x8c" + bytes([len(module)]) + module
+    code += b"\x8c" + bytes([len(attribute)]) + attribute + b"\x93."
+    with pytest.raises(ValueError, match=b".".join(name).decode().replace(".", r"\.")):
+        read_pickle(write(code), "test")
+
+
+def test_stand_ins_are_inert(write, monkeypatch):
+    """Calling a chumpy name with code in its arguments stores them and runs nothing."""
+    monkeypatch.setattr(builtins, "eval", None)
+    code = b"(dS'v'\ncchumpy.ch\nCh\n(S'os.system(1)'\ntRs."
+    content = read_pickle(write(code), "test")
+    with pytest.raises(ValueError, match="chumpy expression"):
+        to_numpy(content["v"])
+
+
+def test_reconstructor_makes_stand_ins_only(write):
+    code = b"ccopy_reg\n_reconstructor\n(c__builtin__\nset\nc__builtin__\nobject\nNtR."
+    with pytest.raises(ValueError, match="_reconstructor of"):
+        read_pickle(write(code), "test")
+
+
+def test_state_does_not_reach_classes(write):
+    """BUILD on a stand-in class itself, instead of on an instance, changes nothing."""
+    from eft_fast.body import unpickle
+
+    before = dict(vars(unpickle._Array))
+    code = b"cnumpy\nndarray\n}S'to_numpy'\nI1\nsb."
+    with pytest.raises(ValueError, match="damaged or other file"):
+        read_pickle(write(code), "test")
+    assert dict(vars(unpickle._Array)) == before
+
+
+def test_object_arrays_are_refused(write):
+    content = read_pickle(write({"v": np.array([1, "a", None], object)}), "test")
+    with pytest.raises(ValueError, match=r"type '\|O8?'"):
+        to_numpy(content["v"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps({"a": np.zeros(100)})[:60],
+        b"not a pickle",
+        b"\x80\x04",
+        b"Pan id\n.",
+        b"\x80\x04r\xff\xff\xff\xff.",
+    ],
+    ids=["truncated", "text", "header", "persistent id", "memo"],
+)
+def test_damaged_files_are_named(write, data):
+    with pytest.raises(ValueError, match=r"test: expected a pickle of arrays, got a damaged"):
+        read_pickle(write(data), "test")
+
+
+def test_other_contents_are_named(write):
+    with pytest.raises(ValueError, match="expected a pickled dictionary of arrays, got a list"):
+        read_pickle(write([1]), "test")
+    content = read_pickle(write({"a": "text", "b": {}}), "test")
+    with pytest.raises(ValueError, match="a str instead of an array"):
+        to_numpy(content["a"])
+    with pytest.raises(ValueError, match="a dict instead of an array"):
+        to_numpy(content["b"])
