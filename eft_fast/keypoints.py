@@ -25,8 +25,9 @@ _LIMBS: Final = (
     ("lsho", "lelb"), ("lelb", "lwri"), ("rsho", "relb"), ("relb", "rwri"),
     ("lhip", "lkne"), ("lkne", "lank"), ("rhip", "rkne"), ("rkne", "rank"),
     ("lhip", "rhip"), ("lsho", "rsho"), ("lsho", "lhip"), ("rsho", "rhip"),
-    ("neck", "headtop"), ("nose", "leye"), ("nose", "reye"), ("leye", "lear"), ("reye", "rear"),
-    ("lank", "lheel"), ("lank", "lbtoe"), ("rank", "rheel"), ("rank", "rbtoe"),
+    ("neck", "headtop"), ("neck", "head"), ("neck", "nose"), ("nose", "leye"), ("nose", "reye"),
+    ("leye", "lear"), ("reye", "rear"), ("lank", "lheel"), ("lank", "lbtoe"), ("lank", "lfoot"),
+    ("rank", "rheel"), ("rank", "rbtoe"), ("rank", "rfoot"),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from eft_fast.keypoints import JointSet
 from eft_fast.viz.overlay import check_photo, overlay, side_view
 from eft_fast.viz.raster import FIT_COLOUR, START_COLOUR
 from eft_fast.viz.skeleton import (
@@ -71,7 +72,7 @@ def person_panel(
     photo: UInt8[np.ndarray, "H W 3"],
     faces: Integer[np.ndarray, "F 3"],
     keypoints: Float[np.ndarray, "K 3"],
-    names: Sequence[str],
+    joints: JointSet,
     *,
     start: ProjectedBody | None = None,
     fit: ProjectedBody | None = None,
@@ -87,7 +88,7 @@ def person_panel(
         photo: The whole photo, RGB.
         faces: Indices of the vertices.
         keypoints: Given keypoints in pixels of the photo and confidence; 0 = not labelled.
-        names: Names of the keypoints, as in ``JointSet.names``.
+        joints: The joint set of the keypoints.
         start: The regressor's answer.
         fit: The fitted body.
         caption: Printed below, such as the file name.
@@ -97,13 +98,13 @@ def person_panel(
         The panel.
 
     Raises:
-        ValueError: If the photo is not uint8 RGB, or names and keypoints differ in number.
+        ValueError: If the photo is not uint8 RGB, or the keypoints are not those of the set.
     """
     check_photo("person_panel", photo)
     keypoints = np.asarray(keypoints, np.float64)
-    if keypoints.shape != (len(names), 3):
+    if keypoints.shape != (len(joints), 3):
         raise ValueError(
-            f"person_panel: keypoints must be [{len(names)}, 3], one row per name, "
+            f"person_panel: keypoints of {joints.name} must be [{len(joints)}, 3], "
             f"got {list(keypoints.shape)}"
         )
     view = _choose_view(photo, keypoints, [b.vertices_px for b in (fit, start) if b], height)
@@ -114,7 +115,7 @@ def person_panel(
     count = int(is_labelled(keypoints).sum())
     radius = max(height / 110, 2.5)
     tile = Image.fromarray(background)
-    draw_skeleton(ImageDraw.Draw(tile), given, names, radius=radius)
+    draw_skeleton(ImageDraw.Draw(tile), given, joints, radius=radius)
     tiles = [(f"given ({count} keypoints)", tile)]
     for label, body, colour in (("start", start, START_COLOUR), ("fit", fit, FIT_COLOUR)):
         if body is None:
@@ -124,7 +125,7 @@ def person_panel(
         )
         if body.keypoints_px is not None:
             draw_comparison(
-                ImageDraw.Draw(tile), given, view.to_panel(body.keypoints_px), names, radius=radius
+                ImageDraw.Draw(tile), given, view.to_panel(body.keypoints_px), joints, radius=radius
             )
         tiles.append((_with_error(label, body.error_px), tile))
     if fit is not None:

@@ -22,7 +22,7 @@ INLINE_LIMIT = 250
 #: A thumbnail takes at most this many bytes.
 THUMBNAIL_BYTES = 20_000
 _THUMBNAIL_BOX = (440, 190)  # pixels, width and height
-_BINS = 24
+_MOST_BINS = 24
 
 STOP_REASONS: Mapping[str, str] = {
     "converged": "the error fell below the threshold",
@@ -242,7 +242,8 @@ def _histogram(rows: Sequence[ReportRow]) -> dict[str, object] | None:
     if len(together) < 8:
         return None
     low, high = max(float(together.min()), 0.1), max(float(together.max()), 0.2)
-    edges = np.geomspace(low * 0.999, high * 1.001, _BINS + 1)
+    bins = min(3 * round(len(rows) ** 0.5), _MOST_BINS)
+    edges = np.geomspace(low * 0.999, high * 1.001, bins + 1)
     counts = [np.histogram(np.clip(s, low, high), edges)[0] for s in series]
     top = max(int(c.max()) for c in counts)
     return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float
 from PIL import ImageDraw
+
+from eft_fast.keypoints import JointSet
 
 Colour = tuple[int, int, int]
 
@@ -20,39 +20,12 @@ PROJECTED: Colour = (255, 255, 255)
 OUTLINE: Colour = (20, 22, 28)
 
 _FARTHEST = 20_000.0  # pixels
-_SIDED_LIMBS = (
-    ("nose", "{}eye"),
-    ("{}eye", "{}ear"),
-    ("neck", "{}sho"),
-    ("{}sho", "{}elb"),
-    ("{}elb", "{}wri"),
-    ("{}sho", "{}hip"),
-    ("pelvis", "{}hip"),
-    ("{}hip", "{}kne"),
-    ("{}kne", "{}ank"),
-    ("{}ank", "{}heel"),
-    ("{}ank", "{}btoe"),
-    ("{}ank", "{}foot"),
-)
-#: Pairs of joint names that are joined by a line where a joint set has both.
-LIMBS: tuple[tuple[str, str], ...] = (
-    ("headtop", "neck"),
-    ("head", "neck"),
-    ("nose", "neck"),
-    ("neck", "thorax"),
-    ("thorax", "pelvis"),
-    ("lsho", "rsho"),
-    ("lhip", "rhip"),
-    *((a.format(side), b.format(side)) for side in "lr" for a, b in _SIDED_LIMBS),
-)
-_MIDDLE = {"nose", "neck", "headtop", "head", "jaw", "thorax", "pelvis", "spine"}
 
 
 def side_of(name: str) -> str:
     """Tell the body side of a joint by its name: ``left``, ``right`` or ``middle``."""
-    if name in _MIDDLE or name.startswith("spine") or name[:1] not in ("l", "r"):
-        return "middle"
-    return "left" if name[0] == "l" else "right"
+    sides = {"l": "left", "r": "right"}
+    return sides.get(name.removeprefix("op_")[:1], "middle")
 
 
 def is_labelled(keypoints: Float[np.ndarray, "K C"]) -> np.ndarray:
@@ -66,7 +39,7 @@ def is_labelled(keypoints: Float[np.ndarray, "K C"]) -> np.ndarray:
 def draw_skeleton(
     draw: ImageDraw.ImageDraw,
     keypoints: Float[np.ndarray, "K C"],
-    names: Sequence[str],
+    joints: JointSet,
     *,
     radius: float = 4.0,
 ) -> None:
@@ -75,30 +48,29 @@ def draw_skeleton(
     Args:
         draw: Where to draw.
         keypoints: x, y in pixels of the picture, and optionally confidence; 0 leaves a point out.
-        names: Names of the keypoints, as in ``JointSet.names``.
+        joints: Their joint set.
         radius: Radius of a dot in pixels; a limb is as wide.
     """
     labelled = is_labelled(keypoints)
-    index = {name: k for k, name in enumerate(names) if labelled[k]}
     width = max(round(radius), 2)
-    for a, b in LIMBS:
-        if a not in index or b not in index:
+    for a, b in joints.edges:
+        if not (labelled[a] and labelled[b]):
             continue
         # The sided end decides, so that "nose to left eye" counts as left; two sides make middle.
-        sides = {side_of(a), side_of(b)} - {"middle"}
+        sides = {side_of(joints.names[end]) for end in (a, b)} - {"middle"}
         colour = SIDE_COLOURS[sides.pop() if len(sides) == 1 else "middle"]
-        line = [_at(keypoints[index[a]]), _at(keypoints[index[b]])]
+        line = [_at(keypoints[a]), _at(keypoints[b])]
         draw.line(line, fill=OUTLINE, width=width + 2)
         draw.line(line, fill=colour, width=width)
     for k in np.flatnonzero(labelled).tolist():
-        _dot(draw, keypoints[k], radius, SIDE_COLOURS[side_of(names[k])])
+        _dot(draw, keypoints[k], radius, SIDE_COLOURS[side_of(joints.names[k])])
 
 
 def draw_comparison(
     draw: ImageDraw.ImageDraw,
     given: Float[np.ndarray, "K 3"],
     projected: Float[np.ndarray, "K 2"],
-    names: Sequence[str],
+    joints: JointSet,
     *,
     radius: float = 4.0,
 ) -> None:
@@ -108,7 +80,7 @@ def draw_comparison(
         draw: Where to draw.
         given: x, y in pixels of the picture and confidence; 0 leaves a point out.
         projected: The same points of the fitted body.
-        names: Names of the keypoints.
+        joints: Their joint set.
         radius: Radius of a dot in pixels.
     """
     both = np.flatnonzero(is_labelled(given) & is_labelled(projected)).tolist()
@@ -119,7 +91,7 @@ def draw_comparison(
     for k in both:
         _ring(draw, projected[k], radius + 1)
     for k in np.flatnonzero(is_labelled(given)).tolist():
-        _dot(draw, given[k], radius, SIDE_COLOURS[side_of(names[k])])
+        _dot(draw, given[k], radius, SIDE_COLOURS[side_of(joints.names[k])])
 
 
 def _at(point: np.ndarray) -> tuple[float, float]:

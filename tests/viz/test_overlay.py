@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from eft_fast.keypoints import JointSet, joint_set
 from eft_fast.viz.overlay import overlay, overlay_people, side_view
 from eft_fast.viz.panel import ProjectedBody, person_panel
 from eft_fast.viz.raster import PEOPLE_COLOURS
-from eft_fast.viz.skeleton import LIMBS, SIDE_COLOURS, draw_comparison, draw_skeleton, side_of
+from eft_fast.viz.skeleton import SIDE_COLOURS, draw_comparison, draw_skeleton, side_of
 
-COCO = (
-    "nose leye reye lear rear lsho rsho lelb relb lwri rwri lhip rhip lkne rkne lank rank".split()
-)
+COCO = joint_set("coco17")
 
 
 @pytest.fixture
@@ -105,24 +104,24 @@ def test_side_view_lines_up_with_the_front(sphere):
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("lsho", "left"), ("rank", "right"), ("nose", "middle"), ("spine1", "middle")],
+    [
+        ("lsho", "left"),
+        ("rank", "right"),
+        ("nose", "middle"),
+        ("spine1", "middle"),
+        ("op_rwri", "right"),
+    ],
 )
 def test_side_of_a_name(name, side):
     assert side_of(name) == side
 
 
-def test_limbs_are_pairs_of_known_names():
-    flat = {name for limb in LIMBS for name in limb}
-    assert {"lsho", "rank", "headtop", "pelvis"} <= flat
-    assert not any("{" in name for name in flat)
-
-
 def test_skeleton_draws_sides_and_leaves_unlabelled_points_out():
     keypoints = np.zeros((17, 3))
-    keypoints[COCO.index("lsho")] = 10, 10, 1
-    keypoints[COCO.index("lelb")] = 30, 10, 1
-    keypoints[COCO.index("relb")] = 30, 40, 0  # no confidence
-    keypoints[COCO.index("rwri")] = np.nan, 30, 1
+    keypoints[COCO.names.index("lsho")] = 10, 10, 1
+    keypoints[COCO.names.index("lelb")] = 30, 10, 1
+    keypoints[COCO.names.index("relb")] = 30, 40, 0  # no confidence
+    keypoints[COCO.names.index("rwri")] = np.nan, 30, 1
     image = Image.new("RGB", (60, 60))
     draw_skeleton(ImageDraw.Draw(image), keypoints, COCO)
     assert image.getpixel((20, 10)) == SIDE_COLOURS["left"]
@@ -138,9 +137,10 @@ def test_points_far_away_are_no_trouble():
 
 
 def test_comparison_joins_given_and_projected():
+    left = JointSet("one", ("lsho",), (0,), (9,), (-1,))
     given = np.array([[10.0, 20, 1]])
     image = Image.new("RGB", (50, 40))
-    draw_comparison(ImageDraw.Draw(image), given, np.array([[40.0, 20]]), ["lsho"])
+    draw_comparison(ImageDraw.Draw(image), given, np.array([[40.0, 20]]), left)
     assert image.getpixel((25, 20)) == (255, 255, 255)
     assert image.getpixel((10, 20)) == SIDE_COLOURS["left"]
 
@@ -192,7 +192,7 @@ def test_panel_without_any_keypoint_shows_the_photo(photo, sphere):
 def test_refusals(photo, sphere, keypoints):
     with pytest.raises(ValueError, match=r"overlay: the photo must be uint8 RGB .* got float64"):
         overlay(photo / 255, *sphere)
-    with pytest.raises(ValueError, match=r"person_panel: keypoints must be \[16, 3\]"):
-        person_panel(photo, sphere[1], keypoints, COCO[:16])
+    with pytest.raises(ValueError, match=r"keypoints of coco17 must be \[17, 3\], got \[16, 3\]"):
+        person_panel(photo, sphere[1], keypoints[:16], COCO)
     with pytest.raises(ValueError, match="got 1 scales for 2 people"):
         overlay_people(photo, [sphere[0]] * 2, sphere[1], scales=[1.0])

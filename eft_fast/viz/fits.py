@@ -1,0 +1,138 @@
+"""From a FitResult and its photos to one panel per person and the rows of a report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from eft_fast import imaging
+from eft_fast.fitting.result import FitResult
+from eft_fast.keypoints import joint_set
+from eft_fast.viz.panel import ProjectedBody, person_panel
+from eft_fast.viz.report import ReportRow
+
+Photo = str | Path | npt.NDArray[np.uint8]
+
+# Meshes of this many people are held at a time: start and fit of 64 take 11 MB.
+_CHUNK = 64
+
+
+def write_overlays(
+    result: FitResult,
+    photos: Sequence[Photo],
+    names: Sequence[str],
+    ids: Sequence[str],
+    folder: Path | str,
+    *,
+    height: int = 420,
+    on_person: Callable[[], None] | None = None,
+) -> list[ReportRow]:
+    """Draw a panel per person and collect what a report says about them.
+
+    A person whose photo cannot be read gets a row without a picture. A photo that stands several
+    times in a row is read once.
+
+    Args:
+        result: The fits.
+        photos: The photo of each person, as given to ``fit_batch``.
+        names: What to call each photo.
+        ids: What to call each person of a photo, such as the number of the annotation.
+        folder: Where to write ``<number>_<name>.png``; made if it is not there.
+        height: Height of a tile in pixels.
+        on_person: Called after each person, for a progress bar.
+
+    Returns:
+        One row per person, in order.
+
+    Raises:
+        ValueError: If there are more or fewer photos, names or ids than fits.
+
+    Example:
+        >>> rows = write_overlays(result, photos, names, ids, "out/overlays")
+        >>> write_report("out/report.html", rows)
+    """
+    for label, items in (("photo", photos), ("name", names), ("id", ids)):
+        if len(items) != len(result):
+            raise ValueError(
+                f"write_overlays: one {label} per fit expected, got {len(items)} for "
+                f"{len(result)} fits"
+            )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[ReportRow] = []
+    source: Photo | None = None
+    photo: npt.NDArray[np.uint8] | None = None
+    for begin in range(0, len(result), _CHUNK):
+        chunk = result[begin : begin + _CHUNK]
+        bodies = [_project(chunk, which) for which in ("init", "final")]
+        for k, image in enumerate(photos[begin : begin + _CHUNK]):
+            # Paths are compared by value; arrays by identity, as == would compare pixels.
+            is_same = image is source if isinstance(image, np.ndarray) else image == source
+            if begin + k == 0 or not is_same:
+                source, photo = image, _read(image)
+            row = _make_row(chunk, k, names[begin + k], ids[begin + k])
+            if photo is not None:
+                path = folder / f"{begin + k + 1:05d}_{_safe_stem(row.name)}.png"
+                panel = person_panel(
+                    photo,
+                    chunk.body().faces,
+                    chunk.keypoints[k].numpy(),
+                    joint_set(chunk.joint_set),
+                    start=_finite(bodies[0][k]),
+                    fit=_finite(bodies[1][k]),
+                    caption=f"{row.name}  {row.person}".rstrip(),
+                    height=height,
+                )
+                Image.fromarray(panel).save(path)
+                row = ReportRow(**{**vars(row), "panel": path})
+            rows.append(row)
+            if on_person is not None:
+                on_person()
+    return rows
+
+
+def _project(result: FitResult, which: str) -> list[ProjectedBody]:
+    """Everyone's mesh and keypoints in photo pixels."""
+    vertices = result.to_photo(result.vertices(which), which).double().numpy()
+    keypoints = result.keypoints_2d_px(which=which).double().numpy()
+    errors: Tensor = result.init_kp_error_px if which == "init" else result.kp_error_px
+    return [
+        ProjectedBody(mesh, points, error if np.isfinite(error) else None)
+        for mesh, points, error in zip(vertices, keypoints, errors.tolist(), strict=True)
+    ]
+
+
+def _finite(body: ProjectedBody) -> ProjectedBody | None:
+    return body if np.isfinite(body.vertices_px).all() else None
+
+
+def _read(image: Photo) -> npt.NDArray[np.uint8] | None:
+    """The photo, or None if it cannot be read: the fit has already said why."""
+    try:
+        return imaging.load_image(image)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _make_row(result: FitResult, k: int, name: str, person: str) -> ReportRow:
+    return ReportRow(
+        name=name,
+        person=person,
+        init_kp_error_px=float(result.init_kp_error_px[k]),
+        kp_error_px=float(result.kp_error_px[k]),
+        loss=float(result.loss[k]),
+        steps=int(result.steps[k]),
+        stop_reason=result.stop_reason[k],
+        message=result.message[k],
+    )
+
+
+def _safe_stem(name: str) -> str:
+    """A file name for any system: letters, digits and a few signs, not too long."""
+    return re.sub(r"[^\w.-]", "_", Path(name).stem)[:80] or "photo"
