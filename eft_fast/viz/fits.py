@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,7 @@ def write_overlays(
         chunk = result[begin : begin + _CHUNK]
         bodies = [_project(chunk, which) for which in ("init", "final")]
         for k, image in enumerate(photos[begin : begin + _CHUNK]):
-            # Paths are compared by value; arrays by identity, as == would compare pixels.
-            is_same = image is source if isinstance(image, np.ndarray) else image == source
-            if begin + k == 0 or not is_same:
+            if not _is_same(image, source):
                 source, photo = image, _read(image)
             row = _make_row(chunk, k, names[begin + k], ids[begin + k])
             if photo is not None:
@@ -90,7 +89,7 @@ def write_overlays(
                     height=height,
                 )
                 Image.fromarray(panel).save(path)
-                row = ReportRow(**{**vars(row), "panel": path})
+                row = replace(row, panel=path)
             rows.append(row)
             if on_person is not None:
                 on_person()
@@ -110,6 +109,13 @@ def _project(result: FitResult, which: str) -> list[ProjectedBody]:
 
 def _finite(body: ProjectedBody) -> ProjectedBody | None:
     return body if np.isfinite(body.vertices_px).all() else None
+
+
+def _is_same(image: Photo, source: Photo | None) -> bool:
+    """Paths are compared by value, arrays by identity."""
+    if isinstance(image, np.ndarray) or isinstance(source, np.ndarray):
+        return image is source
+    return image == source
 
 
 def _read(image: Photo) -> npt.NDArray[np.uint8] | None:
