@@ -1,0 +1,136 @@
+// What the CPU kernels take, and the table of one instruction set. Raw pointers, contiguous,
+// row-major.
+//
+// cpu/simd/*.cpp is compiled once per instruction set. Those sources use no standard library
+// templates and no inline functions of others: the linker would keep one copy of such a function,
+// perhaps one that the processor at hand cannot run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace eft_fast {
+namespace cpu {
+
+// Splits items 0..count over torch's threads. How it splits never changes a result.
+struct Pool {
+  void (*run)(int64_t count,
+              void (*body)(void* context, int64_t begin, int64_t end),
+              void* context);
+};
+
+// Memory that a thread keeps between calls; slot 0 for the calling thread's shared data, 1 for a
+// worker's own.
+void* scratch(int slot, size_t bytes);
+
+template <typename S>
+struct BodyInputs {
+  int64_t people;
+  int form;                        // math::PoseForm
+  const S *betas, *pose, *transl;  // [B,10], [B,24,form], [B,3] or null
+  const S* skeleton;               // [24,3,11]
+  const int32_t* parents;          // [24]
+};
+
+template <typename S>
+struct BodyGradients {
+  S *betas, *pose, *transl;  // transl may be null
+};
+
+template <typename S>
+struct MeshData {
+  int64_t vertices, tiles;
+  const S* basis;                      // [T,218,3,16]
+  const int32_t *run_ptr, *run_joint;  // [T+1], [R]
+  const S* run_weight;                 // [R,16]
+};
+
+template <typename S>
+struct MeshForward {
+  Pool pool;
+  BodyInputs<S> body;
+  MeshData<S> mesh;
+  S *vertices, *joints;  // [B,V,3], [B,24,3]
+  S* posed;              // [B,T,3,16], or null: not kept
+};
+
+template <typename S>
+struct MeshBackward {
+  Pool pool;
+  BodyInputs<S> body;
+  MeshData<S> mesh;
+  const S *posed, *g_vertices, *g_joints;
+  BodyGradients<S> out;
+};
+
+template <typename S>
+struct PointsData {
+  int64_t rows;  // R, a multiple of 16
+  int64_t terms, joint_terms, sources, outputs;
+  const S *basis, *basis_t;     // [218,3,R], [3R,224]
+  const int32_t* term_index;    // [N,3] row, joint, source
+  const S* term_weight;         // [N,2]
+  const int32_t* joint_index;   // [M,2] joint, source
+  const S* joint_weight;        // [M]
+  const S* transl_weight;       // [S]
+  const int32_t* output_index;  // [K]
+};
+
+template <typename S>
+struct PointsForward {
+  Pool pool;
+  BodyInputs<S> body;
+  PointsData<S> data;
+  S* points;  // [B,K,3]
+};
+
+template <typename S>
+struct PointsBackward {
+  Pool pool;
+  BodyInputs<S> body;
+  PointsData<S> data;
+  const S* g_points;
+  BodyGradients<S> out;
+};
+
+template <typename S>
+struct LossInputs {
+  int camera_size;              // 3 weak, 21 full (math/projection.h)
+  const S *camera, *keypoints;  // [B,camera_size], [B,K,3] x, y, confidence
+  int64_t limbs;
+  const int32_t* limb_index;  // [L,2] start, end among the outputs
+  const S* limb_target;       // [B,L,3] unit direction, weight
+  S keypoint_weight, beta_weight, camera_weight, limb_weight;
+  S unit;   // errors are multiplied by this before the penalty
+  S sigma;  // of the Geman-McClure penalty; 0: squared error
+};
+
+template <typename S>
+struct KeypointLoss {
+  Pool pool;
+  BodyInputs<S> body;
+  PointsData<S> data;
+  LossInputs<S> in;
+  S *loss, *parts, *g_camera;  // [B], [B,4], [B,camera_size]
+  BodyGradients<S> out;
+};
+
+struct Kernels {
+  const char* name;
+  void (*mesh_forward_f32)(const MeshForward<float>&);
+  void (*mesh_forward_f64)(const MeshForward<double>&);
+  void (*mesh_backward_f32)(const MeshBackward<float>&);
+  void (*mesh_backward_f64)(const MeshBackward<double>&);
+  void (*points_forward_f32)(const PointsForward<float>&);
+  void (*points_forward_f64)(const PointsForward<double>&);
+  void (*points_backward_f32)(const PointsBackward<float>&);
+  void (*points_backward_f64)(const PointsBackward<double>&);
+  void (*keypoint_loss_f32)(const KeypointLoss<float>&);
+  void (*keypoint_loss_f64)(const KeypointLoss<double>&);
+};
+
+// The table in use: EFT_FAST_SIMD, or the best set that this processor runs.
+const Kernels& kernels();
+
+}  // namespace cpu
+}  // namespace eft_fast
