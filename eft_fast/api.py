@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +18,13 @@ from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
 from eft_fast.fitting.assemble import PersonRows, assemble_result
 from eft_fast.fitting.config import DEFAULT_CONFIG, EftConfig
-from eft_fast.fitting.eft import CropFits, fit_crops, predict_crops
-from eft_fast.fitting.inputs import Person, prepare_person
+from eft_fast.fitting.eft import CropJob
+from eft_fast.fitting.engine import make_fitter
+from eft_fast.fitting.inputs import prepare_person, unread_person
 from eft_fast.fitting.progress import PeopleProgress
 from eft_fast.fitting.result import FitResult
-from eft_fast.keypoints import JointSet, joint_set as find_joint_set
+from eft_fast.keypoints import JointSet
+from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 
@@ -29,9 +32,6 @@ __all__ = ["fit_batch", "load_body", "load_regressor"]
 
 #: How a person can be fitted: fine-tuning, or the regressor's answer as it is.
 METHODS: Final = ("eft", "none")
-#: People whose crops are held in memory together: 64 of 256 px take 50 MB.
-_CHUNK: Final = 64
-
 Image = str | Path | npt.NDArray[np.uint8]
 
 
@@ -48,6 +48,8 @@ def fit_batch(
     config: EftConfig | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
+    workers: int = 1,
+    slots: int | None = None,
 ) -> FitResult:
     """Fit the body model to N people.
 
@@ -69,6 +71,9 @@ def fit_batch(
         config: Options of the fit.
         device: Where to compute; default: where the regressor is.
         progress: Show a progress bar; default: on a terminal.
+        workers: Processes of one thread each, on the CPU only; each fits whole people.
+        slots: People fitted together, each with private weights. Default: one by one on the CPU,
+            where company gains nothing, and as many as the free memory holds on a GPU.
 
     Returns:
         Parameters, cameras, errors and stop reasons in the order of ``images``.
@@ -91,75 +96,59 @@ def fit_batch(
     where = next(regressor.parameters()).device
     body = body if body is not None else load_body(device=where)
     _check_same_body(regressor, body)
-    rows = PersonRows(
-        points_set, given, body=body, regressor_id=regressor.id, method=method, mode=mode
+    rows = PersonRows(points_set, body, regressor.id, method, mode)
+    fitter = make_fitter(
+        regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
     )
-    strict = config.strict_reference
     with PeopleProgress(len(images), shown=progress) as bar:
-        for chunk in _chunks(images, given, boxes, points_set, regressor.input_size, strict):
-            usable = [person for person in chunk if person.img is not None]
-            fits = None
-            if usable:
-                img = torch.stack([torch.from_numpy(person.img) for person in usable]).to(where)
-                keypoints_2d = torch.stack([torch.from_numpy(p.keypoints_2d) for p in usable])
-                keypoints_2d = keypoints_2d.to(where)
-                fits = _fit(regressor, body, img, keypoints_2d, method, mode, config, bar)
-            rows.add(chunk, fits)
-            bar.failed(len(chunk) - len(usable))
+        jobs = _jobs(rows, images, given, boxes, regressor.input_size, config, where, bar)
+        try:
+            for index, fit in fitter.fit(jobs):
+                rows.fits[index] = fit
+                bar.person(fit.stop_reason)
+        except KeyboardInterrupt:
+            # What is done is worth keeping; everybody else is named as not reached.
+            rows.people += [unread_person(row) for row in given[len(rows.people) :]]
     return assemble_result(rows)
 
 
-def _fit(
-    regressor: Regressor,
-    body: Smpl,
-    img: Tensor,
-    keypoints_2d: Tensor,
-    method: str,
-    mode: str,
-    config: EftConfig,
-    bar: PeopleProgress,
-) -> CropFits:
-    if method == "none":
-        fits = predict_crops(regressor, body, img, keypoints_2d, config=config)
-        for reason in fits.stop_reason:
-            bar.person(reason)
-        return fits
-    return fit_crops(
-        regressor,
-        body,
-        img,
-        keypoints_2d,
-        config=config,
-        mode=mode,
-        on_person=lambda _, reason: bar.person(reason),
-    )
-
-
-def _chunks(
+def _jobs(
+    rows: PersonRows,
     images: Sequence[Image],
     keypoints: npt.NDArray[np.float32],
     boxes: npt.NDArray[np.float64],
-    points_set: JointSet,
     input_size: int,
-    strict: bool,
-) -> Iterator[list[Person]]:
-    """Crops of up to ``_CHUNK`` people at a time; neighbours that share a photo read it once."""
-    chunk: list[Person] = []
+    config: EftConfig,
+    device: torch.device,
+    bar: PeopleProgress,
+) -> Iterator[CropJob]:
+    """Read, crop and pass on one person after the other; neighbours of one photo read it once.
+
+    What is known of each person stays in ``rows``; the crop does not, so that the memory of a run
+    does not grow with its length.
+    """
     source: Image | None = None
     photo: npt.NDArray[np.uint8] | Exception | None = None
     for index, image in enumerate(images):
         if photo is None or not _same_source(image, source):
             source, photo = image, _read(image)
-        chunk.append(
-            prepare_person(
-                photo, keypoints[index], boxes[index], points_set, input_size, strict=strict
-            )
+        person = prepare_person(
+            photo,
+            keypoints[index],
+            boxes[index],
+            rows.joint_set,
+            input_size,
+            strict=config.strict_reference,
         )
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        rows.people.append(replace(person, img=None))
+        if person.img is None:
+            bar.person("bad_image")
+            continue
+        yield CropJob(
+            index,
+            torch.from_numpy(person.img).to(device),
+            torch.from_numpy(person.keypoints_2d).to(device),
+        )
 
 
 def _read(image: Image) -> npt.NDArray[np.uint8] | Exception:

@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
         "eft_fast": _version("eft-fast"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "native": _native(problems),
         "devices": _devices(problems),
@@ -57,6 +59,12 @@ def run(options: argparse.Namespace) -> int:
     summary["problems"] = problems
     emit(summary, _lines(summary), as_json=options.json)
     return 1 if problems else 0
+
+
+def _usable_cpus() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,62 +13,58 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body.smpl import Smpl
-from eft_fast.fitting.eft import CropFits
+from eft_fast.fitting.eft import PersonFit, collect_fits
 from eft_fast.fitting.inputs import Person
 from eft_fast.fitting.result import FitResult, Prediction, SmplParams
 from eft_fast.keypoints import JointSet
 
-_NAN = float("nan")
+_NAN: Final = float("nan")
+_EXPLANATIONS: Final = {
+    "no_keypoints": "fit_batch: no keypoint is labelled; the regressor's answer was kept",
+    "nan": "fit_batch: the numbers stopped being finite; the last finite answer was kept",
+    "interrupted": "fit_batch: the run was interrupted before this person was done",
+}
 
 
 @dataclass
 class PersonRows:
-    """What is known of each person, in order; filled chunk by chunk."""
+    """What is known of each person, in order, and the fits by number, in any order."""
 
     joint_set: JointSet
-    given: npt.NDArray[np.float32]
     body: Smpl
     regressor_id: str
     method: str
     mode: str
     people: list[Person] = field(default_factory=list)
-    fits: list[CropFits] = field(default_factory=list)
-
-    def add(self, people: list[Person], fits: CropFits | None) -> None:
-        """Append a chunk; ``fits`` has one row per person with an image."""
-        self.people += people
-        if fits is not None:
-            self.fits.append(fits)
+    fits: dict[int, PersonFit] = field(default_factory=dict)
 
 
 def assemble_result(rows: PersonRows) -> FitResult:
-    """Put the fitted rows at their places; the other people get NaN and ``bad_image``."""
+    """Put the fitted rows at their places; people without a fit get NaN and a reason."""
     people = rows.people
-    fitted = torch.tensor([person.img is not None for person in people], dtype=torch.bool)
+    fitted = torch.tensor([index in rows.fits for index in range(len(people))], dtype=torch.bool)
+    fits = collect_fits([rows.fits[index] for index in sorted(rows.fits)], like=torch.zeros(0))
 
-    def column(values: list[Tensor], shape: tuple[int, ...] = ()) -> Tensor:
-        out = torch.full((len(people), *shape), _NAN)
-        if values:
-            out[fitted] = torch.cat(values).detach().cpu().float()
+    def column(values: Tensor) -> Tensor:
+        out = torch.full((len(people), *values.shape[1:]), _NAN)
+        out[fitted] = values.detach().cpu().float()
         return out
 
-    def prediction(which: str) -> Prediction:
-        parts: list[Prediction] = [getattr(fit, which) for fit in rows.fits]
-        return Prediction(
-            SmplParams(
-                betas=column([part.betas for part in parts], (10,)),
-                global_orient=column([part.global_orient for part in parts], (1, 3, 3)),
-                body_pose=column([part.body_pose for part in parts], (23, 3, 3)),
-            ),
-            column([part.pred_cam for part in parts], (3,)),
+    def prediction(part: Prediction) -> Prediction:
+        params = SmplParams(
+            betas=column(part.betas),
+            global_orient=column(part.global_orient),
+            body_pose=column(part.body_pose),
         )
+        return Prediction(params, column(part.pred_cam))
 
-    final, init = prediction("final"), prediction("init")
+    final, init = prediction(fits.final), prediction(fits.init)
     steps = torch.zeros(len(people), dtype=torch.int64)
-    if rows.fits:
-        steps[fitted] = torch.cat([fit.steps for fit in rows.fits])
-    reasons = iter([reason for fit in rows.fits for reason in fit.stop_reason])
-    stop_reason = tuple(next(reasons) if ok else "bad_image" for ok in fitted.tolist())
+    steps[fitted] = fits.steps
+    stop_reason = tuple(
+        rows.fits[index].stop_reason if index in rows.fits else _reason_without_fit(person)
+        for index, person in enumerate(people)
+    )
     width = len(rows.joint_set.names)
     result = FitResult(
         params=final.params,
@@ -74,13 +72,15 @@ def assemble_result(rows: PersonRows) -> FitResult:
         init=init,
         bbox_center=_stack([person.center for person in people], (2,)),
         bbox_scale=_stack([np.asarray(person.scale) for person in people], ()),
-        loss=column([fit.loss for fit in rows.fits]),
-        init_loss=column([fit.init_loss for fit in rows.fits]),
+        loss=column(fits.loss),
+        init_loss=column(fits.init_loss),
         kp_error_px=torch.full((len(people),), _NAN),
         init_kp_error_px=torch.full((len(people),), _NAN),
         steps=steps,
         stop_reason=stop_reason,
-        message=tuple(_message(person, reason) for person, reason in zip(people, stop_reason)),
+        message=tuple(
+            _message(person, reason) for person, reason in zip(people, stop_reason, strict=True)
+        ),
         keypoints=_stack([person.keypoints_px for person in people], (width, 3)),
         joint_set=rows.joint_set.name,
         body_id=rows.body.id,
@@ -99,7 +99,8 @@ def keypoint_distances(result: FitResult, which: str = "final") -> Float[Tensor,
     """Distance of each projected to each given keypoint, photo pixels; NaN where not labelled."""
     projected = result.keypoints_2d_px(which=which)
     distance = (projected - result.keypoints[..., :2]).norm(dim=-1)
-    return distance.masked_fill(result.keypoints[..., 2] <= 0, _NAN)
+    masked: Tensor = distance.masked_fill(result.keypoints[..., 2] <= 0, _NAN)
+    return masked
 
 
 def keypoint_errors(result: FitResult, which: str = "final") -> Float[Tensor, " N"]:
@@ -107,15 +108,16 @@ def keypoint_errors(result: FitResult, which: str = "final") -> Float[Tensor, " 
     return keypoint_distances(result, which).nanmean(dim=1)
 
 
-def _stack(values: list[npt.NDArray[np.float64]], shape: tuple[int, ...]) -> Tensor:
+def _stack(values: Sequence[npt.NDArray[Any]], shape: tuple[int, ...]) -> Tensor:
     if not values:
         return torch.zeros((0, *shape))
     return torch.from_numpy(np.stack(values).astype(np.float32))
 
 
+def _reason_without_fit(person: Person) -> str:
+    """Unreadable, or not reached before the run was interrupted."""
+    return "bad_image" if np.isnan(person.scale) and person.message else "interrupted"
+
+
 def _message(person: Person, stop_reason: str) -> str:
-    if person.message or stop_reason not in ("no_keypoints", "nan"):
-        return person.message
-    if stop_reason == "no_keypoints":
-        return "fit_batch: no keypoint is labelled; the regressor's answer was kept"
-    return "fit_batch: the numbers stopped being finite; the last finite answer was kept"
+    return person.message or _EXPLANATIONS.get(stop_reason, "")

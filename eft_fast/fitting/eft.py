@@ -8,8 +8,7 @@ is returned is the last forward pass. Updates that could not be observed are not
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -52,6 +51,15 @@ class CropFits:
     init_loss: Float[Tensor, " B"]
     steps: Int[Tensor, " B"]
     stop_reason: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CropJob:
+    """One person: a number to know them by, the crop and the 49 keypoints."""
+
+    index: int
+    img: Float[Tensor, "3 S S"]
+    keypoints_2d: Float[Tensor, "49 3"]
 
 
 @dataclass(frozen=True)
@@ -101,31 +109,65 @@ def fit_crops(
             such mode.
     """
     _check_inputs(regressor, img, keypoints_2d)
-    private = copy.deepcopy(regressor).eval()
-    tuned = tuned_parameters(private, mode)
-    start = [parameter.detach().clone() for parameter in tuned]
-    fits: list[PersonFit] = []
-    with _only_these_require_grad(private, tuned):
-        for person in range(len(img)):
-            with torch.no_grad():
-                torch._foreach_copy_(list(tuned), start)
-            fits.append(
-                _fit_person(
-                    private,
-                    body,
-                    img[person : person + 1],
-                    keypoints_2d[person : person + 1],
-                    tuned,
-                    config,
-                    head_only=mode == "head",
-                )
-            )
-            if on_person is not None:
-                on_person(person + 1, fits[-1].stop_reason)
-    return _collect(fits, img)
+    fitter = LoopFitter(regressor, body, config=config, mode=mode)
+    fits = []
+    for index, fit in fitter.fit(make_jobs(img, keypoints_2d)):
+        fits.append(fit)
+        if on_person is not None:
+            on_person(index + 1, fit.stop_reason)
+    return collect_fits(fits, like=img)
 
 
-@torch.no_grad()
+class LoopFitter:
+    """Fits people one after the other on one private copy of the regressor.
+
+    Args:
+        regressor: Start of every fit; it is not changed.
+        body: Body model on the same device.
+        config: Steps, learning rate, loss weights and stopping rule.
+        mode: Which weights are tuned.
+    """
+
+    def __init__(
+        self, regressor: Regressor, body: Smpl, *, config: EftConfig, mode: str = "full"
+    ) -> None:
+        self._private = copy.deepcopy(regressor).eval()
+        self._tuned = tuned_parameters(self._private, mode)
+        self._start = [parameter.detach().clone() for parameter in self._tuned]
+        self._body, self._config, self._mode = body, config, mode
+        keep = {id(parameter) for parameter in self._tuned}
+        for parameter in self._private.parameters():
+            parameter.requires_grad_(id(parameter) in keep)
+
+    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's number and fit."""
+        for job in jobs:
+            yield job.index, self.fit_person(job)
+
+    @torch.enable_grad()
+    def fit_person(self, job: CropJob) -> PersonFit:
+        """Fit one person from the start weights."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._tuned), self._start)
+        return _fit_person(
+            self._private,
+            self._body,
+            job.img[None],
+            job.keypoints_2d[None],
+            self._tuned,
+            self._config,
+            head_only=self._mode == "head",
+        )
+
+
+def make_jobs(
+    img: Float[Tensor, "B 3 S S"], keypoints_2d: Float[Tensor, "B 49 3"]
+) -> Iterator[CropJob]:
+    """One job per row."""
+    for index in range(len(img)):
+        yield CropJob(index, img[index], keypoints_2d[index])
+
+
 def predict_crops(
     regressor: Regressor,
     body: Smpl,
@@ -136,26 +178,46 @@ def predict_crops(
 ) -> CropFits:
     """The regressor's answers as they are, with the loss that EFT would start from.
 
-    One crop at a time: convolutions of another batch size round differently, and nobody's bits
-    may depend on who else is there. Arguments and errors are those of ``fit_crops``.
+    Arguments and errors are those of ``fit_crops``.
     """
     _check_inputs(regressor, img, keypoints_2d)
-    was_training = regressor.training
-    regressor.eval()
-    weights = loss_weights(config)
-    fits = []
-    for person in range(len(img)):
-        output = regressor(img[person : person + 1])
-        target = keypoints_2d[person : person + 1]
-        total, keypoint_term = output_loss(body, output, target, weights)
-        reason = "converged" if float(keypoint_term) < config.threshold else "max_steps"
+    predictor = Predictor(regressor, body, config=config)
+    fits = [fit for _, fit in predictor.fit(make_jobs(img, keypoints_2d))]
+    return collect_fits(fits, like=img)
+
+
+class Predictor:
+    """The regressor alone, in the shape of a fitter.
+
+    One crop at a time: convolutions of another batch size round differently, and nobody's bits
+    may depend on who else is there.
+    """
+
+    def __init__(self, regressor: Regressor, body: Smpl, *, config: EftConfig) -> None:
+        self._regressor, self._body, self._config = regressor, body, config
+
+    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's number and the regressor's answer."""
+        for job in jobs:
+            yield job.index, self.fit_person(job)
+
+    @torch.no_grad()
+    def fit_person(self, job: CropJob) -> PersonFit:
+        """Predict one person."""
+        was_training = self._regressor.training
+        self._regressor.eval()
+        raw = {"raw_camera": True} if self._config.strict_reference else {}
+        output = self._regressor(job.img[None], **raw)
+        self._regressor.train(was_training)
+        target = job.keypoints_2d[None]
+        weights = loss_weights(self._config)
+        total, keypoint_term = output_loss(self._body, output, target, weights)
+        reason = "converged" if float(keypoint_term) < self._config.threshold else "max_steps"
         if not bool((target[..., 2] > 0).any()):
             reason = "no_keypoints"
         elif not _all_finite(output, total):
             reason = "nan"
-        fits.append(PersonFit(output, output, total, total, 0, reason))
-    regressor.train(was_training)
-    return _collect(fits, img)
+        return PersonFit(output, output, total, total, 0, reason)
 
 
 def tuned_parameters(regressor: Regressor, mode: str) -> list[nn.Parameter]:
@@ -217,7 +279,7 @@ def _fit_person(
     *,
     head_only: bool,
 ) -> PersonFit:
-    forward = _make_forward(regressor, img, head_only=head_only)
+    forward = make_forward(regressor, img, head_only=head_only, raw_camera=config.strict_reference)
     weights = loss_weights(config)
     if not bool((keypoints_2d[..., 2] > 0).any()):
         with torch.no_grad():
@@ -246,19 +308,22 @@ def _fit_person(
         optimiser.zero_grad(set_to_none=True)
         total.sum().backward()
         optimiser.step()
-    assert init is not None and last is not None
+    assert init is not None
+    assert last is not None
     reason = "converged" if error < config.threshold else "max_steps"
     return PersonFit(last[0], init[0], last[1], init[1], last[2], reason)
 
 
-def _make_forward(
-    regressor: Regressor, img: Tensor, *, head_only: bool
+def make_forward(
+    regressor: Regressor, img: Tensor, *, head_only: bool, raw_camera: bool
 ) -> Callable[[], RegressorOutput]:
+    """The forward pass that a fit repeats; without the trunk if only the head moves."""
+    raw = {"raw_camera": True} if raw_camera else {}
     if not head_only:
-        return lambda: regressor(img)
+        return lambda: regressor(img, **raw)
     with torch.no_grad():
         features = regressor.features(img)
-    return lambda: regressor.head_forward(features)
+    return lambda: regressor.head_forward(features, **raw)
 
 
 def output_loss(
@@ -305,22 +370,14 @@ def _check_inputs(regressor: Regressor, img: Tensor, keypoints_2d: Tensor) -> No
         )
 
 
-@contextmanager
-def _only_these_require_grad(module: nn.Module, chosen: list[nn.Parameter]) -> Iterator[None]:
-    """Keep gradients from weights that are not tuned; the module is a private copy."""
-    keep = {id(parameter) for parameter in chosen}
-    for parameter in module.parameters():
-        parameter.requires_grad_(id(parameter) in keep)
-    with torch.enable_grad():
-        yield
+def collect_fits(fits: list[PersonFit], *, like: Tensor) -> CropFits:
+    """Stack the fits of people; ``like`` gives type and device when there are none."""
 
-
-def _collect(fits: list[PersonFit], img: Tensor) -> CropFits:
     def stack(outputs: list[RegressorOutput]) -> Prediction:
         rotmat, betas, cam = (
             torch.cat([getattr(output, name) for output in outputs])
             if outputs
-            else img.new_zeros((0, *shape))
+            else like.new_zeros((0, *shape))
             for name, shape in (
                 ("pred_rotmat", (24, 3, 3)),
                 ("pred_betas", (10,)),
@@ -330,7 +387,7 @@ def _collect(fits: list[PersonFit], img: Tensor) -> CropFits:
         return Prediction(SmplParams.from_rotmat(rotmat, betas), cam)
 
     def column(values: list[Tensor]) -> Tensor:
-        return torch.cat(values) if values else img.new_zeros(0)
+        return torch.cat(values) if values else like.new_zeros(0)
 
     return CropFits(
         final=stack([fit.final for fit in fits]),

@@ -13,7 +13,7 @@ from eft_fast.keypoints import JointSet, to_spin49
 
 @dataclass(frozen=True)
 class Person:
-    """A prepared person; ``img`` is None when there is nothing to fit.
+    """A prepared person; ``img`` is None when there is nothing to fit, or once it was passed on.
 
     Attributes:
         img: Normalised crop, float32 ``[3, S, S]``.
@@ -82,6 +82,11 @@ def prepare_person(
     )
 
 
+def unread_person(keypoints: npt.NDArray[np.float32]) -> Person:
+    """A person whose photo was never read."""
+    return _without_image(keypoints, "")
+
+
 def _without_image(keypoints: npt.NDArray[np.float32], message: str) -> Person:
     return Person(
         img=None,
@@ -97,13 +102,13 @@ def _clean_keypoints(
     keypoints: npt.NDArray[np.float32], width: int, height: int
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Confidence 0 for NaN and for keypoints outside the photo; the latter are worth a word."""
-    finite = np.isfinite(keypoints).all(axis=1)
+    finite = np.logical_and.reduce(np.isfinite(keypoints), axis=1)
     cleaned = np.where(finite[:, None], keypoints, 0.0).astype(np.float32)
     x, y = cleaned[:, 0], cleaned[:, 1]
     # Integer coordinates are pixel centres, and annotators do click on the border.
     inside = (x >= -1) & (y >= -1) & (x <= width) & (y <= height)
     outside = int(((cleaned[:, 2] > 0) & ~inside).sum())
-    cleaned[~inside | (cleaned[:, 2] <= 0)] = 0.0
+    cleaned[np.logical_not(inside) | (cleaned[:, 2] <= 0)] = 0.0
     if not outside:
         return cleaned, []
     return cleaned, [

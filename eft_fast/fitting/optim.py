@@ -65,8 +65,6 @@ class StackedAdam:
             first, second = state.first[:active], state.second[:active]
             first.lerp_(grad, 1 - beta1)
             second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            denominator = (second.sqrt() / root.to(grad).reshape(shape)).add_(
-                self._config.adam_eps
-            )
+            denominator = (second.sqrt() / root.to(grad).reshape(shape)).add_(self._config.adam_eps)
             update = (first / denominator).mul_(rate.to(grad).reshape(shape))
             state.storage[:active].sub_(update)

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
 
 #: Every reason for which the fit of a person can end.
-STOP_REASONS: Final = ("converged", "max_steps", "nan", "no_keypoints", "bad_image")
+STOP_REASONS: Final = (
+    "converged",
+    "max_steps",
+    "nan",
+    "no_keypoints",
+    "bad_image",
+    "interrupted",
+)
 _FORMAT: Final = "eft-fast-fits/1"
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -184,10 +191,13 @@ class FitResult:
             global_orient=params.global_orient.to(body.v_template),
             pose2rot=False,
         )
-        return output.vertices.cpu()
+        vertices: Tensor = output.vertices.cpu()
+        return vertices
 
     @torch.no_grad()
-    def joints3d(self, joint_set: str | None = None, which: str = "final") -> Float[Tensor, "N K 3"]:
+    def joints3d(
+        self, joint_set: str | None = None, which: str = "final"
+    ) -> Float[Tensor, "N K 3"]:
         """Keypoints of a joint set in metres, camera axes; default: the set that was given."""
         params = self._prediction(which).params
         body = self.body()
@@ -213,11 +223,12 @@ class FitResult:
         half = (0.5 * BOX_UNIT * self.bbox_scale)[:, None]
         xy = self.bbox_center[:, None] + half[..., None] * weak_project(points, cam)
         z = points[..., 2] * cam[:, :1] * half
-        return torch.cat([xy, z[..., None]], dim=-1)
+        photo: Tensor = torch.cat([xy, z[..., None]], dim=-1)
+        return photo
 
     def save(self, path: str | Path) -> None:
         """Write everything but the body to an .npz without pickled objects."""
-        arrays: dict[str, np.ndarray] = {"format": np.array(_FORMAT)}
+        arrays: dict[str, Any] = {"format": np.array(_FORMAT)}
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name == "_body":

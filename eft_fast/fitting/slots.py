@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import PersonFit, loss_weights, output_loss, tuned_parameters
+from eft_fast.fitting.eft import CropJob, PersonFit, loss_weights, output_loss, tuned_parameters
 from eft_fast.fitting.optim import StackedAdam
 from eft_fast.fitting.stacked import StackedRegressor
 from eft_fast.losses.keypoints import EftLossWeights
@@ -24,15 +23,6 @@ from eft_fast.models.base import Regressor, RegressorOutput
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
-
-
-@dataclass(frozen=True)
-class CropJob:
-    """One person: a number to know them by, the crop and the 49 keypoints."""
-
-    index: int
-    img: Float[Tensor, "3 S S"]
-    keypoints_2d: Float[Tensor, "49 3"]
 
 
 @dataclass
@@ -119,7 +109,11 @@ class SlotFitter:
         inputs = _concatenate([slot.inputs for slot in self._slots])
         with torch.enable_grad():
             network = self._stack.network
-            output = network.head_forward(inputs) if self._mode == "head" else network(inputs)
+            raw = {"raw_camera": True} if self._config.strict_reference else {}
+            if self._mode == "head":
+                output = network.head_forward(inputs, **raw)
+            else:
+                output = network(inputs, **raw)
             keypoints_2d = torch.cat([slot.keypoints_2d for slot in self._slots])
             total, keypoint_term = output_loss(self._body, output, keypoints_2d, self._weights)
         return output, total, keypoint_term

@@ -2,9 +2,9 @@
 
 The start weights W0 are shared; each person owns the difference ``delta = W - W0``, so that W0 is
 read once per layer and small updates survive whatever precision ``delta`` is kept in. Everything
-between the layers is per person anyway, so the regressor's own ``forward`` runs unchanged on a batch
-in which row i uses weights i. Batch normalisation is frozen and stays a scale and shift *behind* the
-product: folded into trained weights it would change Adam's step.
+between the layers is per person anyway, so the regressor's own ``forward`` runs unchanged on a
+batch in which row i uses weights i. Batch normalisation is frozen and stays a scale and shift
+*behind* the product: folded into trained weights it would change Adam's step.
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ class StackedConv2d(StackedLayer):
         weight, bias = self.weight_of("weight"), self.weight_of("bias")
         assert weight is not None
         if weight.ndim == 4:
-            out = F.conv2d(
-                x, weight, None, self.stride, self.padding, self.dilation, self.groups
-            )
+            out = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
         elif self.kernel_size == (1, 1) and self.groups == 1 and self.padding == (0, 0):
             out = self._as_product(x, weight)
         elif self.groups == 1 and self._pixels(x) <= self.UNFOLD_PIXELS:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.fitting import toy
 from torch import nn
 
 from eft_fast.fitting.config import EftConfig
 from eft_fast.fitting.eft import fit_crops, predict_crops, tuned_parameters
+from tests.fitting import toy
 
 CONFIG = EftConfig(lr=toy.LR, max_steps=toy.STEPS, threshold=0.0)
 
@@ -53,9 +53,7 @@ def test_stop_counts_equal_reference():
         for i in range(4)
     ]
     assert fits.steps.tolist() == [fit.steps for fit in want]
-    assert fits.stop_reason == tuple(
-        "converged" if fit.converged else "max_steps" for fit in want
-    )
+    assert fits.stop_reason == tuple("converged" if fit.converged else "max_steps" for fit in want)
     assert len(set(fits.steps.tolist())) > 1, "the threshold must separate people"
     for person, fit in enumerate(want):
         torch.testing.assert_close(

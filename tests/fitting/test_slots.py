@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.fitting import toy
 
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import fit_crops, tuned_parameters
+from eft_fast.fitting.eft import CropJob, fit_crops, tuned_parameters
 from eft_fast.fitting.optim import StackedAdam
-from eft_fast.fitting.slots import CropJob, SlotFitter
+from eft_fast.fitting.slots import SlotFitter
 from eft_fast.fitting.stacked import StackedRegressor
+from tests.fitting import toy
 
 MODES = ("full", "layer4", "head")
 
@@ -75,9 +75,7 @@ def test_refilled_slots_equal_fresh_ones(slots):
     config = EftConfig(lr=toy.LR, max_steps=12, threshold=_separating_threshold(net, body))
     loop = fit_crops(net, body, img, target, config=config)
     assert len(set(loop.steps.tolist())) > 2, "the threshold must separate people"
-    assert_same(
-        fit_in_slots(net, body, img, target, config=config, slots=slots), loop, atol=1e-10
-    )
+    assert_same(fit_in_slots(net, body, img, target, config=config, slots=slots), loop, atol=1e-10)
 
 
 def _separating_threshold(net, body):
@@ -137,9 +135,8 @@ def test_stacked_adam_is_adam_per_slot():
     for step in range(1, 20):
         grads = [
             torch.randn(3, *shape, generator=generator, dtype=torch.float64)
-            * 10.0 ** torch.tensor([0.0, -3.0, -9.0], dtype=torch.float64).reshape(
-                3, *(1,) * len(shape)
-            )
+            * 10.0
+            ** torch.tensor([0.0, -3.0, -9.0], dtype=torch.float64).reshape(3, *(1,) * len(shape))
             for shape in shapes
         ]
         adam.step(list(grads))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +185,7 @@ def make_people(
     images, keypoints = [], []
     for person in range(count):
         generator = torch.Generator().manual_seed(1000 * seed + person)
-        normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+        normal = partial(torch.randn, generator=generator, dtype=torch.float64)
         pose = torch.eye(3, dtype=torch.float64)[:, :2].reshape(1, 6).repeat(1, 24)
         rotations = to_matrix(pose + 0.4 * normal(1, 144))
         points = body.keypoints(
@@ -249,7 +250,8 @@ def reference_fit(
     if head_only:
         tuned = private.head_parameters()
     optimiser = torch.optim.Adam(tuned, lr=lr, foreach=False, fused=False)
-    for step in range(steps):
+    done = 0
+    for done in range(steps):  # noqa: B007 (the last value is the number of updates)
         output = private(img)
         points = body.keypoints(
             output.pred_betas,
@@ -264,4 +266,4 @@ def reference_fit(
         optimiser.step()
         if keypoint.item() < threshold:
             break
-    return ReferenceFit(output, loss, step, keypoint.item() < threshold)
+    return ReferenceFit(output, loss, done, keypoint.item() < threshold)

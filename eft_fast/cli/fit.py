@@ -1,0 +1,134 @@
+"""``eft-fast fit``: photos and keypoints in, fits, overlays and a report out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from eft_fast.cli.output import UsageError, add_common_options, emit, note
+from eft_fast.cli.people import People, people_from_annotations, people_from_detector
+from eft_fast.cli.write import RunInfo, write_outputs
+
+_EXAMPLE = "example: eft-fast fit photos/ --annotations person_keypoints.json --out fits"
+
+
+def add_command(commands: Any, name: str, help_line: str) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        name,
+        help=help_line,
+        description=(
+            "Fit the body model to every person. Without --annotations, keypoints come from the "
+            "built-in detector. Writes fits.npz, overlays/*.png, report.html and summary.json."
+        ),
+        epilog=_EXAMPLE,
+    )
+    parser.add_argument("photos", nargs="+", metavar="PHOTOS", help="files or folders of photos")
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="COCO person-keypoints JSON or an OpenPose output folder",
+    )
+    add_fit_options(parser)
+    parser.add_argument(
+        "--min-keypoints",
+        type=int,
+        default=10,
+        metavar="N",
+        help="leave out people with fewer labelled keypoints (default 10)",
+    )
+    parser.add_argument(
+        "--min-area",
+        type=float,
+        default=4000.0,
+        metavar="PX",
+        help="leave out people of at most this area in square pixels (default 4000)",
+    )
+    parser.add_argument("--out", default="eft_fast_out", metavar="DIR", help="where to write")
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """Options that ``fit`` and ``demo`` share."""
+    parser.add_argument("--method", default="eft", help="eft, or none for the regressor alone")
+    parser.add_argument(
+        "--mode", default="full", help="which weights EFT tunes: full, layer4, head"
+    )
+    parser.add_argument("--body", default="open", help="open, or a licensed SMPL .pkl or .npz")
+    parser.add_argument("--regressor", default="open", help="open, or a SPIN or EFT checkpoint")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 ... (default cpu)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes on the CPU (default 1)"
+    )
+    parser.add_argument("--lr", type=float, help="learning rate of EFT")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="forward passes at most")
+    parser.add_argument("--threshold", type=float, help="2D loss at which a fit has converged")
+    parser.add_argument(
+        "--strict-reference", action="store_true", help="repeat the reference's integer rounding"
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Gather the people, fit them, write everything."""
+    from eft_fast.data import list_photos
+
+    if options.annotations is not None:
+        photos: Sequence[Path] | Path = _one_folder(options.photos) or list_photos(options.photos)
+        people = people_from_annotations(
+            options.annotations,
+            photos,
+            min_keypoints=options.min_keypoints,
+            min_area=options.min_area,
+        )
+    else:
+        people = people_from_detector(list_photos(options.photos), quiet=options.quiet)
+    return fit_and_write(people, options)
+
+
+def fit_and_write(people: People, options: argparse.Namespace, *, title: str | None = None) -> int:
+    """Fit, write the outputs, print the summary. Shared by ``fit`` and ``demo``."""
+    import time
+
+    from eft_fast.api import fit_batch, load_body, load_regressor
+    from eft_fast.fitting.config import EftConfig
+
+    if not len(people):
+        raise UsageError(f"eft-fast {options.command}: {people.nobody()}")
+    regressor = load_regressor(options.regressor, device=options.device)
+    body = load_body(options.body, device=options.device)
+    given = {
+        item.name: getattr(options, item.name)
+        for item in fields(EftConfig)
+        if getattr(options, item.name, None) is not None
+    }
+    start = time.perf_counter()
+    result = fit_batch(
+        people.photos,
+        people.keypoints,
+        bboxes=people.boxes,
+        joint_set=people.joint_set,
+        method=options.method,
+        mode=options.mode,
+        regressor=regressor,
+        body=body,
+        config=EftConfig(**given),
+        workers=options.workers,
+        progress=False if options.quiet else None,
+    )
+    info = RunInfo(seconds=time.perf_counter() - start, title=title, options=options)
+    summary, lines = write_outputs(result, people, Path(options.out), info)
+    for sentence in (*people.problems, *(text for text in result.message if text)):
+        if not options.quiet:
+            note(f"note: {sentence}")
+    emit(summary, lines, as_json=options.json)
+    return 1 if all(reason in ("bad_image", "nan") for reason in result.stop_reason) else 0
+
+
+def _one_folder(photos: list[str]) -> Path | None:
+    """The folder, if one was given: annotations then name the photos in it."""
+    return Path(photos[0]) if len(photos) == 1 and Path(photos[0]).is_dir() else None

@@ -1,0 +1,115 @@
+"""Outputs of ``fit`` and ``demo``: fits, overlays, report and summary."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eft_fast.cli.output import write_json
+from eft_fast.cli.people import People
+from eft_fast.evaluation.keypoints2d import pck
+from eft_fast.fitting.assemble import keypoint_distances
+from eft_fast.viz.fits import write_overlays
+from eft_fast.viz.report import ReportSummary, write_report
+
+if TYPE_CHECKING:
+    from eft_fast.fitting.result import FitResult
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """How the fits were made."""
+
+    seconds: float
+    title: str | None
+    options: argparse.Namespace
+
+
+def write_outputs(
+    result: FitResult, people: People, out: Path, info: RunInfo
+) -> tuple[dict[str, Any], list[str]]:
+    """Write everything into ``out``; return the summary and the lines for people."""
+    out.mkdir(parents=True, exist_ok=True)
+    result.save(out / "fits.npz")
+    summary = summarise(result, people, info)
+    write_json(str(out / "summary.json"), summary)
+    if not info.options.no_pictures:
+        _write_pictures(result, people, out, info, summary)
+    return summary, _lines(summary, out, pictures=not info.options.no_pictures)
+
+
+def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any]:
+    """The numbers of a run, as ``--json`` prints them."""
+    size = torch.from_numpy(people.boxes[:, 2] * people.boxes[:, 3]).sqrt().float()
+    return {
+        "people": len(result),
+        "init_kp_error_px": float(result.init_kp_error_px.nanmean()),
+        "kp_error_px": float(result.kp_error_px.nanmean()),
+        "init_pck_0.1": pck(keypoint_distances(result, "init"), size),
+        "pck_0.1": pck(keypoint_distances(result), size),
+        "seconds": info.seconds,
+        "fits_per_second": len(result) / info.seconds,
+        "stop_reasons": dict(Counter(result.stop_reason)),
+        "left_out": people.left_out,
+        "problems": people.problems,
+        "method": result.method,
+        "mode": result.mode,
+        "body": result.body_id,
+        "regressor": result.regressor_id,
+        "keypoints": people.source,
+    }
+
+
+def _write_pictures(
+    result: FitResult, people: People, out: Path, info: RunInfo, summary: dict[str, Any]
+) -> None:
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() and not info.options.quiet
+    with tqdm(total=len(result), unit="picture", disable=not shown, leave=False) as bar:
+        rows = write_overlays(
+            result,
+            people.photos,
+            people.names,
+            people.ids,
+            out / "overlays",
+            on_person=lambda: (bar.update(), None)[1],
+        )
+    facts = {
+        "method": f"{result.method}, mode {result.mode}",
+        "body": result.body_id,
+        "regressor": result.regressor_id,
+        "keypoints": people.source,
+        "eft_fast": version("eft-fast"),
+        "torch": torch.__version__,
+    }
+    report = ReportSummary(
+        title=info.title or "Fitted people",
+        seconds=info.seconds,
+        init_pck=summary["init_pck_0.1"],
+        pck=summary["pck_0.1"],
+        facts=facts,
+        notes=people.problems,
+    )
+    write_report(out / "report.html", rows, report)
+
+
+def _lines(summary: dict[str, Any], out: Path, *, pictures: bool) -> list[str]:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary["stop_reasons"].items())
+    lines = [
+        f"{summary['people']} people in {summary['seconds']:.1f} s "
+        f"({summary['fits_per_second']:.2f} fits/s): {reasons}",
+        f"keypoint error  {summary['init_kp_error_px']:.1f} -> {summary['kp_error_px']:.1f} px",
+        f"PCK@0.1         {summary['init_pck_0.1']:.3f} -> {summary['pck_0.1']:.3f}",
+        f"fits            {out / 'fits.npz'}",
+    ]
+    if pictures:
+        lines += [f"overlays        {out / 'overlays'}", f"report          {out / 'report.html'}"]
+    return lines

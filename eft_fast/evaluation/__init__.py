@@ -1,0 +1,1 @@
+"""Measures of how well fits agree with annotations."""
