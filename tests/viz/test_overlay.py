@@ -102,6 +102,23 @@ def test_side_view_lines_up_with_the_front(sphere):
     assert abs((cols.min() + cols.max()) / 2 - 24.5) <= 0.5
 
 
+def test_side_view_sees_the_right_of_the_picture(sphere):
+    """A small sphere on the picture's right covers the large one; on the left it is hidden."""
+    vertices, faces = sphere
+    large, small = vertices * 20 + (50, 25, 0), vertices * 5 + (0, 25, 0)
+    both = np.concatenate([faces, faces + len(vertices)])
+    alone, right, left = (
+        side_view(points, index, height=50, width=50, fit=False)
+        for points, index in (
+            (large, faces),
+            (np.concatenate([large, small + (80, 0, 0)]), both),
+            (np.concatenate([large, small + (20, 0, 0)]), both),
+        )
+    )
+    np.testing.assert_array_equal(left, alone)
+    assert len(changed(alone, right)) > 20
+
+
 @pytest.mark.parametrize(
     ("name", "side"),
     [
@@ -165,6 +182,21 @@ def test_panel_shows_the_photo_where_it_lies(photo):
     assert abs(green / 4 - 30) < 1.5
     assert blue == 99
     assert red / 3 < 30
+
+
+def test_panel_lays_the_body_where_it_is_on_the_photo(sphere):
+    """A white disc on black, and a sphere of the same place and size."""
+    rows, cols = np.mgrid[:60, :80]
+    disc = (cols - 33) ** 2 + (rows - 27) ** 2 <= 100
+    photo = np.where(disc[..., None], 255, 0).repeat(3, -1).astype(np.uint8)
+    body = ProjectedBody(sphere[0] * 10 + (33, 27, 0))
+    panel = person_panel(photo, sphere[1], np.zeros((17, 3)), COCO, start=body, height=300)
+    width = (panel.shape[1] - 3 * 8) // 2
+    shown, drawn = panel[30:330, 8 : 8 + width], panel[30:330, 16 + width : 16 + 2 * width]
+    white = np.argwhere(shown.min(-1) > 128)
+    body_pixels = changed(shown, drawn)
+    np.testing.assert_allclose(white.mean(0), body_pixels.mean(0), atol=1.5)
+    assert len(body_pixels) == pytest.approx(len(white), rel=0.1)
 
 
 @pytest.mark.parametrize("size", [1, 3000])
