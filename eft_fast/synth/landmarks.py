@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body import Smpl
+from eft_fast.models.open_regressor import LANDMARK_ROWS
 
 #: COCO-17, then toes and heels, then hands: the order of ``models.open_regressor.LANDMARK_ROWS``.
 LANDMARKS: Final = (
@@ -26,18 +26,11 @@ MIRROR_LANDMARKS: Final = (
     0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15,
     19, 20, 17, 18, 22, 21, 24, 23, 26, 25,
 )  # fmt: skip
-#: Rows of ``smpl45`` for the landmarks after COCO-17: big toes and heels, then finger tips.
-_SMPL45_ROWS: Final = (29, 31, 32, 34, 39, 44, 36, 41, 35, 40)
 
 
 def body_landmarks(
     body: Smpl, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
 ) -> Float[Tensor, "B 27 3"]:
-    """Return the landmarks of posed bodies, metres, in the frame of the root rotation.
-
-    The body's hand landmarks are finger tips where BlazePose marks knuckles.
-    """
-    pose, root = rotmat[:, 1:], rotmat[:, :1]
-    coco = body.keypoints(betas, pose, root, joint_set="coco17", pose2rot=False)
-    smpl = body.keypoints(betas, pose, root, joint_set="smpl45", pose2rot=False)
-    return torch.cat([coco, smpl[:, list(_SMPL45_ROWS)]], dim=1)
+    """Return the landmarks of posed bodies, metres, in the frame of the root rotation."""
+    points = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="mp33", pose2rot=False)
+    return points[:, list(LANDMARK_ROWS)]
