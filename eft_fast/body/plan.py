@@ -27,7 +27,7 @@ from eft_fast.ops.plans import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from eft_fast.body.model_io import BodyArrays
+    from eft_fast.body.arrays import BodyArrays
 
 # Work of one basis row (3 x 218 products, forward and backward) and of one term, in multiply-adds:
 # they decide whether a point is cheaper by its vertices or by its joints.

@@ -29,8 +29,8 @@ def load() -> ctypes.CDLL:
         library = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         raise RuntimeError(
-            f"eft_fast: the native library does not load under torch {torch.__version__} ({error}); "
-            "rebuild it, or use backend='torch'"
+            f"eft_fast: the native library does not load under torch {torch.__version__} "
+            f"({error}); rebuild it, or use backend='torch'"
         ) from error
     library.eft_fast_build_info.restype = ctypes.c_char_p
     library.eft_fast_choose_simd.argtypes = [ctypes.c_char_p]

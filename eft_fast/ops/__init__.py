@@ -1,0 +1,39 @@
+"""The operators: SMPL meshes and points, the fitting loop's loss, and a rasteriser.
+
+Only this package touches the native library and ``torch.ops.eft_fast``.
+"""
+
+from eft_fast.ops._load import build_info, choose_simd, has_cuda
+from eft_fast.ops.loss import (
+    KeypointGradients,
+    KeypointLoss,
+    LimbTargets,
+    LossWeights,
+    keypoint_gradients,
+    keypoint_loss,
+    make_limb_targets,
+    pack_full_camera,
+)
+from eft_fast.ops.plans import MeshPlan, PointsPlan
+from eft_fast.ops.raster import Raster, rasterize
+from eft_fast.ops.smpl import smpl_mesh, smpl_points
+
+__all__ = [
+    "KeypointGradients",
+    "KeypointLoss",
+    "LimbTargets",
+    "LossWeights",
+    "MeshPlan",
+    "PointsPlan",
+    "Raster",
+    "build_info",
+    "choose_simd",
+    "has_cuda",
+    "keypoint_gradients",
+    "keypoint_loss",
+    "make_limb_targets",
+    "pack_full_camera",
+    "rasterize",
+    "smpl_mesh",
+    "smpl_points",
+]
