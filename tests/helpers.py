@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from eft_fast.body.arrays import BodyArrays, VertexRow
 from eft_fast.conventions import PARENTS
 from eft_fast.keypoints import LANDMARKS
+from eft_fast.ops import _load
+
+
+def skip_unless_built(backend: str) -> None:
+    """Skip the native cases where the package runs without its native library."""
+    if backend == "native" and not _load.is_built():
+        pytest.skip("the native library is not built")
 
 
 def make_tiny_arrays(vertices: int = 37, seed: int = 0, landmarks: bool = True) -> BodyArrays:

@@ -60,10 +60,13 @@ class Smpl(nn.Module):
         landmarks: Regressor [9, V] of ``keypoints.LANDMARKS`` made for this body; None: the
             body's own landmarks, or documented stand-ins made of joints and vertices.
         dtype: float32 or float64. Plans are rounded to it once, from float64.
+        backend: Of the operators: ``native``, ``torch`` (plain torch, for second derivatives and
+            export), or ``auto``: native where it is built.
 
     Attributes:
         id: Name of the model, such as ``open-1`` or ``smpl-neutral``.
         arrays: Model data in float64.
+        backend: Backend of the operators; may be set.
         faces: [F, 3] int64 numpy array, as in smplx; ``faces_tensor`` is the same as a tensor.
     """
 
@@ -74,6 +77,7 @@ class Smpl(nn.Module):
     lbs_weights: Float[Tensor, "V 24"]
     parents: Tensor
     faces_tensor: Tensor
+    _picks: Tensor | None
 
     def __init__(
         self,
@@ -81,10 +85,12 @@ class Smpl(nn.Module):
         *,
         landmarks: npt.NDArray[np.float64] | None = None,
         dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.arrays = arrays
         self.id = arrays.model_id
+        self.backend = backend
         self.faces = arrays.faces
         self._definitions = JointDefinitions(arrays, landmarks)
         self._plans: dict[Any, tuple[object, Any]] = {}
@@ -102,6 +108,9 @@ class Smpl(nn.Module):
             tensor = torch.from_numpy(np.array(value, order="C"))
             tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
             self.register_buffer(name, tensor, persistent=False)
+        picks = arrays.vertex_picks
+        picked = None if picks is None else torch.from_numpy(np.array(picks))
+        self.register_buffer("_picks", picked, persistent=False)
 
     def extra_repr(self) -> str:
         """Name and size, for ``print``."""
@@ -137,17 +146,15 @@ class Smpl(nn.Module):
             TypeError: If a floating type is not the body's.
         """
         betas, pose, transl = self._inputs(betas, body_pose, global_orient, transl, pose2rot)
-        picks = self.arrays.vertex_picks
         vertices = None
         if return_verts:
             plan = self._plan("mesh", lambda: make_mesh_plan(self.arrays))
-            vertices, joints = ops.smpl_mesh(plan, betas, pose, transl)
-            if picks is not None:
-                chosen = torch.as_tensor(picks, device=vertices.device)
-                joints = torch.cat([joints, vertices.index_select(1, chosen)], 1)
+            vertices, joints = ops.smpl_mesh(plan, betas, pose, transl, backend=self.backend)
+            if self._picks is not None:
+                joints = torch.cat([joints, vertices.index_select(1, self._picks)], 1)
         else:
-            plan = self._points_plan("smpl24" if picks is None else "smpl45")
-            joints = ops.smpl_points(plan, betas, pose, transl)
+            plan = self._points_plan("smpl24" if self._picks is None else "smpl45")
+            joints = ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
         return SmplOutput(vertices, joints, betas, pose[:, :1], pose[:, 1:], pose, transl)
 
     def keypoints(
@@ -175,7 +182,7 @@ class Smpl(nn.Module):
         """
         plan = self._points_plan(joint_set)
         betas, pose, transl = self._inputs(betas, body_pose, global_orient, transl, pose2rot)
-        return ops.smpl_points(plan, betas, pose, transl)
+        return ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
 
     def joint_points(self, joint_set: str | JointSet) -> BodyPoints:
         """Tell what each joint of a set is on this body, and which are only approximate."""

@@ -9,7 +9,7 @@ import torch
 
 from eft_fast.body import Smpl, load_body
 from eft_fast.body.model_io import to_smplx_arrays
-from tests.helpers import make_pose_inputs
+from tests.helpers import make_pose_inputs, skip_unless_built
 
 smplx = pytest.importorskip("smplx")
 NAMES = ("betas", "body_pose", "global_orient", "transl")
@@ -28,9 +28,12 @@ def peer(exported) -> torch.nn.Module:
     return smplx.SMPL(str(exported), batch_size=PEOPLE)
 
 
-@pytest.fixture(scope="module")
-def body() -> Smpl:
-    return load_body()
+@pytest.fixture(scope="module", params=["native", "torch"])
+def body(request) -> Smpl:
+    skip_unless_built(request.param)
+    body = load_body()
+    body.backend = request.param
+    return body
 
 
 def make_double(body: Smpl) -> torch.nn.Module:
@@ -82,6 +85,7 @@ def test_gradients_agree(body, peer, dtype):
     ours, theirs, limit = body, peer, 1e-5
     if dtype == torch.float64:
         ours, theirs, limit = load_body(dtype=dtype), make_double(body), 1e-7
+        ours.backend = body.backend
     inputs = [value.to(dtype) for value in make_pose_inputs(PEOPLE)]
     weights = torch.randn(PEOPLE, 6890, 3, dtype=dtype), torch.randn(PEOPLE, 45, 3, dtype=dtype)
     pairs = zip(gradients(ours, inputs, weights), gradients(theirs, inputs, weights), strict=True)
