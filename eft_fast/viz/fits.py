@@ -60,40 +60,50 @@ def write_overlays(
     """
     for label, items in (("photo", photos), ("name", names), ("id", ids)):
         if len(items) != len(result):
-            raise ValueError(
-                f"write_overlays: one {label} per fit expected, got {len(items)} for "
-                f"{len(result)} fits"
-            )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+            counts = f"got {len(items)} for {len(result)} fits"
+            raise ValueError(f"write_overlays: one {label} per fit expected, {counts}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
     rows: list[ReportRow] = []
     source: Photo | None = None
     photo: npt.NDArray[np.uint8] | None = None
     for begin in range(0, len(result), _CHUNK):
         chunk = result[begin : begin + _CHUNK]
         bodies = [_project(chunk, which) for which in ("init", "final")]
-        for k, image in enumerate(photos[begin : begin + _CHUNK]):
-            if not _is_same(image, source):
-                source, photo = image, _read(image)
-            row = _make_row(chunk, k, names[begin + k], ids[begin + k])
+        for k in range(len(chunk)):
+            number = begin + k
+            if not _is_same(photos[number], source):
+                source, photo = photos[number], _read(photos[number])
+            row = _make_row(chunk, k, names[number], ids[number])
             if photo is not None:
-                path = folder / f"{begin + k + 1:05d}_{_safe_stem(row.name)}.png"
-                panel = person_panel(
-                    photo,
-                    chunk.body().faces,
-                    chunk.keypoints[k].numpy(),
-                    joint_set(chunk.joint_set),
-                    start=_finite(bodies[0][k]),
-                    fit=_finite(bodies[1][k]),
-                    caption=f"{row.name}  {row.person}".rstrip(),
-                    height=height,
-                )
+                panel = _draw_person(chunk, k, photo, row, bodies[0][k], bodies[1][k], height)
+                path = Path(folder) / f"{number + 1:05d}_{_safe_stem(row.name)}.png"
                 Image.fromarray(panel).save(path)
                 row = replace(row, panel=path)
             rows.append(row)
             if on_person is not None:
                 on_person()
     return rows
+
+
+def _draw_person(
+    result: FitResult,
+    k: int,
+    photo: npt.NDArray[np.uint8],
+    row: ReportRow,
+    start: ProjectedBody,
+    fit: ProjectedBody,
+    height: int,
+) -> npt.NDArray[np.uint8]:
+    return person_panel(
+        photo,
+        result.body().faces,
+        result.keypoints[k].numpy(),
+        joint_set(result.joint_set),
+        start=_finite(start),
+        fit=_finite(fit),
+        caption=f"{row.name}  {row.person}".rstrip(),
+        height=height,
+    )
 
 
 def _project(result: FitResult, which: str) -> list[ProjectedBody]:

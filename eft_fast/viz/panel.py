@@ -81,16 +81,15 @@ def person_panel(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draw one person: photo with keypoints, start, fit, and the fit from the side.
 
-    Only the surroundings of the person are shown, at the size of the panel, however large the
-    photo; grey is outside the photo. A body that is ``None`` leaves its tile out.
+    Only the surroundings of the person are shown, however large the photo; grey is outside it.
 
     Args:
         photo: The whole photo, RGB.
         faces: Indices of the vertices.
         keypoints: Given keypoints in pixels of the photo and confidence; 0 = not labelled.
         joints: The joint set of the keypoints.
-        start: The regressor's answer.
-        fit: The fitted body.
+        start: The regressor's answer; ``None`` leaves its tile out.
+        fit: The fitted body; ``None`` leaves its tiles out.
         caption: Printed below, such as the file name.
         height: Height of a tile in pixels.
 
@@ -109,30 +108,25 @@ def person_panel(
         )
     view = _choose_view(photo, keypoints, [b.vertices_px for b in (fit, start) if b], height)
     background = _cut(photo, view)
-    given = view.to_panel(keypoints)
-    given[:, 2] = keypoints[:, 2]
-
+    given = view.to_panel(keypoints)  # scales confidences too, but they stay above 0
     count = int(is_labelled(keypoints).sum())
     radius = max(height / 110, 2.5)
     tile = Image.fromarray(background)
     draw_skeleton(ImageDraw.Draw(tile), given, joints, radius=radius)
     tiles = [(f"given ({count} keypoints)", tile)]
     for label, body, colour in (("start", start, START_COLOUR), ("fit", fit, FIT_COLOUR)):
-        if body is None:
-            continue
-        tile = Image.fromarray(
-            overlay(background, view.to_panel(body.vertices_px), faces, colour=colour)
-        )
-        if body.keypoints_px is not None:
-            draw_comparison(
-                ImageDraw.Draw(tile), given, view.to_panel(body.keypoints_px), joints, radius=radius
-            )
-        tiles.append((_with_error(label, body.error_px), tile))
+        if body is not None:
+            picture = overlay(background, view.to_panel(body.vertices_px), faces, colour=colour)
+            tile = Image.fromarray(picture)
+            if body.keypoints_px is not None:
+                projected = view.to_panel(body.keypoints_px)
+                draw_comparison(ImageDraw.Draw(tile), given, projected, joints, radius=radius)
+            tiles.append((_with_error(label, body.error_px), tile))
     if fit is not None:
         turned = side_view(
             view.to_panel(fit.vertices_px), faces, height=height, width=round(height * 0.62)
         )
-        tiles.append(("fit from the side", Image.fromarray(turned)))
+        tiles.append(("fit from the side (camera left)", Image.fromarray(turned)))
     return np.asarray(_assemble(tiles, caption))
 
 
