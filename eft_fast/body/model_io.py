@@ -11,6 +11,7 @@ import os
 import re
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +34,9 @@ def load_arrays(source: Any = "open") -> BodyArrays:
 
     Args:
         source: ``"open"`` for the body that ships with the package; the path of a .npz or .pkl; a
-            ``smplx.SMPL`` object; or ``BodyArrays``, returned as they are. A path that is not there
-            is also looked for in the folder of the environment variable EFT_FAST_MODELS.
+            ``smplx.SMPL`` object; or ``BodyArrays`` or a ``Smpl``, whose arrays are returned as
+            they are. A path that is not there is also looked for in the folder of the environment
+            variable EFT_FAST_MODELS.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -42,15 +44,16 @@ def load_arrays(source: Any = "open") -> BodyArrays:
         ValueError: If the file is damaged, asks to run something, or does not hold a body of 24
             joints, 10 shape and 207 pose directions.
     """
-    if isinstance(source, BodyArrays):
-        return source
+    own = source if isinstance(source, BodyArrays) else getattr(source, "arrays", None)
+    if isinstance(own, BodyArrays):
+        return own
     if isinstance(source, str) and source == "open":
         return _load_npz(_open_file())
     if isinstance(source, (str, os.PathLike)):
         path = _find_file(Path(source))
-        return _load_npz(path) if _is_zip(path) else _load_pickle(path)
+        return _complete(_load_npz(path) if _is_zip(path) else _load_pickle(path))
     if all(hasattr(source, name) for name in ("v_template", "J_regressor", "lbs_weights")):
-        return _load_object(source)
+        return _complete(_load_object(source))
     raise TypeError(
         f"{_WHO}: source must be 'open', a path or a smplx.SMPL object, got {type(source).__name__}"
     )
@@ -63,6 +66,20 @@ def _open_file() -> Path:
             f"{_WHO}: no file {path.name} in {path.parent}; install eft_fast again"
         )
     return path
+
+
+def _complete(arrays: BodyArrays) -> BodyArrays:
+    """Give copies of the open body what other programs' formats have no room for."""
+    if arrays.model_id != OPEN_ID or arrays.keypoint_rows:
+        return arrays
+    shipped = _load_npz(_open_file())
+    return replace(
+        arrays,
+        keypoint_rows=shipped.keypoint_rows,
+        uv=shipped.uv,
+        faces_uv=shipped.faces_uv,
+        sym_idx=shipped.sym_idx,
+    )
 
 
 def _find_file(path: Path) -> Path:

@@ -222,12 +222,17 @@ def _read_picks(source: _Source, model_id: str, count: int) -> npt.NDArray[np.in
 def _identify(source: _Source, v_template: Array, faces: Array, gender: str) -> str:
     """Name the model: by what the file says, by SMPL's sizes, or by the hash of its mesh."""
     stated = source.text("model_id")
-    if stated is not None:
-        return _FORMAT_IDS.get(stated, stated)
+    stated = None if stated is None else _FORMAT_IDS.get(stated, stated)
+    is_open = (len(v_template), len(faces)) == _OPEN_SIZE and _is_open_template(v_template)
+    # A copy of the open body must still be it: an older or changed one gets an id of its own.
+    if stated is not None and (
+        stated != OPEN_ID or is_open or source.maybe("kp_names") is not None
+    ):
+        return stated
     if (len(v_template), len(faces)) == _SMPL_SIZE:
         known = gender if gender in ("neutral", "male", "female") else "unknown"
         return f"smpl-{known}"
-    if (len(v_template), len(faces)) == _OPEN_SIZE and _is_open_template(v_template):
+    if is_open:
         return OPEN_ID
     digest = hashlib.sha256(v_template.astype("<f4").tobytes() + faces.astype("<i8").tobytes())
     return f"custom-{digest.hexdigest()[:12]}"

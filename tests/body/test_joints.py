@@ -114,6 +114,27 @@ def test_spin49_takes_its_sources(open_arrays):
             assert rows.vertices[k] == dict(zip(row.indices, row.values, strict=True))
 
 
+def test_what_the_sets_are_made_of(open_arrays, smpl_arrays):
+    """OpenPose's neck and hip are midpoints; COCO's limbs are the body's landmarks, or joints."""
+    definitions = JointDefinitions(open_arrays)
+    for name in ("op25", "op18", "panoptic19"):
+        points = definitions(name)
+        assert points.rows.joints[points.names.index("neck")] == {16: 0.5, 17: 0.5}
+        assert points.rows.joints[points.names.index("relb")] == {19: 1.0}
+    assert definitions("op25").rows.joints[8] == {1: 0.5, 2: 0.5}
+    coco = definitions("coco17")
+    row = open_arrays.keypoint_rows["coco_lkne"]
+    place = coco.names.index("lkne")
+    assert coco.rows.vertices[place] == dict(zip(row.indices, row.values, strict=True))
+    assert JointDefinitions(smpl_arrays)("coco17").rows.joints[place] == {4: 1.0}
+    h36m = definitions("h36m17_Jreg")
+    assert h36m.rows.joints[0] == {1: 0.5, 2: 0.5}
+    assert h36m.rows.joints[8] == {12: 1.0}
+    row = open_arrays.keypoint_rows["head_h36m"]
+    assert h36m.rows.vertices[10] == dict(zip(row.indices, row.values, strict=True))
+    assert definitions("mpii16").rows.vertices[9] == definitions("j24").rows.vertices[13]
+
+
 def test_approximations_are_named(open_arrays, smpl_arrays):
     for arrays, word in ((open_arrays, "own"), (smpl_arrays, "eft_fast")):
         points = JointDefinitions(arrays)("spin49")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eft_fast.body import Smpl
 from eft_fast.body.arrays import BodyArrays
 from eft_fast.body.model_io import load_arrays, to_smplx_arrays
 from eft_fast.keypoints import LANDMARKS, SMPL45_VERTICES
@@ -101,6 +102,23 @@ def test_smplx_objects_and_back(open_arrays):
     assert arrays.model_id == "open-1"
     assert arrays.vertex_picks.tolist() == list(SMPL45_VERTICES)
     assert_same_model(arrays, open_arrays, atol=1e-8)
+    assert set(arrays.keypoint_rows) == set(open_arrays.keypoint_rows)
+
+
+def test_a_changed_copy_of_the_open_body_is_not_the_open_body(tmp_path, open_arrays):
+    """Whatever its file says: fits and regressors are kept by id."""
+    content = to_smplx_arrays(open_arrays) | {"model_id": "open-1"}
+    assert load_arrays(save(tmp_path, "same.pkl", content)).model_id == "open-1"
+    content["v_template"] = content["v_template"] * np.float32(1.01)
+    changed = load_arrays(save(tmp_path, "changed.pkl", content))
+    assert changed.model_id.startswith("custom-")
+    assert not changed.keypoint_rows
+
+
+def test_arrays_and_bodies_are_taken_as_they_are():
+    arrays = make_tiny_arrays()
+    assert load_arrays(arrays) is arrays
+    assert load_arrays(Smpl(arrays)) is arrays
 
 
 def test_other_smplx_models_are_refused():
