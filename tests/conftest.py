@@ -13,6 +13,10 @@ import torch
 
 REPO = Path(__file__).resolve().parent.parent
 
+# Tests are many small tensors: a second thread only waits, for long where other jobs run too. Tests
+# of threading set their own number.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
