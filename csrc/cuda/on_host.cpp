@@ -34,7 +34,7 @@ struct Copy {
 };
 
 struct Fibre {
-  ucontext_t context;
+  std::unique_ptr<ucontext_t> context;  // apart: it is large, and warps look at the rest often
   std::unique_ptr<char[]> stack;
   void* asan_stack = nullptr;
   uint3 thread;
@@ -88,7 +88,7 @@ std::string name(const Site& site) {
 }
 
 bool same(const Site& a, const Site& b) {
-  return a.line == b.line && std::string_view(a.file) == b.file;
+  return a.line == b.line && (a.file == b.file || std::string_view(a.file) == b.file);
 }
 
 // Hands control back to the scheduler; returns when the scheduler resumes this fibre.
@@ -97,7 +97,7 @@ void leave(bool for_good) {
   EFT_ASAN(__sanitizer_start_switch_fiber(for_good ? nullptr : &fibre.asan_stack,
                                           machine.scheduler_stack,
                                           machine.scheduler_stack_bytes));
-  swapcontext(&fibre.context, &machine.scheduler);
+  swapcontext(fibre.context.get(), &machine.scheduler);
   EFT_ASAN(__sanitizer_finish_switch_fiber(fibre.asan_stack, nullptr, nullptr));
   (void)for_good;
 }
@@ -129,22 +129,25 @@ void resume(int index) {
   machine.current = index;
   threadIdx = fibre.thread;
   EFT_ASAN(__sanitizer_start_switch_fiber(&machine.asan_scheduler, fibre.stack.get(), kStackBytes));
-  swapcontext(&machine.scheduler, &fibre.context);
+  swapcontext(&machine.scheduler, fibre.context.get());
   EFT_ASAN(__sanitizer_finish_switch_fiber(machine.asan_scheduler, nullptr, nullptr));
 }
 
 void prepare_fibre(int index, const dim3& block) {
   Fibre& fibre = machine.fibres[index];
-  if (!fibre.stack) fibre.stack.reset(new char[kStackBytes]);
+  if (!fibre.stack) {
+    fibre.stack.reset(new char[kStackBytes]);
+    fibre.context = std::make_unique<ucontext_t>();
+    getcontext(fibre.context.get());
+  }
   EFT_ASAN(__asan_unpoison_memory_region(fibre.stack.get(), kStackBytes));
   fibre.thread = {index % block.x, index / block.x % block.y, index / (block.x * block.y)};
   fibre.state = State::kReady;
   fibre.copies.clear();
-  getcontext(&fibre.context);
-  fibre.context.uc_stack.ss_sp = fibre.stack.get();
-  fibre.context.uc_stack.ss_size = kStackBytes;
-  fibre.context.uc_link = nullptr;
-  makecontext(&fibre.context, enter, 0);
+  fibre.context->uc_stack.ss_sp = fibre.stack.get();
+  fibre.context->uc_stack.ss_size = kStackBytes;
+  fibre.context->uc_link = nullptr;
+  makecontext(fibre.context.get(), enter, 0);
 }
 
 std::vector<int> make_order(int64_t count) {

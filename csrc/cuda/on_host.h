@@ -111,8 +111,8 @@ void poison(void* memory, size_t bytes) {
   uint32_t pattern[2] = {0xDEADBEEF, 0xDEADBEEF};
   if (std::is_same_v<T, float>) pattern[0] = pattern[1] = 0x7FA00000;
   if (std::is_same_v<T, double>) pattern[0] = 0, pattern[1] = 0x7FF40000;
-  for (size_t i = 0; i < bytes; ++i) {
-    static_cast<unsigned char*>(memory)[i] = reinterpret_cast<unsigned char*>(pattern)[i % 8];
+  for (size_t i = 0; i < bytes; i += 8) {
+    std::memcpy(static_cast<unsigned char*>(memory) + i, pattern, min(bytes - i, size_t{8}));
   }
 }
 

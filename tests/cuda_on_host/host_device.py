@@ -18,7 +18,8 @@ import torch
 REPO = Path(__file__).resolve().parents[2]
 CUDA = REPO / "csrc" / "cuda"
 ASCENDING, DESCENDING, RANDOM = 0, 1, 2
-FLAGS = ("-std=c++17", "-DEFT_FAST_HOST_CUDA", "-fPIC", "-Wall", "-Wextra", "-Werror", "-g")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-DEFT_FAST_HOST_CUDA", "-fPIC", "-g", *WARNINGS)
 SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 

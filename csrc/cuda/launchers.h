@@ -1,0 +1,100 @@
+// The launchers of csrc/cuda, as csrc/ops_cuda.cpp and the tests call them.
+//
+// Raw pointers to contiguous memory on one device, sizes in elements, and the stream to run on.
+// Each returns the CUDA error code, 0 for success; 0 people start nothing. None allocates, waits or
+// reads results, so all of them may be captured in a CUDA graph. Floating pointers are float in
+// _f32 and double in _f64. Layouts of the plans: eft_fast/ops/plans.py.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/scalar.h"
+
+namespace eft_fast {
+
+// How the mesh kernel multiplies in float32. Both are float32-exact within the same tolerance.
+enum MeshArithmetic : int64_t { kFloat32 = 0, kThreeTf32 = 1 };
+
+constexpr int64_t kTileVertices = 16;        // of the plan
+constexpr int64_t kTilePeople = 16;          // of the coefficients
+constexpr int64_t kChunkTiles = 32;          // tiles whose transform gradients one block adds up
+constexpr int64_t kChunkSums = 24 * 12 + 3;  // gradients of the transforms, then of transl
+
+EFT_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+EFT_HD constexpr int64_t tiles_of(int64_t num_vertices) {
+  return divide_up(num_vertices, kTileVertices);
+}
+
+// Elements of the workspaces. They depend on the shape alone, and so do the splits of every sum:
+// two runs give equal bits on any GPU of one architecture.
+constexpr int64_t transforms_size(int64_t num_bodies) { return num_bodies * 24 * 12; }
+constexpr int64_t coefficients_size(int64_t num_bodies) {
+  return divide_up(num_bodies, kTilePeople) * kTilePeople * 218;
+}
+constexpr int64_t posed_gradient_size(int64_t num_bodies, int64_t num_vertices) {
+  return num_bodies * tiles_of(num_vertices) * 3 * kTileVertices;
+}
+constexpr int64_t chunks_of(int64_t num_vertices) {
+  return divide_up(tiles_of(num_vertices), kChunkTiles);
+}
+constexpr int64_t chunk_sums_size(int64_t num_bodies, int64_t num_vertices) {
+  return num_bodies * chunks_of(num_vertices) * kChunkSums;
+}
+// Few people need many splits to fill a GPU; many people need few, or the sums outweigh the result.
+constexpr int64_t tiles_per_split(int64_t num_bodies) { return num_bodies <= 64 ? 4 : 16; }
+constexpr int64_t splits_of(int64_t num_bodies, int64_t num_vertices) {
+  return divide_up(tiles_of(num_vertices), tiles_per_split(num_bodies));
+}
+constexpr int64_t split_sums_size(int64_t num_bodies, int64_t num_vertices) {
+  return num_bodies * splits_of(num_bodies, num_vertices) * 218;
+}
+
+}  // namespace eft_fast
+
+// What every mesh launcher takes first. parents [24], skeleton [24][3][11], basis
+// [tiles][218][3][16], slot_idx and slot_weight [tiles][slots][16], run_ptr [tiles + 1], run_joint
+// [R], run_weight [R][16], betas [B][10], pose [B][24][form], transl [B][3] or null. form: 3
+// axis-angle, 6 the 6D form, 9 matrices.
+#define EFT_MESH_INPUTS(T)                                                                       \
+  int64_t num_bodies, int64_t num_vertices, int64_t slots, int64_t form, const int32_t *parents, \
+      const T *skeleton, const T *basis, const uint8_t *slot_idx, const T *slot_weight,          \
+      const int32_t *run_ptr, const int32_t *run_joint, const T *run_weight, const T *betas,     \
+      const T *pose, const T *transl
+
+// Forward: vertices [B][V][3], joints [B][24][3]; posed [B][tiles][3][16] is v_posed for the
+// backward, or null. Workspaces: transforms, coefficients.
+#define EFT_MESH_FORWARD(name, T) \
+  int name(EFT_MESH_INPUTS(T),    \
+           int64_t arithmetic,    \
+           T* transforms,         \
+           T* coefficients,       \
+           T* posed,              \
+           T* vertices,           \
+           T* joints,             \
+           void* stream)
+
+// Backward: from g_vertices [B][V][3] and g_joints [B][24][3] to the gradients of betas, pose,
+// transl. Workspaces: transforms, coefficients (both filled again), joints [B][24][3],
+// posed_gradient, chunk_sums, split_sums.
+#define EFT_MESH_BACKWARD(name, T) \
+  int name(EFT_MESH_INPUTS(T),     \
+           const T* posed,         \
+           const T* g_vertices,    \
+           const T* g_joints,      \
+           T* transforms,          \
+           T* coefficients,        \
+           T* joints,              \
+           T* posed_gradient,      \
+           T* chunk_sums,          \
+           T* split_sums,          \
+           T* g_betas,             \
+           T* g_pose,              \
+           T* g_transl,            \
+           void* stream)
+
+extern "C" {
+EFT_MESH_FORWARD(eft_mesh_forward_f32, float);
+EFT_MESH_FORWARD(eft_mesh_forward_f64, double);
+EFT_MESH_BACKWARD(eft_mesh_backward_f32, float);
+EFT_MESH_BACKWARD(eft_mesh_backward_f64, double);
+}

@@ -1,0 +1,25 @@
+"""The kernels of csrc/cuda, built for the CPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.cuda_on_host.host_device import CUDA, SANITIZE, HostDevice, build
+
+
+@pytest.fixture(scope="session")
+def kernels() -> HostDevice:
+    """All launchers; EFT_FAST_HOST_SANITIZE=1 builds them for a sanitised Python."""
+    sanitize = os.environ.get("EFT_FAST_HOST_SANITIZE") == "1"
+    return HostDevice(
+        build("kernels", sorted(CUDA.glob("*.cu")), SANITIZE if sanitize else ("-O2",))
+    )
+
+
+@pytest.fixture
+def gpu(kernels: HostDevice) -> HostDevice:
+    """The launchers, with threads in ascending order."""
+    kernels.schedule(0)
+    return kernels
