@@ -242,8 +242,7 @@ def _make_set(name: str) -> JointSet:
     words = tuple(names.split())
     op_places = _TO_OP25.get(name, _FEET)
     to_op25 = tuple(op_places.get(word, NO_JOINT) for word in words)
-    approx = MappingProxyType(_APPROX.get(name, {}))
-    return JointSet(name, words, _ints(flip), _ints(to_j24), to_op25, approx)
+    return JointSet(name, words, _ints(flip), _ints(to_j24), to_op25, _APPROX.get(name, {}))
 
 
 def _make_spin49() -> JointSet:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -120,6 +121,11 @@ def test_edges_join_joints_of_the_set():
     edges = kp.JOINT_SETS["coco17"].edges
     assert ("lsho", "lelb") in {(names[a], names[b]) for a, b in edges}
     assert len(edges) == 16
+
+
+def test_sets_travel_between_processes():
+    for order in kp.JOINT_SETS.values():
+        assert pickle.loads(pickle.dumps(order)) == order
 
 
 def test_unknown_set_names_close_ones():

@@ -318,6 +318,40 @@ def points_from_vertices(
     return BodyPoints(vertex_rows(list(indices), labels), arrays.family)
 
 
+def points_from_surface(
+    arrays: BodyArrays,
+    face_ids: Sequence[int],
+    barycentric: npt.ArrayLike,
+    *,
+    body_id: str | None = None,
+    names: Sequence[str] | None = None,
+) -> BodyPoints:
+    """Make points on faces: ``barycentric`` [K, 3] weighs the corners of each face.
+
+    Other arguments as in ``points_from_regressor``.
+    """
+    check_owner(arrays, body_id, "the list of surface points")
+    weights = np.asarray(barycentric, np.float64)
+    if weights.shape != (len(face_ids), 3) or not np.isfinite(weights).all():
+        raise ValueError(
+            f"joint_set: expected finite barycentric weights [{len(face_ids)}, 3], "
+            f"got {list(weights.shape)}"
+        )
+    outside = [face for face in face_ids if not 0 <= face < len(arrays.faces)]
+    if outside:
+        raise ValueError(
+            f"joint_set: expected faces from 0 to {len(arrays.faces) - 1}, got {outside[0]}"
+        )
+    rows: list[dict[int, float]] = []
+    for face, weight in zip(face_ids, weights, strict=True):
+        row: dict[int, float] = {}
+        for corner, share in zip(arrays.faces[face].tolist(), weight.tolist(), strict=True):
+            row[corner] = row.get(corner, 0.0) + share
+        rows.append(row)
+    labels = tuple(names) if names is not None else tuple(f"surface{i}" for i in face_ids)
+    return BodyPoints(PointRows(labels, ({},) * len(rows), tuple(rows)), arrays.family)
+
+
 def read_regressor(
     arrays: BodyArrays,
     regressor: npt.ArrayLike | str | os.PathLike[str],

@@ -26,7 +26,8 @@ def load_body(
 
     Args:
         source: ``"open"`` for the body that ships with the package; the path of an SMPL .pkl or
-            .npz; or a ``smplx.SMPL`` object.
+            .npz, also looked for in the folder of the environment variable EFT_FAST_MODELS; or a
+            ``smplx.SMPL`` object.
         device: Where to put it; default: the CPU.
         dtype: float32 or float64.
         extra_regressor: ``J_regressor_extra.npy`` of SPIN and EFT, as a path or an array [9, V]:

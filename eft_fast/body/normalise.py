@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -204,11 +203,11 @@ def _read_parents(source: _Source) -> npt.NDArray[np.int64]:
 def _read_rows(source: _Source, count: int) -> Mapping[str, VertexRow]:
     names = source.maybe("kp_names")
     if names is None:
-        return MappingProxyType({})
+        return {}
     if names.dtype.kind != "U" or names.ndim != 1:
         raise source.fail("kp_names as a list of texts", f"{names.dtype} {list(names.shape)}")
     rows = _read_csr(source, "kp", len(names), count)
-    return MappingProxyType(dict(zip(names.tolist(), rows, strict=True)))
+    return dict(zip(names.tolist(), rows, strict=True))
 
 
 def _read_picks(source: _Source, model_id: str, count: int) -> npt.NDArray[np.int64] | None:

@@ -11,6 +11,7 @@ from eft_fast.body.arrays import BodyArrays
 from eft_fast.body.joints import (
     JointDefinitions,
     points_from_regressor,
+    points_from_surface,
     points_from_vertices,
     read_regressor,
 )
@@ -199,6 +200,24 @@ def test_points_of_the_user():
     torch.testing.assert_close(
         body.keypoints(*inputs, joint_set=picked), vertices[:, [4, 36, 4]], rtol=0, atol=1e-12
     )
+
+
+def test_points_on_the_surface():
+    arrays = make_tiny_arrays()
+    body = Smpl(arrays, dtype=torch.float64)
+    inputs = make_pose_inputs(2)
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), 5)
+    faces = [0, 7, 19, 7, 3]
+    points = points_from_surface(arrays, faces, weights, body_id="custom-tiny")
+    corners = body(*inputs).vertices[:, arrays.faces[faces]]
+    expected = torch.einsum("bkca,kc->bka", corners, torch.from_numpy(weights))
+    torch.testing.assert_close(body.keypoints(*inputs, joint_set=points), expected)
+    with pytest.raises(ValueError, match="faces from 0 to 19, got 20"):
+        points_from_surface(arrays, [20], weights[:1], body_id="custom-tiny")
+    with pytest.raises(ValueError, match=r"barycentric weights \[2, 3\], got \[5, 3\]"):
+        points_from_surface(arrays, [1, 2], weights, body_id="custom-tiny")
+    with pytest.raises(ValueError, match="surface points belongs to smpl"):
+        points_from_surface(arrays, faces, weights)
 
 
 def test_wrong_regressors_are_named(tmp_path):

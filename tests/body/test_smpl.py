@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from eft_fast.body import Smpl
+from eft_fast.body import Smpl, load_body
 from eft_fast.geometry import axis_angle_to_matrix
 from tests.helpers import make_pose_inputs, make_tiny_arrays, plain_body, skip_unless_built
 
@@ -171,10 +171,26 @@ def test_plans_are_built_once(body):
     assert copy.deepcopy(body)._points_plan("coco17") is not first
 
 
-def test_body_moves_between_processes(body):
-    inputs = make_pose_inputs(2)
+@pytest.mark.parametrize("source", ["tiny", "open"])
+def test_body_moves_between_processes(source):
+    body = Smpl(make_tiny_arrays()) if source == "tiny" else load_body()
+    inputs = [value.float() for value in make_pose_inputs(2)]
     again = pickle.loads(pickle.dumps(body))
     assert torch.equal(again(*inputs).vertices, body(*inputs).vertices)
+    coco = copy.deepcopy(body).keypoints(*inputs, joint_set="coco17")
+    assert torch.equal(coco, body.keypoints(*inputs, joint_set="coco17"))
+
+
+def test_devices(device):
+    inputs = make_pose_inputs(3)
+    body = Smpl(make_tiny_arrays(), dtype=torch.float64)
+    vertices, joints = oracle(body, *inputs)
+    there = body.to(device)
+    output = there(*(value.to(device) for value in inputs))
+    torch.testing.assert_close(output.vertices.cpu(), vertices, rtol=0, atol=1e-12)
+    torch.testing.assert_close(output.joints.cpu(), joints, rtol=0, atol=1e-12)
+    points = there.keypoints(*(value.to(device) for value in inputs), joint_set="smpl45")
+    torch.testing.assert_close(points.cpu(), joints, rtol=0, atol=1e-12)
 
 
 def test_a_body_without_known_vertices():
