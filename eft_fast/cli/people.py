@@ -86,16 +86,16 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
     from tqdm import tqdm
 
     from eft_fast import imaging
-    from eft_fast.models.detector import JOINT_SET, detect_people
+    from eft_fast.models.detector import detect_people
     from eft_fast.models.registry import load_regressor
 
-    people = People(joint_set=JOINT_SET, source="the built-in detector")
+    people = People(joint_set="coco17", source="the built-in detector")
     regressor: Any = load_regressor()
     keypoints, boxes = [], []
     shown = sys.stderr.isatty() and not quiet
     for photo in tqdm(photos, unit="photo", disable=not shown, leave=False):
         try:
-            found = detect_people(imaging.load_image(photo), regressor)
+            found = detect_people(imaging.load_image(photo), regressor, joint_set=people.joint_set)
         except (OSError, ValueError) as error:
             people.problems.append(str(error))
             continue
@@ -106,7 +106,7 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
             people.names.append(photo.name)
             people.ids.append(str(number))
             keypoints.append(person.keypoints)
-            boxes.append(person.bbox_xywh)
+            boxes.append(person.box)
     if keypoints:
         people.keypoints = np.stack(keypoints).astype(np.float32)
         people.boxes = np.stack(boxes).astype(np.float64)
