@@ -299,6 +299,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> keypoint_loss(
                                        output_index);
   const LossArgs in =
       check_loss(alike, body.people, plan.outputs, camera, keypoints, limb_index, limb_target);
+  for (int64_t i = 0; i < 2 * in.limbs; ++i) {
+    const int32_t point = read<int32_t>(in.limb_index)[i];
+    if (point < 0 || point >= plan.outputs)
+      refuse("keypoint_loss: limb_index must be in 0.." + std::to_string(plan.outputs - 1) +
+             ", got " + std::to_string(point));
+  }
   const Tensor loss = torch::stable::new_empty(betas, {body.people});
   const Tensor parts = torch::stable::new_empty(betas, {body.people, 4});
   const Tensor g_camera = torch::stable::empty_like(in.camera);

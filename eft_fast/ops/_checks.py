@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eft_fast.conventions import NUM_BETAS, NUM_JOINTS
-from eft_fast.ops import _load
+from eft_fast.ops import _load, _register
 from eft_fast.ops.plans import MeshPlan, PointsPlan
 
 BACKENDS = ("auto", "native", "torch")
@@ -52,18 +52,29 @@ def check_body(
         )
 
 
+# Dynamo runs these two while it traces and keeps the answer: loading is no part of a graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_built() -> bool:
+    return _load.is_built()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_cuda() -> bool:
+    """Load the library, register the operators, and say whether they run on a GPU."""
+    _register.ensure()
+    return _load.has_cuda()
+
+
 def use_native(who: str, backend: str, device: torch.device) -> bool:
     """Decide the backend: only ``auto`` chooses, and it chooses native wherever that can run."""
     if backend == "torch":
         return False
     if backend not in BACKENDS:
         raise ValueError(f"{who}: backend must be 'auto', 'native' or 'torch', got {backend!r}")
-    if backend == "auto" and not _load.is_built():
+    if backend == "auto" and not _is_built():
         return False
-    _load.load()
-    if device.type == "cpu":
-        return True
-    if device.type == "cuda" and _load.has_cuda():
+    has_cuda = _has_cuda()
+    if device.type == "cpu" or (device.type == "cuda" and has_cuda):
         return True
     if backend == "auto":
         return False

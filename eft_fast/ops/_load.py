@@ -38,6 +38,7 @@ def load() -> ctypes.CDLL:
     return library
 
 
+@lru_cache(maxsize=1)
 def is_built() -> bool:
     """Whether the native library is there."""
     return LIBRARY.is_file()
@@ -54,6 +55,7 @@ def build_info() -> dict[str, str | bool | list[str]]:
     return info
 
 
+@lru_cache(maxsize=1)
 def has_cuda() -> bool:
     """Whether CUDA kernels are compiled in; a GPU may still be absent."""
     return is_built() and bool(build_info()["cuda"])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eft_fast.ops import _checks, _register, reference
+from eft_fast.ops import _checks, reference
 from eft_fast.ops.plans import PointsPlan
 from eft_fast.ops.smpl import points_plan_tensors
 
@@ -82,6 +82,11 @@ def make_limb_targets(
     Returns:
         Directions, weighted with the product of the two confidences.
     """
+    worst = max((p for limb in limbs for p in limb), key=lambda p: abs(p + 0.5), default=0)
+    if limbs and not 0 <= worst < keypoints.shape[1]:
+        raise ValueError(
+            f"make_limb_targets: limbs must join points 0..{keypoints.shape[1] - 1}, got {worst}"
+        )
     index = torch.tensor(limbs, dtype=torch.int32, device=keypoints.device).reshape(-1, 2)
     start, end = keypoints[:, index[:, 0].long()], keypoints[:, index[:, 1].long()]
     limb = end[..., :2] - start[..., :2]
@@ -123,7 +128,6 @@ def _check_loss(
     if limbs is not None:
         shape = (people, limbs.index.shape[0], 3)
         _checks.check_tensor(who, "limbs.target", limbs.target, shape, betas)
-        # The plan's outputs are few, so this is one small look at the index per new target.
         if limbs.index.dtype != torch.int32:
             raise TypeError(f"{who}: limbs.index must be torch.int32, got {limbs.index.dtype}")
 
@@ -140,7 +144,6 @@ def _native(
     unit: float,
     sigma: float,
 ) -> Any:
-    _register.ensure()
     return torch.ops.eft_fast.keypoint_loss(
         betas,
         pose,

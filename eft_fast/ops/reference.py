@@ -85,7 +85,7 @@ def smpl_mesh(
     """Vertices and kinematic joints; see ``ops.smpl_mesh``."""
     rotations = pose_to_matrices(pose)
     G, g, a = _chain(betas, rotations, plan.skeleton, plan.parents)
-    people, count = len(betas), plan.num_vertices
+    count = plan.num_vertices
     basis = plan.basis.permute(1, 0, 3, 2).reshape(218, -1, 3)
     posed = torch.einsum("bk,kvc->bvc", _coefficients(betas, rotations), basis)[:, :count]
     transforms = torch.cat([G, a[..., None]], -1).flatten(2)

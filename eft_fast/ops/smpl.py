@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.ops import _checks, _register, reference
+from eft_fast.ops import _checks, reference
 from eft_fast.ops.plans import MeshPlan, PointsPlan
 
 
@@ -76,7 +76,6 @@ def smpl_mesh(
     _checks.check_body("smpl_mesh", plan, betas, pose, transl)
     if not _checks.use_native("smpl_mesh", backend, betas.device):
         return reference.smpl_mesh(plan, betas, pose, transl)
-    _register.ensure()
     keep_posed = needs_gradient(betas, pose, transl)
     vertices, joints, _ = torch.ops.eft_fast.smpl_mesh(
         betas, pose, transl, *mesh_plan_tensors(plan), keep_posed
@@ -102,7 +101,6 @@ def smpl_points(
     _checks.check_body("smpl_points", plan, betas, pose, transl)
     if not _checks.use_native("smpl_points", backend, betas.device):
         return reference.smpl_points(plan, betas, pose, transl)
-    _register.ensure()
     points: Tensor = torch.ops.eft_fast.smpl_points(
         betas, pose, transl, plan.skeleton, plan.parents, *points_plan_tensors(plan)
     )
