@@ -49,6 +49,29 @@ constexpr int64_t split_sums_size(int64_t num_bodies, int64_t num_vertices) {
   return num_bodies * splits_of(num_bodies, num_vertices) * 218;
 }
 
+// The memory of one block of the points kernels: values of 8 people, then indices.
+EFT_HD constexpr int64_t points_arena_bytes(
+    int64_t rows, int64_t terms, int64_t sources, int64_t outputs, int64_t scalar_bytes) {
+  const int64_t values = 218 + 24 * 12 + 24 * 3 + 24 * 15 + 6 * rows + 3 * sources + 5 * outputs;
+  const int64_t indices = 2 * terms + rows + 2 * sources + outputs + 3 + 25;
+  return divide_up(8 * values * scalar_bytes + 4 * indices, 16) * 16;
+}
+// Blocks go through the people in turns, so that the index is made once per block, not per group.
+constexpr int64_t points_blocks(int64_t num_bodies) {
+  const int64_t groups = divide_up(num_bodies, 8);
+  return groups < 528 ? groups : 528;
+}
+// 0 where the memory of a block fits into shared memory.
+constexpr int64_t points_workspace_bytes(int64_t num_bodies,
+                                         int64_t rows,
+                                         int64_t terms,
+                                         int64_t sources,
+                                         int64_t outputs,
+                                         int64_t scalar_bytes) {
+  const int64_t arena = points_arena_bytes(rows, terms, sources, outputs, scalar_bytes);
+  return arena <= (160 << 10) ? 0 : arena * points_blocks(num_bodies);
+}
+
 }  // namespace eft_fast
 
 // What every mesh launcher takes first. parents [24], skeleton [24][3][11], basis
@@ -92,7 +115,55 @@ constexpr int64_t split_sums_size(int64_t num_bodies, int64_t num_vertices) {
            T* g_transl,            \
            void* stream)
 
+// What every points launcher takes first. basis [218][3][R], basis_t [3R][224], term_index [N][3],
+// term_weight [N][2], joint_index [M][2], joint_weight [M], transl_weight [S], output_index [K];
+// workspace: points_workspace_bytes, or null where that is 0.
+#define EFT_POINTS_INPUTS(T)                                                                    \
+  int64_t num_bodies, int64_t rows, int64_t terms, int64_t joint_terms, int64_t sources,        \
+      int64_t outputs, int64_t form, const int32_t *parents, const T *skeleton, const T *basis, \
+      const T *basis_t, const int32_t *term_index, const T *term_weight,                        \
+      const int32_t *joint_index, const T *joint_weight, const T *transl_weight,                \
+      const int32_t *output_index, const T *betas, const T *pose, const T *transl, void *workspace
+
+// points [B][K][3].
+#define EFT_POINTS_FORWARD(name, T) int name(EFT_POINTS_INPUTS(T), T* points, void* stream)
+
+// g_points [B][K][3].
+#define EFT_POINTS_BACKWARD(name, T) \
+  int name(                          \
+      EFT_POINTS_INPUTS(T), const T* g_points, T* g_betas, T* g_pose, T* g_transl, void* stream)
+
+// The terms are those of keypoint_loss in csrc/ops.cpp. camera [B][camera_size], keypoints
+// [B][K][3], limb_index [L][2], limb_target [B][L][3]; loss [B], parts [B][4], g_camera as camera.
+#define EFT_KEYPOINT_LOSS(name, T)    \
+  int name(EFT_POINTS_INPUTS(T),      \
+           int64_t camera_size,       \
+           const T* camera,           \
+           const T* keypoints,        \
+           int64_t limbs,             \
+           const int32_t* limb_index, \
+           const T* limb_target,      \
+           double keypoint_weight,    \
+           double beta_weight,        \
+           double camera_weight,      \
+           double limb_weight,        \
+           double unit,               \
+           double sigma,              \
+           T* loss,                   \
+           T* parts,                  \
+           T* g_camera,               \
+           T* g_betas,                \
+           T* g_pose,                 \
+           T* g_transl,               \
+           void* stream)
+
 extern "C" {
+EFT_POINTS_FORWARD(eft_points_forward_f32, float);
+EFT_POINTS_FORWARD(eft_points_forward_f64, double);
+EFT_POINTS_BACKWARD(eft_points_backward_f32, float);
+EFT_POINTS_BACKWARD(eft_points_backward_f64, double);
+EFT_KEYPOINT_LOSS(eft_keypoint_loss_f32, float);
+EFT_KEYPOINT_LOSS(eft_keypoint_loss_f64, double);
 EFT_MESH_FORWARD(eft_mesh_forward_f32, float);
 EFT_MESH_FORWARD(eft_mesh_forward_f64, double);
 EFT_MESH_BACKWARD(eft_mesh_backward_f32, float);

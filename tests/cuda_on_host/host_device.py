@@ -115,6 +115,8 @@ def _to_c(value: object) -> object:
     if isinstance(value, np.ndarray):
         assert value.flags.c_contiguous
         return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"a launcher takes arrays, int64 and None, got {type(value).__name__}")
+        raise TypeError(f"a launcher takes arrays, numbers and None, got {type(value).__name__}")
     return ctypes.c_int64(value)
