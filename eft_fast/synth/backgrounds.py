@@ -106,7 +106,8 @@ def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
     grey = rng.random() ** 0.5  # many real backgrounds have little colour
     total = total * (1 - grey) + total.mean(2, keepdims=True) * grey
     total += rng.uniform(40, 215) + rng.normal(size=3) * 18
-    return np.clip(total, 0, 255).astype(np.uint8)
+    picture: np.ndarray = np.clip(total, 0, 255).astype(np.uint8)
+    return picture
 
 
 def _clutter(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
@@ -142,8 +143,10 @@ def _room(rng: np.random.Generator, size: int) -> np.ndarray:
     horizon = int(size * rng.uniform(0.25, 0.95))
     picture = _clouds(rng, size)
     floor = _clouds(rng, size).astype(np.float32)
-    wall_shade = np.linspace(*rng.uniform(0.7, 1.2, 2), size)[None, :, None]
-    floor_shade = np.linspace(*rng.uniform(0.6, 1.2, 2), size)[:, None, None]
+    left, right = rng.uniform(0.7, 1.2, 2).tolist()
+    upper, lower = rng.uniform(0.6, 1.2, 2).tolist()
+    wall_shade = np.linspace(left, right, size)[None, :, None]
+    floor_shade = np.linspace(upper, lower, size)[:, None, None]
     result = np.clip(picture * wall_shade, 0, 255)
     result[horizon:] = np.clip(floor * floor_shade, 0, 255)[horizon:]
     image = result.astype(np.uint8)

@@ -192,7 +192,8 @@ class Wardrobe:
         """Draw a smooth field on the body of standard deviation 1: folds of cloth."""
         direction = rng.normal(size=(6, 3)) * rng.uniform(8, 40, size=(6, 1))
         wave: np.ndarray = np.sin(self.rest @ direction.T + rng.uniform(0, 6.3, 6)).sum(1)
-        return wave / np.sqrt(3.0)
+        wave /= np.sqrt(3.0)
+        return wave
 
 
 def _ramp(field: np.ndarray, width: float) -> np.ndarray:

@@ -50,7 +50,8 @@ class PosePool:
     def draw(self, rng: np.random.Generator) -> Float[np.ndarray, "24 3"]:
         """Return a copy of one frame, drawn by weight."""
         index = int(np.searchsorted(self._cumulative(), rng.random(), side="right"))
-        return self.full_pose[min(index, len(self) - 1)].astype(np.float64)
+        pose: np.ndarray = self.full_pose[min(index, len(self) - 1)].astype(np.float64)
+        return pose
 
     def _cumulative(self) -> np.ndarray:
         cached: np.ndarray | None = self.__dict__.get("_cdf")

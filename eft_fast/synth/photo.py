@@ -75,7 +75,7 @@ def develop(
     gain = np.exp(rng.normal() * 0.12) * (1 + rng.normal(size=3) * 0.04)
     levels = np.clip(image * (gain / 255.0).astype(np.float32), 0, 1)
     levels = np.power(levels, np.float32(np.exp(rng.normal() * 0.15)))
-    picture = (levels * 255).astype(np.uint8)
+    picture: np.ndarray = (levels * 255).astype(np.uint8)
     if rng.random() < config.blur:
         picture = blur(picture, float(rng.uniform(0.3, 1.6)))
     if rng.random() < config.resample:

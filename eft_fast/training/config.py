@@ -1,0 +1,104 @@
+"""Options of training: one frozen dataclass per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms. Points are compared with the true shape in the body.
+
+    With the predicted shape, uncertain poses would pull people small: short limbs err less.
+
+    Attributes:
+        rotation: Squared Frobenius distance of rotations.
+        points_3d: Absolute error of landmarks and joints about the pelvis, metres.
+        points_2d: Absolute error of projected landmarks, in landmark frame sizes.
+        betas: Squared error of the shape coefficients.
+        log_scale: Absolute error of the logarithm of the camera scale.
+        trunk_landmarks: Absolute error of the trunk's own 2D landmarks, when it is trained.
+        clamp_2d: Errors in 2D count no more than this many frame sizes.
+    """
+
+    rotation: float = 1.0
+    points_3d: float = 8.0
+    points_2d: float = 2.0
+    betas: float = 0.2
+    log_scale: float = 0.3
+    trunk_landmarks: float = 2.0
+    clamp_2d: float = 3.0
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Training of the head on stored outputs of the trunk.
+
+    Attributes:
+        seed: Seed of the weights and of every batch.
+        steps: Updates.
+        batch: People per update.
+        lr: Peak learning rate of AdamW; linear warm-up, then cosine.
+        warmup: Updates of the warm-up.
+        weight_decay: Of AdamW.
+        width: Width of the head's hidden layers.
+        blocks: Residual blocks of the head.
+        dropout: Inside the blocks.
+        simulated: Share of the batches that hold simulated landmarks of poses never rendered.
+        num_simulated: Poses to simulate.
+        drop_features: Share of rendered people whose trunk features are blanked, so that the
+            head does not lean on them alone.
+        mirror: Share of people that are mirrored.
+        max_norm: Gradients longer than this are shortened.
+        loss: Weights of the terms.
+    """
+
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 256
+    lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.03
+    width: int = 512
+    blocks: int = 2
+    dropout: float = 0.15
+    simulated: float = 0.5
+    num_simulated: int = 60_000
+    drop_features: float = 0.25
+    mirror: float = 0.5
+    max_norm: float = 5.0
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Training of trunk and head together, on pictures.
+
+    Attributes:
+        seed: Seed of every batch.
+        steps: Updates.
+        batch: Pictures per update.
+        trunk_lr: Peak learning rate of the trunk. At 1e-4 the trunk forgets real photos.
+        head_lr: Peak learning rate of the head.
+        warmup: Updates of the warm-up.
+        weight_decay: Of AdamW.
+        frozen_stages: The trunk's stem and so many encoder stages stay as they are; they run at
+            the highest resolution and would take most of the time.
+        mirror: Share of pictures that are mirrored.
+        ema: Decay of the moving average of the weights, which is what is kept.
+        max_norm: Gradients longer than this are shortened.
+        loss: Weights of the terms.
+    """
+
+    seed: int = 0
+    steps: int = 1000
+    batch: int = 16
+    trunk_lr: float = 8e-6
+    head_lr: float = 1e-4
+    warmup: int = 50
+    weight_decay: float = 0.01
+    frozen_stages: int = 1
+    mirror: float = 0.5
+    ema: float = 0.995
+    max_norm: float = 5.0
+    loss: LossConfig = field(default_factory=LossConfig)

@@ -1,0 +1,106 @@
+"""How good a regressor is on rendered people that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eft_fast.body import Smpl
+from eft_fast.geometry.cameras import weak_project
+from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.synth.landmarks import NUM_COCO
+from eft_fast.training.cache import normalise_images
+from eft_fast.training.targets import Targets, body_points
+
+#: Hips, knees, ankles, shoulders, elbows, wrists, neck and head: the 14 joints of the errors.
+JOINTS_14: Final = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21, 12, 15)
+
+
+@dataclass(frozen=True)
+class SynthScore:
+    """Errors on rendered people, one value per person; NaN where nothing could be measured.
+
+    Attributes:
+        mpjpe_mm: Mean joint error about the pelvis, millimetres.
+        pa_mpjpe_mm: The same after the best similarity transform.
+        pck: Share of COCO landmarks inside the crop that land within 0.1 of the root area of
+            the box around all landmarks.
+        root_deg: Angle between the root orientations, degrees.
+        beta0_error: Absolute error of the first shape coefficient.
+    """
+
+    mpjpe_mm: Float[np.ndarray, " N"]
+    pa_mpjpe_mm: Float[np.ndarray, " N"]
+    pck: Float[np.ndarray, " N"]
+    root_deg: Float[np.ndarray, " N"]
+    beta0_error: Float[np.ndarray, " N"]
+
+    def summary(self) -> dict[str, float]:
+        """Return means, and the share of people turned by over 90 degrees."""
+        return {
+            "people": len(self.mpjpe_mm),
+            "mpjpe_mm": float(self.mpjpe_mm.mean()),
+            "pa_mpjpe_mm": float(self.pa_mpjpe_mm.mean()),
+            "pa_mpjpe_median_mm": float(np.median(self.pa_mpjpe_mm)),
+            "pck_0.1": float(np.nanmean(self.pck)),
+            "root_median_deg": float(np.median(self.root_deg)),
+            "root_flips": float((self.root_deg > 90).mean()),
+            "beta0_error": float(self.beta0_error.mean()),
+        }
+
+
+@torch.no_grad()
+def predict(
+    network: Regressor, images: Iterable[np.ndarray], *, batch: int = 16
+) -> RegressorOutput:
+    """Run a regressor over uint8 crops of its input size."""
+    stack = list(images)
+    outputs = [
+        network(normalise_images(np.stack(stack[start : start + batch])))
+        for start in range(0, len(stack), batch)
+    ]
+    return RegressorOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
+
+
+@torch.no_grad()
+def score_output(output: RegressorOutput, targets: Targets, body: Smpl) -> SynthScore:
+    """Compare predictions with labels."""
+    points = body_points(body, output.pred_rotmat, output.pred_betas)
+    joints, true = points.joints[:, list(JOINTS_14)], targets.joints[:, list(JOINTS_14)]
+    flat = weak_project(points.landmarks + points.root, output.pred_cam)[:, :NUM_COCO]
+    labels = targets.landmarks_2d[:, :NUM_COCO]
+    box = targets.landmarks_2d.amax(1) - targets.landmarks_2d.amin(1)
+    error = (flat - labels).norm(dim=-1) / box.prod(1).sqrt().clamp_min(1e-6)[:, None]
+    inside = (labels.abs() < 1).all(-1)
+    hits = ((error < 0.1) & inside).sum(1) / inside.sum(1)
+    turn = torch.einsum("nij,nij->n", output.pred_rotmat[:, 0], targets.rotmat[:, 0])
+    angle = torch.rad2deg(torch.arccos(((turn - 1) / 2).clamp(-1, 1)))
+    return SynthScore(
+        mpjpe_mm=1e3 * (joints - true).norm(dim=-1).mean(1).numpy(),
+        pa_mpjpe_mm=1e3 * procrustes_error(joints, true).numpy(),
+        pck=hits.numpy(),
+        root_deg=angle.numpy(),
+        beta0_error=(output.pred_betas[:, 0] - targets.betas[:, 0]).abs().numpy(),
+    )
+
+
+def procrustes_error(
+    points: Float[Tensor, "N J 3"], true: Float[Tensor, "N J 3"]
+) -> Float[Tensor, " N"]:
+    """Return the mean joint error after the best similarity transform, in the unit given."""
+    a, b = points - points.mean(1, keepdim=True), true - true.mean(1, keepdim=True)
+    u, s, vt = torch.linalg.svd(a.transpose(1, 2) @ b)
+    # A reflection would fit mirrored people too well: the last axis is turned back.
+    sign = torch.det(u @ vt).sign()
+    flip = torch.ones_like(s)
+    flip[:, 2] = sign
+    rotation = u @ (flip[:, :, None] * vt)
+    scale = (s * flip).sum(1) / a.square().sum((1, 2)).clamp_min(1e-12)
+    error: Tensor = (scale[:, None, None] * a @ rotation - b).norm(dim=-1).mean(1)
+    return error

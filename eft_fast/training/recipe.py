@@ -1,0 +1,159 @@
+"""The whole recipe of the open regressor: which stage reads and writes what, in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eft_fast.body import Smpl, load_body
+from eft_fast.models.blazepose import BlazePose
+from eft_fast.models.open_file import load_open_regressor, save_open_regressor
+from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_motion, load_shards
+from eft_fast.synth.dataset import render_shards
+from eft_fast.synth.motion import Split
+from eft_fast.training.cache import cache_features
+from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.finetune import finetune
+from eft_fast.training.head import make_network, prepare_head, train_head
+from eft_fast.training.measure import predict, score_output
+from eft_fast.training.targets import make_targets
+
+#: Licence of the weights: that of the trunk and of this package.
+LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of a run.
+
+    Attributes:
+        work: Folder of the run: shards, states, weights.
+        motion: Folder of motion capture.
+        backgrounds: Folder of photographs, or None.
+        trunk: Weights of the untrained trunk, from ``tools/convert_blazepose.py``.
+        train: Rendered training images.
+        test: Rendered held-out images.
+        seed: Seed of the pictures.
+        synth: How pictures look.
+        head: Options of the first stage.
+        finetune_config: Options of the second stage.
+    """
+
+    work: Path
+    motion: Path
+    backgrounds: Path | None = None
+    trunk: Path | None = None
+    train: int = 10_000
+    test: int = 400
+    seed: int = 0
+    synth: SynthConfig = field(default_factory=SynthConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def job(self, split: Split) -> SynthJob:
+        """Return the set of one split."""
+        return SynthJob(
+            out=self.work / "shards",
+            split=split,
+            count=self.train if split == "train" else self.test,
+            motion=self.motion,
+            backgrounds=self.backgrounds,
+            config=self.synth,
+        )
+
+    def shards(self, split: Split) -> list[Path]:
+        """Return the files of one split."""
+        job = self.job(split)
+        return [job.shard_path(shard) for shard in range(job.num_shards)]
+
+    def render(self, *, processes: int = 1) -> None:
+        """Render both splits."""
+        for split in ("test", "train"):
+            render_shards(self.job(split), processes=processes)
+
+    def train_head(self) -> dict[str, float]:
+        """Train the head on the stored outputs of the trunk; return its held-out score."""
+        body = load_body()
+        network = make_network(self._load_trunk(), self.head)
+        rendered = cache_features(network, self.shards("train"))
+        targets = make_targets(load_shards(self.shards("train")), body)
+        prepare_head(network, rendered, targets)
+        train_head(
+            network,
+            body,
+            rendered,
+            targets,
+            load_motion(self.motion, "train"),
+            self.head,
+            state=self.work / "head.pt",
+            synth=self.synth,
+        )
+        self._save(network, "head.npz")
+        return self.evaluate(self.work / "head.npz")
+
+    def finetune(self) -> dict[str, float]:
+        """Train trunk and head together; return the held-out score."""
+        body = load_body()
+        network = load_open_regressor(self.work / "head.npz")
+        arrays = load_shards(self.shards("train"))
+        finetune(
+            network,
+            body,
+            arrays.image,
+            make_targets(arrays, body),
+            self.finetune_config,
+            state=self.work / "finetune.pt",
+        )
+        self._save(network, "finetune.npz")
+        return self.evaluate(self.work / "finetune.npz")
+
+    def export(self, out: Path | None, *, source_sha256: str) -> Path:
+        """Write the weights of the last finished stage in the form that ships.
+
+        Raises:
+            ValueError: If no file or no hash of the trunk's source is given.
+        """
+        if out is None or not source_sha256:
+            raise ValueError("export: --out and --source-sha256 expected; give both")
+        network = load_open_regressor(self._last())
+        save_open_regressor(network, out, licence=LICENCE, source_sha256=source_sha256)
+        return out
+
+    def evaluate(self, model: Path | None = None) -> dict[str, float]:
+        """Score a weights file, or the last finished stage, on the held-out images."""
+        body = load_body()
+        network = load_open_regressor(model if model is not None else self._last())
+        return evaluate_network(network, body, load_shards(self.shards("test")))
+
+    def _last(self) -> Path:
+        for name in ("finetune.npz", "head.npz"):
+            if (self.work / name).is_file():
+                return self.work / name
+        raise FileNotFoundError(
+            f"Recipe: no finetune.npz or head.npz in {self.work}; run the stage head first"
+        )
+
+    def _load_trunk(self) -> BlazePose:
+        if self.trunk is None or not self.trunk.is_file():
+            raise FileNotFoundError(
+                f"Recipe: no file {self.trunk}; make it with tools/convert_blazepose.py and pass "
+                "it as --trunk"
+            )
+        with np.load(self.trunk, allow_pickle=False) as archive:
+            return BlazePose.from_arrays({key: archive[key] for key in archive.files})
+
+    def _save(self, network: OpenRegressor, name: str) -> None:
+        # Weights pass through the shipped precision between stages, so that what is measured
+        # is what is shipped.
+        save_open_regressor(network, self.work / name, licence=LICENCE, source_sha256="")
+
+
+def evaluate_network(network: OpenRegressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:
+    """Score a network on rendered people."""
+    output = predict(network, arrays.image)
+    with torch.no_grad():
+        return score_output(output, make_targets(arrays, body), body).summary()

@@ -1,0 +1,138 @@
+"""What the network should answer: labels of rendered or simulated people, as tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eft_fast.body import Smpl
+from eft_fast.models.open_regressor import LIMB_SLICE, MIN_FRAME_SIZE
+from eft_fast.synth import SynthArrays
+from eft_fast.synth.landmarks import MIRROR_LANDMARKS, body_landmarks
+from eft_fast.synth.poses import MIRROR
+
+
+class Targets(NamedTuple):
+    """Labels of a batch.
+
+    Attributes:
+        rotmat: Rotations relative to the parent; the root's is in the camera frame.
+        betas: Shape coefficients.
+        joints: Kinematic joints about the pelvis joint, metres.
+        landmarks: The 27 landmarks about the pelvis joint, metres.
+        landmarks_2d: Their x and y in [-1, 1] of the crop, seen or not.
+        size: Size of the landmark frame, crop units: what 2D errors are measured in.
+        camera: Weak-perspective camera s, tx, ty that fits the landmarks best.
+    """
+
+    rotmat: Float[Tensor, "N 24 3 3"]
+    betas: Float[Tensor, "N 10"]
+    joints: Float[Tensor, "N 24 3"]
+    landmarks: Float[Tensor, "N 27 3"]
+    landmarks_2d: Float[Tensor, "N 27 2"]
+    size: Float[Tensor, "N 1"]
+    camera: Float[Tensor, "N 3"]
+
+    def take(self, rows: Int[Tensor, " M"]) -> Targets:
+        """Return the people with these numbers."""
+        return Targets(*(field[rows] for field in self))
+
+
+class BodyPoints(NamedTuple):
+    """Points of posed bodies about the pelvis joint, metres."""
+
+    joints: Float[Tensor, "B 24 3"]
+    landmarks: Float[Tensor, "B 27 3"]
+    root: Float[Tensor, "B 1 3"]
+
+
+def body_points(
+    body: Smpl, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
+) -> BodyPoints:
+    """Pose the body and return its joints and landmarks; differentiable.
+
+    ``root`` is the pelvis joint in the frame that a ``pred_cam`` projects from.
+    """
+    joints = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="smpl24", pose2rot=False)
+    landmarks = body_landmarks(body, rotmat, betas)
+    root = joints[:, :1]
+    return BodyPoints(joints - root, landmarks - root, root)
+
+
+def fit_weak_camera(
+    points: Float[Tensor, "B K 3"], projected: Float[Tensor, "B K 2"]
+) -> Float[Tensor, "B 3"]:
+    """Return the weak-perspective camera s, tx, ty with the least squared error in 2D."""
+    flat = points[..., :2]
+    flat_mean, mean = flat.mean(1, keepdim=True), projected.mean(1, keepdim=True)
+    spread = (flat - flat_mean).square().sum((1, 2)).clamp_min(1e-9)
+    scale = ((flat - flat_mean) * (projected - mean)).sum((1, 2)) / spread
+    shift = mean[:, 0] - scale[:, None] * flat_mean[:, 0]
+    return torch.cat([scale[:, None], shift], 1)
+
+
+def frame_size(points: Float[Tensor, "B 27 2"]) -> Float[Tensor, "B 1"]:
+    """Return the root mean square distance of the limb landmarks from their mean."""
+    limbs = points[:, LIMB_SLICE]
+    spread = (limbs - limbs.mean(1, keepdim=True)).square().sum(-1).mean(1, keepdim=True)
+    return spread.clamp_min(MIN_FRAME_SIZE**2).sqrt()
+
+
+def make_targets(arrays: SynthArrays, body: Smpl, *, chunk: int = 1000) -> Targets:
+    """Turn labels of rendered pairs into targets.
+
+    Cameras are fitted in the frame of the posed body, as ``pred_cam`` is used: without ``transl``.
+    """
+    rotmat, betas = torch.from_numpy(arrays.rotmat), torch.from_numpy(arrays.betas)
+    projected = torch.from_numpy(arrays.landmarks_2d[..., :2].copy())
+    joints, landmarks, cameras = [], [], []
+    with torch.no_grad():
+        for start in range(0, len(arrays), chunk):
+            part = slice(start, start + chunk)
+            points = body_points(body, rotmat[part], betas[part])
+            joints.append(points.joints)
+            landmarks.append(points.landmarks)
+            cameras.append(fit_weak_camera(points.landmarks + points.root, projected[part]))
+    return Targets(
+        rotmat=rotmat,
+        betas=betas,
+        joints=torch.cat(joints),
+        landmarks=torch.cat(landmarks),
+        landmarks_2d=projected,
+        size=frame_size(projected),
+        camera=torch.cat(cameras),
+    )
+
+
+def mirror_targets(targets: Targets, which: Tensor, offset: float = 0.0) -> Targets:
+    """Mirror the people where ``which`` is true: x reversed, left and right swapped.
+
+    The body is symmetric, so its shape coefficients stay.
+
+    Args:
+        targets: Labels.
+        which: [N] bool.
+        offset: Added to mirrored u: -2 / S when the rows of an S px crop are reversed, since
+            pixel 0 becomes pixel S - 1 while u = -1 is pixel 0 and u = 1 is pixel S.
+    """
+    reverse = torch.tensor([-1.0, 1.0, 1.0])
+    flat_reverse, shift = reverse[:2], torch.tensor([offset, 0.0])
+    joints, landmarks = list(MIRROR), list(MIRROR_LANDMARKS)
+    mirrored = Targets(
+        rotmat=reverse[:, None] * targets.rotmat[:, joints] * reverse,
+        betas=targets.betas,
+        joints=targets.joints[:, joints] * reverse,
+        landmarks=targets.landmarks[:, landmarks] * reverse,
+        landmarks_2d=targets.landmarks_2d[:, landmarks] * flat_reverse + shift,
+        size=targets.size,
+        camera=targets.camera * torch.tensor([1.0, -1.0, 1.0]) + torch.tensor([0.0, offset, 0.0]),
+    )
+    return Targets(
+        *(
+            torch.where(which.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+            for old, new in zip(targets, mirrored, strict=True)
+        )
+    )

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_shards, render_shards
+from tests.synth.test_motion import write_motion
+
+
+def make_job(folder: Path, name: str, **changes: object) -> SynthJob:
+    motion = folder / "motion"
+    if not motion.is_dir():
+        motion.mkdir()
+        write_motion(motion)
+    options = {"count": 5, "shard_size": 2, "config": SynthConfig(size=48), **changes}
+    return SynthJob(out=folder / name, split="train", motion=motion, **options)  # type: ignore[arg-type]
+
+
+def assert_same(one: SynthArrays, other: SynthArrays) -> None:
+    for field in fields(SynthArrays):
+        assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
+
+
+def test_processes_do_not_change_the_images(tmp_path: Path) -> None:
+    alone = load_shards(render_shards(make_job(tmp_path, "one")))
+    shared = load_shards(render_shards(make_job(tmp_path, "two"), processes=2))
+    assert len(alone) == 5
+    assert_same(alone, shared)
+
+
+def test_shard_size_does_not_change_the_images(tmp_path: Path) -> None:
+    small = load_shards(render_shards(make_job(tmp_path, "small", shard_size=1)))
+    assert_same(small, load_shards(render_shards(make_job(tmp_path, "large", shard_size=100))))
+
+
+def test_rendering_resumes_and_keeps_what_is_there(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "set")
+    paths = render_shards(job)
+    expected = load_shards(paths)
+    kept = paths[0].stat().st_mtime_ns
+    paths[1].unlink()
+    assert_same(load_shards(render_shards(job)), expected)
+    assert paths[0].stat().st_mtime_ns == kept
+    assert not list(job.out.glob("*.partial*"))
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*train-00003\.npz"):
+        load_shards([tmp_path / "train-00003.npz"])
+    with pytest.raises(ValueError, match="at least one shard expected"):
+        load_shards([])
