@@ -1,7 +1,7 @@
 """Reduce the base mesh to 6890 vertices: symmetric half-edge collapse by quadric error.
 
-One half of the body is reduced and then reflected. A vertex is never moved, only dropped, so every attribute
-of the result (targets, weights, texture coordinates) is a gather from the base mesh.
+One half of the body is reduced and then reflected. A vertex is never moved, only dropped, so every
+attribute of the result (targets, weights, texture coordinates) is a gather from the base mesh.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .source import BODY, EYES, NIPPLES, Floats, Ints, Source
+from .source import BODY, EYES, LANDMARKS, NIPPLES, Floats, Ints, Source
 
 NUM_OUTPUT = 6890
 NUM_MIDLINE = 100
@@ -21,6 +21,13 @@ MAX_VALENCE = 10
 MIN_NORMAL_COSINE = 0.35
 # Twice the area over the longest edge squared.
 MIN_SHAPE = 0.12
+
+# Factors on the cost of dropping a vertex: inside cavities, and within some rings of triangles
+# around them; where both rings hold, they multiply.
+HIDDEN = 0.005
+NEAR_CAVITY = ((9, 2.5), (4, 2.5))
+# A midline vertex has half its quadric in each half, and dropping it saves one vertex, not two.
+MIDDLE = 3.0
 
 Quadric = tuple[float, ...]
 
@@ -128,7 +135,7 @@ class HalfMesh:
         return len(self.around) - middle, middle
 
     def reduce(self, total: int, min_middle: int) -> None:
-        """Collapse the cheapest edges until side vertices twice plus midline ones equal ``total``."""
+        """Collapse the cheapest edges until twice the side plus the midline is ``total``."""
         side, middle = self.counts()
         while 2 * side + middle > total:
             if not self.heap:
@@ -229,12 +236,12 @@ def decimate(source: Source, shape: Floats, is_hidden: np.ndarray) -> Topology:
     is_body[BODY] = True
     is_eye = np.zeros(len(x), bool)
     is_eye[EYES] = True
-    is_middle = np.abs(x) <= 1e-7
+    is_middle = _is_middle(source)
     in_half = ((x > 1e-7) | is_middle)[source.faces].all(1) & is_body[source.faces].all(1)
     plan = Plan(
         places=[tuple(map(float, p)) for p in shape],  # type: ignore[misc]
         is_middle=is_middle,
-        is_locked=_lip_loop(source, is_hidden),
+        is_locked=_locked(source, is_hidden),
         importance=_importance(source, is_hidden),
         weights=source.weights,
     )
@@ -262,11 +269,16 @@ def decimate(source: Source, shape: Floats, is_hidden: np.ndarray) -> Topology:
     )
 
 
+def _is_middle(source: Source) -> np.ndarray:
+    return np.asarray(np.abs(source.vertices[:, 0]) <= 1e-7)
+
+
 def _importance(source: Source, is_hidden: np.ndarray) -> Floats:
     """Return the factor on the cost of dropping each vertex."""
-    importance = np.where(is_hidden, 0.02, 1.0)
-    near = _grow(source.faces, is_hidden, 2) & ~is_hidden
-    importance[near] *= 4.0
+    importance = np.where(is_hidden, HIDDEN, 1.0)
+    for rings, factor in NEAR_CAVITY:
+        importance[_grow(source.faces, is_hidden, rings) & ~is_hidden] *= factor
+    importance[_is_middle(source)] *= MIDDLE
     fingers = _bone_share(source, ("finger", "metacarpal", "wrist"))
     toes = _bone_share(source, ("toe",))
     importance *= (1 - 0.25 * fingers) * (1 - 0.75 * toes)
@@ -287,19 +299,21 @@ def _grow(faces: Ints, flags: np.ndarray, rings: int) -> np.ndarray:
     return grown
 
 
-def _lip_loop(source: Source, is_hidden: np.ndarray) -> np.ndarray:
-    """Return the visible vertices that border the inner mouth: they are never dropped."""
-    seed = is_hidden & (np.abs(source.vertices[:, 0]) <= 1e-7)
-    mouth = seed.copy()
-    while True:
-        grown = _grow(source.faces, mouth, 1) & is_hidden
-        if (grown == mouth).all():
-            return _grow(source.faces, mouth, 1) & ~is_hidden
-        mouth = grown
+def _locked(source: Source, is_hidden: np.ndarray) -> np.ndarray:
+    """Return flags of the vertices that stay: landmarks, lip line and lid margins.
+
+    Lip line and lid margins are the visible vertices that border what is hidden.
+    """
+    border = _grow(source.faces, is_hidden, 1) & _grow(source.faces, ~is_hidden, 1)
+    # Just inside, the midline stays too: without it the inner lip shows between the lips.
+    locked = border & (~is_hidden | _is_middle(source))
+    for vertex in LANDMARKS.values():
+        locked[[vertex, source.mirror[vertex]]] = True
+    return locked
 
 
 def _mirror_uv(source: Source, left: Ints, left_uv: Ints) -> Ints:
-    """Return the texture rows of the reflected corners; at a seam the one nearest to reflected u."""
+    """Return the texture rows of the reflected corners; at a seam the nearest to reflected u."""
     rows: dict[int, set[int]] = {}
     for vertex, row in zip(source.faces.ravel(), source.face_uv.ravel(), strict=True):
         rows.setdefault(int(vertex), set()).add(int(row))

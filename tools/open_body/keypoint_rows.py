@@ -1,19 +1,23 @@
 """Keypoints of annotated datasets as convex rows over vertices: landmarks of our own.
 
-Annotators click what they see: the middle of a limb, the hip below the waist, the crown. The places below are anatomical
-choices, not fits to any dataset, so a bias of one to three centimetres against a dataset is to be expected.
+Annotators click what they see: the middle of a limb, the hip below the waist, the crown. The places
+below are anatomical choices, not fits to any dataset, so a bias of one to three centimetres against
+a dataset is to be expected.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .correctives import Posable, pose_model
 from .decimate import Topology
-from .population import NUM_TRAIN
-from .rig import JOINT_NAMES
+from .poses import random_pose
+from .rig import JOINT_NAMES, PARENTS
+from .rotations import fraction
 from .shape_space import PosedPeople
+from .skinning import joint_transforms
 from .source import Floats
-from .sparse_rows import NUM_PEOPLE, fit_row, near
+from .sparse_rows import fit_row, near
 
 # The order of the stored rows.
 NAMES = (
@@ -33,87 +37,119 @@ LIMBS = {
     "coco_lkne": ("left_knee", 1, 0.13),
     "coco_lank": ("left_ankle", 1, 0.075),
 }
-HIP_RADIUS = 0.2
+BALL_RADIUS = 0.2
+NUM_RESTING = 80
+NUM_BENT = 80
 # Height of the seventh vertebra's spine above the suprasternal notch, metres.
 VERTEBRA_RISE = 0.03
 
 
-def fit_keypoint_rows(
-    topology: Topology,
-    people: PosedPeople,
-    mean: Floats,
-    joint_rows: Floats,
-    weights: Floats,
-    nose: int,
-) -> dict[str, Floats]:
-    """Return the rows [V] of every name in ``NAMES``.
+class KeypointFitter:
+    """Fits convex rows to points of resting people and of the mean body with one joint bent."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        people: PosedPeople,
+        body: Posable,
+        directions: Floats,
+        joint_rows: Floats,
+    ) -> None:
+        self.body = body
+        self.directions = directions
+        self.bodies = people.vertices[:NUM_RESTING]
+        self.joint = dict(zip(JOINT_NAMES, joint_rows, strict=True))
+        self.mirror = topology.mirror
+        self.usable = ~(topology.is_hidden | topology.is_eye)
+
+    def fit(self, name: str, points: Floats, radius: float, share: float) -> Floats:
+        """Return the row of a point that stays with a joint.
+
+        Args:
+            name: The joint.
+            points: The point of each resting person, [N, 3].
+            radius: How far from the joint vertices may carry weight, metres.
+            share: Part of the joint's own rotation that turns the offset from joint to point.
+        """
+        index = JOINT_NAMES.index(name)
+        place = self.body.joints[index]
+        offset = (points - self.joint[name] @ self.bodies).mean(0)
+        bent, targets = [], []
+        rng = np.random.default_rng(index)
+        for _ in range(NUM_BENT):
+            rotation = np.tile(np.eye(3), (24, 1, 1))
+            rotation[index] = random_pose(rng)[index]
+            world, _, posed = joint_transforms(rotation, self.body.joints)
+            turn = world[PARENTS[index]] @ fraction(rotation[index], share)
+            bent.append(pose_model(self.body, rotation, self.directions))
+            targets.append(posed[index] + turn @ offset)
+        candidates = near(self.body.vertices, place, radius, self.usable)
+        return fit_row(
+            np.concatenate([self.bodies, bent]), np.concatenate([points, targets]), candidates
+        )
+
+    def limb(self, name: str, axis: int, radius: float) -> Floats:
+        """Return the row of the middle of a limb at a joint, as seen from two sides."""
+        candidates = near(
+            self.body.vertices, self.body.joints[JOINT_NAMES.index(name)], radius, self.usable
+        )
+        joints = self.joint[name] @ self.bodies
+        points = joints.copy()
+        for i, (limb, joint) in enumerate(zip(self.bodies[:, candidates], joints, strict=True)):
+            inside = limb[np.abs(limb[:, axis] - joint[axis]) < SLICE]
+            middle = (inside.min(0) + inside.max(0)) / 2
+            across = [k for k in range(3) if k != axis]
+            points[i, across] = middle[across]
+        return self.fit(name, points, radius, 0.5)
+
+    def midline(self, nose: int) -> dict[str, Floats]:
+        """Return neck, crown, jaw and head, made of midline vertices and the head joint."""
+        mean = self.body.vertices
+        middle = self.usable & (self.mirror == np.arange(len(mean)))
+        neck = self.body.joints[JOINT_NAMES.index("neck")]
+        _, y, z = mean.T
+
+        def unit(vertex: int) -> Floats:
+            row = np.zeros(len(mean))
+            row[vertex] = 1.0
+            return row
+
+        throat = middle & (z > neck[2]) & (y > neck[1] - 0.07) & (y < neck[1] - 0.03)
+        notch = int(np.argmin(np.where(throat, z, np.inf)))
+        nape = middle & (z < neck[2])
+        vertebra = int(np.argmin(np.where(nape, np.abs(y - y[notch] - VERTEBRA_RISE), np.inf)))
+        crown = unit(int(np.argmax(np.where(middle, y, -np.inf))))
+        return {
+            "neck_lsp": (unit(notch) + unit(vertebra)) / 2,
+            "headtop_lsp": crown,
+            # Inside the face, half way from the nose to the head joint.
+            "jaw_h36m": (unit(nose) + self.joint["head"]) / 2,
+            # Markers sit on the skull: a little below the crown.
+            "head_h36m": 0.85 * crown + 0.15 * self.joint["head"],
+        }
+
+
+def fit_keypoint_rows(fitter: KeypointFitter, nose: int) -> dict[str, Floats]:
+    """Return the rows [V] of every name in ``NAMES``, left ones fitted and right ones reflected.
 
     Args:
-        topology: The reduced mesh.
-        people: T-posed people.
-        mean: Mean vertices [V, 3].
-        joint_rows: Joint regressor [24, V].
-        weights: Skinning weights [V, 24].
+        fitter: The body, its people and its joints.
         nose: The nose vertex.
     """
-    bodies = people.vertices[:NUM_PEOPLE]
-    joint = dict(zip(JOINT_NAMES, joint_rows, strict=True))
-    rows: dict[str, Floats] = {"coco_lsho": joint["left_shoulder"]}
-    usable = ~(topology.is_hidden | topology.is_eye)
-    for name, (at, axis, radius) in LIMBS.items():
-        candidates = near(mean, joint[at] @ mean, radius, usable)
-        points = _limb_middle(bodies[:, candidates], joint[at] @ bodies, axis)
-        rows[name] = fit_row(bodies, points, candidates)
-    stature = np.ptp(bodies[:, :, 1], axis=1)[:, None] / REFERENCE_STATURE
-    hips = joint["left_hip"] @ bodies + HIP_OFFSET * stature
-    # Where annotators click moves with the pelvis, so its vertices carry the row.
-    rows["coco_lhip"] = fit_row(
-        bodies, hips, near(mean, hips.mean(0), HIP_RADIUS, usable & (weights[:, 0] > 0.25))
-    )
+    rows: dict[str, Floats] = {}
+    for name, (joint, axis, radius) in LIMBS.items():
+        rows[name] = fitter.limb(joint, axis, radius)
+    shoulders = fitter.joint["left_shoulder"] @ fitter.bodies
+    rows["coco_lsho"] = fitter.fit("left_shoulder", shoulders, BALL_RADIUS, 0.0)
+    stature = np.ptp(fitter.bodies[:, :, 1], axis=1)[:, None] / REFERENCE_STATURE
+    hips = fitter.joint["left_hip"] @ fitter.bodies + HIP_OFFSET * stature
+    # What annotators click at the hip belongs to the pelvis: it does not turn with the thigh.
+    rows["coco_lhip"] = fitter.fit("left_hip", hips, BALL_RADIUS, 0.0)
     for name in list(rows):
-        rows[name.replace("coco_l", "coco_r")] = rows[name][topology.mirror]
+        rows[name.replace("coco_l", "coco_r")] = rows[name][fitter.mirror]
     rows |= {"lhip_lsp": rows["coco_lhip"], "rhip_lsp": rows["coco_rhip"]}
     rows["pelvis_mpii"] = (rows["lhip_lsp"] + rows["rhip_lsp"]) / 2
     rows["thorax_mpii"] = (rows["coco_lsho"] + rows["coco_rsho"]) / 2
-    rows["spine_h36m"] = (joint["spine1"] + joint["spine2"]) / 2
-    rows |= _midline_rows(topology, mean, joint, usable, nose)
+    rows["spine_h36m"] = (fitter.joint["spine1"] + fitter.joint["spine2"]) / 2
+    rows |= fitter.midline(nose)
     return {name: rows[name] for name in NAMES}
-
-
-def _limb_middle(vertices: Floats, joints: Floats, axis: int) -> Floats:
-    """Return the middle of each person's limb, seen from two sides, at the joint [N, 3]."""
-    points = joints.copy()
-    for i, (limb, joint) in enumerate(zip(vertices, joints, strict=True)):
-        inside = limb[np.abs(limb[:, axis] - joint[axis]) < SLICE]
-        middle = (inside.min(0) + inside.max(0)) / 2
-        for other in {0, 1, 2} - {axis}:
-            points[i, other] = middle[other]
-    return points
-
-
-def _midline_rows(
-    topology: Topology, mean: Floats, joint: dict[str, Floats], usable: np.ndarray, nose: int
-) -> dict[str, Floats]:
-    """Return neck, crown, jaw and head, made of midline vertices and the head joint."""
-    middle = usable & (topology.mirror == np.arange(len(mean)))
-    neck = joint["neck"] @ mean
-    _, y, z = mean.T
-
-    def unit(vertex: int) -> Floats:
-        row = np.zeros(len(mean))
-        row[vertex] = 1.0
-        return row
-
-    throat = middle & (z > neck[2]) & (np.abs(y - neck[1]) < 0.07)
-    notch = int(np.argmin(np.where(throat & (y < neck[1] - 0.03), z, np.inf)))
-    nape = middle & (z < neck[2])
-    vertebra = int(np.argmin(np.where(nape, np.abs(y - y[notch] - VERTEBRA_RISE), np.inf)))
-    crown = unit(int(np.argmax(np.where(middle, y, -np.inf))))
-    return {
-        "neck_lsp": (unit(notch) + unit(vertebra)) / 2,
-        "headtop_lsp": crown,
-        # Inside the face, half way from the nose to the head joint.
-        "jaw_h36m": (unit(nose) + joint["head"]) / 2,
-        # Markers sit on the skull, hair and skin above them: a little below the crown.
-        "head_h36m": 0.85 * crown + 0.15 * joint["head"],
-    }

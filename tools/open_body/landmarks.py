@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .correctives import Posable
 from .decimate import Topology
-from .source import Floats, Ints
+from .source import LANDMARKS, Floats, Ints
 
 # Ids that smplx 0.1.28 hard-codes for every SMPL-shaped body; left-hand names, then right.
 PICK_IDS = {
@@ -36,31 +37,24 @@ _FINGERS = ("thumb", "index", "middle", "ring", "little")
 
 def find_landmarks(
     topology: Topology,
-    mean: Floats,
-    joints: Floats,
+    body: Posable,
     heads: Floats,
-    weights: Floats,
-    bone_weights: Floats,
-    bones: tuple[str, ...],
 ) -> dict[str, int]:
     """Find the vertices by their geometry on the left and reflect them.
 
     Args:
         topology: The reduced mesh.
-        mean: Mean T-posed vertices [V, 3].
-        joints: Joints [24, 3].
+        body: The mean body.
         heads: Mean bone heads [104, 3].
-        weights: Weights of the joints [V, 24].
-        bone_weights: Weights of the bones [V, 104].
-        bones: Names of the bones.
 
     Returns:
         Vertex of each name in ``PICK_IDS``.
     """
-    index = {name: i for i, name in enumerate(bones)}
+    mean, weights = body.vertices, body.weights
+    index = {name: i for i, name in enumerate(body.bones)}
     x, y, z = mean.T
     outside = ~(topology.is_hidden | topology.is_eye)
-    above = y - joints[15, 1]
+    above = y - body.joints[15, 1]
     head = outside & (weights[:, 15] > 0.5)
     middle = topology.mirror == np.arange(len(mean))
 
@@ -68,12 +62,12 @@ def find_landmarks(
         return int(np.argmax(np.where(allowed, score, -np.inf)))
 
     def of(*names: str) -> np.ndarray:
-        return bone_weights[:, [index[f"{name}.L"] for name in names]].sum(1) > 0.5
+        return body.bone_weights[:, [index[f"{name}.L"] for name in names]].sum(1) > 0.5
 
     found = {
         "nose": best(z, head & middle & (above > 0) & (above < 0.06)),
         "left_eye": best(z, topology.is_eye & (x > 0)),
-        "left_ear": best(x, head & (above > 0) & (above < 0.05)),
+        "left_ear": int(np.flatnonzero(topology.keep == LANDMARKS["tragus"])[0]),
         "left_big_toe": best(z, outside & of("toe1-2")),
         "left_small_toe": best(z + 0.3 * x, outside & of("toe5-2", "toe5-3")),
     }

@@ -27,9 +27,7 @@ class Population:
     is_male: Floats
 
 
-def target_weights(
-    tokens: tuple[tuple[str, ...], ...], parameters: dict[str, Floats]
-) -> Floats:
+def target_weights(tokens: tuple[tuple[str, ...], ...], parameters: dict[str, Floats]) -> Floats:
     """Return the weight of every target for every person: the product of its tokens' hats.
 
     Args:
@@ -43,7 +41,10 @@ def target_weights(
     columns = _token_columns(parameters)
     people = len(parameters["gender"])
     return np.stack(
-        [np.prod([np.ones(people)] + [columns[t] for t in condition], axis=0) for condition in tokens],
+        [
+            np.prod([np.ones(people)] + [columns[t] for t in condition], axis=0)
+            for condition in tokens
+        ],
         axis=1,
     )
 
@@ -75,9 +76,7 @@ def _token_columns(parameters: dict[str, Floats]) -> dict[str, Floats]:
 def _hats(values: Floats, nodes: dict[str, float]) -> dict[str, Floats]:
     """Return piecewise linear hats over the nodes, constant outside the end nodes."""
     places = list(nodes.values())
-    return {
-        name: np.interp(values, places, np.eye(len(places))[i]) for i, name in enumerate(nodes)
-    }
+    return {name: np.interp(values, places, np.eye(len(places))[i]) for i, name in enumerate(nodes)}
 
 
 def sample_population(source: Source) -> Population:
@@ -94,9 +93,7 @@ def sample_population(source: Source) -> Population:
     rng = np.random.default_rng(0)
     n = NUM_PEOPLE
     gender = np.where(np.arange(n) % 2 == 0, 0.0, 1.0)
-    gender = np.clip(
-        gender + np.where(gender < 0.5, 1, -1) * np.abs(rng.normal(0, 0.12, n)), 0, 1
-    )
+    gender = np.clip(gender + np.where(gender < 0.5, 1, -1) * np.abs(rng.normal(0, 0.12, n)), 0, 1)
     parameters = {
         "gender": gender,
         "age": rng.uniform(0.64, 0.93, n),
@@ -109,9 +106,7 @@ def sample_population(source: Source) -> Population:
     parameters |= dict(zip(_RACES, rng.dirichlet([0.6, 0.6, 0.6], n).T, strict=True))
     is_male = gender < 0.5
     stature = np.where(is_male, rng.normal(1.755, 0.072, n), rng.normal(1.625, 0.067, n))
-    ends = [
-        _stature(source, parameters | {"height": np.full(n, height)}) for height in (0.0, 1.0)
-    ]
+    ends = [_stature(source, parameters | {"height": np.full(n, height)}) for height in (0.0, 1.0)]
     parameters["height"] = np.clip((stature - ends[0]) / (ends[1] - ends[0]), 0, 1)
     return Population(parameters, target_weights(source.tokens, parameters), is_male)
 
@@ -126,11 +121,9 @@ def _stature(source: Source, parameters: dict[str, Floats]) -> Floats:
     return np.asarray(heights.max(1) - heights.min(1))
 
 
-def mean_adult(source: Source) -> Floats:
-    """Return the full-resolution mesh of one average adult, [19158, 3], for the decimation."""
-    names = ("gender", "muscle", "weight", "height", "proportions", "cup", "firmness", *_RACES)
-    parameters = {name: np.full(1, 0.5) for name in names} | {"age": np.full(1, 0.72)}
-    weights = target_weights(source.tokens, parameters)[0]
+def average_adult(source: Source, people: Population) -> Floats:
+    """Return the full mesh of the average training person in the file's own pose, [19158, 3]."""
+    weights = people.weights[:NUM_TRAIN].mean(0)
     return np.asarray(source.vertices + np.tensordot(weights, source.deltas, 1))
 
 

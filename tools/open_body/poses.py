@@ -49,3 +49,14 @@ def random_pose(rng: np.random.Generator, scale: float = 1.0) -> Floats:
         x, y, z = (draw(span) for span in spans)
         rotation[joint] = euler_yxz(x, y, z)
     return rotation
+
+
+def seated_pose(rng: np.random.Generator) -> Floats:
+    """Draw a pose with both hips folded by 60 to 120 degrees, for the fold of the groin."""
+    rotation = random_pose(rng)
+    flexion = rng.uniform(-120, -60)
+    _, about_y, about_z = PAIRED[1]
+    for joint, sign in ((1, 1), (2, -1)):
+        x = flexion + rng.uniform(-12, 12)
+        rotation[joint] = euler_yxz(x, sign * rng.uniform(*about_y), sign * rng.uniform(*about_z))
+    return rotation

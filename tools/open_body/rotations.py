@@ -80,7 +80,7 @@ def fraction(matrix: Floats, share: float) -> Floats:
 
 
 def rotation_between(start: Floats, end: Floats) -> Floats:
-    """Return the smallest rotations [..., 3, 3] that turn ``start`` into the direction of ``end``."""
+    """Return the smallest rotations [..., 3, 3] that turn ``start`` towards ``end``."""
     a = start / np.linalg.norm(start, axis=-1, keepdims=True)
     b = end / np.linalg.norm(end, axis=-1, keepdims=True)
     k = skew(np.cross(a, b))

