@@ -62,19 +62,14 @@ bool runs_here(const Kernels& table) {
 }
 
 const Kernels* find(const char* name) {
-  const bool is_auto = name == nullptr || !*name || !std::strcmp(name, "auto");
+  const bool is_auto = !std::strcmp(name, "auto");
   for (const Kernels& table : kTables)
     if ((is_auto || !std::strcmp(table.name, name)) && runs_here(table)) return &table;
   return nullptr;
 }
 
-// A set that is unknown or does not run here falls back to the best one; doctor shows what is in
-// use.
 const Kernels*& chosen() {
-  static const Kernels* table = [] {
-    const Kernels* wish = find(std::getenv("EFT_FAST_SIMD"));
-    return wish ? wish : find("auto");
-  }();
+  static const Kernels* table = find("auto");
   return table;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,8 +17,11 @@ LIBRARY = Path(__file__).resolve().parent.parent / "_native.so"
 def load() -> ctypes.CDLL:
     """Load ``_native.so`` and register its operators; a second call costs nothing.
 
+    ``EFT_FAST_SIMD`` (avx512, avx2, portable) forces the instruction set of the CPU kernels.
+
     Raises:
-        RuntimeError: If the library was not built, or does not load beside this torch.
+        RuntimeError: If the library was not built, does not load beside this torch, or has no
+            instruction set of the name in ``EFT_FAST_SIMD``.
     """
     if not LIBRARY.is_file():
         raise RuntimeError(
@@ -35,6 +39,13 @@ def load() -> ctypes.CDLL:
     library.eft_fast_build_info.restype = ctypes.c_char_p
     library.eft_fast_choose_simd.argtypes = [ctypes.c_char_p]
     library.eft_fast_choose_simd.restype = ctypes.c_int
+    wish = os.environ.get("EFT_FAST_SIMD", "auto")
+    if library.eft_fast_choose_simd(wish.encode()) != 0:
+        available = json.loads(library.eft_fast_build_info().decode())["simd_available"]
+        raise RuntimeError(
+            f"eft_fast: EFT_FAST_SIMD must be auto or one of {', '.join(available)} on this "
+            f"processor, got {wish}"
+        )
     return library
 
 
