@@ -94,9 +94,9 @@ def test_finetuning_learns_and_keeps_the_early_layers(
     network: OpenRegressor, arrays: SynthArrays, targets: Targets, open_body: Smpl
 ) -> None:
     start = state_of(network)
-    config = replace(FINETUNE, steps=25, trunk_lr=1e-3)
+    config = replace(FINETUNE, steps=40, batch=12, mirror=0, head_lr=1e-2)
     losses = finetune(network, open_body, arrays.image, targets, config)
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     end = network.state_dict()
     frozen = ("trunk.stem", "trunk.stages.0.")
     unused = ("trunk.score_out", "trunk.laterals", "trunk.heatmap_out")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from eft_fast.body import Smpl
+from eft_fast.geometry.rotations import axis_angle_to_matrix
+from eft_fast.models.base import RegressorOutput
+from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.synth import SynthArrays
+from eft_fast.training.cache import normalise_images
+from eft_fast.training.measure import predict, procrustes_error, score_output
+from eft_fast.training.targets import Targets
+
+
+def test_similarity_transforms_cost_nothing() -> None:
+    points = torch.randn(4, 14, 3)
+    turn = axis_angle_to_matrix(torch.randn(4, 3))
+    moved = 1.7 * points @ turn.transpose(1, 2) + torch.randn(4, 1, 3)
+    assert procrustes_error(moved, points).max() < 1e-5
+    assert procrustes_error(points * torch.tensor([-1.0, 1.0, 1.0]), points).min() > 0.1
+
+
+def test_procrustes_is_the_best_transform() -> None:
+    points, true = torch.randn(1, 14, 3), torch.randn(1, 14, 3)
+    best = float(procrustes_error(points, true))
+    assert best < float((points - points.mean(1) - true + true.mean(1)).norm(dim=-1).mean())
+
+
+def test_truth_scores_perfectly(targets: Targets, open_body: Smpl) -> None:
+    truth = RegressorOutput(targets.rotmat, targets.betas, targets.camera)
+    score = score_output(truth, targets, open_body)
+    assert score.mpjpe_mm.max() < 0.1
+    assert score.pa_mpjpe_mm.max() < 0.1
+    assert score.root_deg.max() < 0.1
+    assert score.beta0_error.max() == 0
+    # Weak perspective against a near pinhole camera: a few points of close people miss.
+    assert np.nanmean(score.pck) > 0.95
+
+
+def test_a_turned_person_is_a_flip(targets: Targets, open_body: Smpl) -> None:
+    half = torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
+    rotmat = targets.rotmat.clone()
+    rotmat[:, 0] = half @ rotmat[:, 0]
+    score = score_output(RegressorOutput(rotmat, targets.betas, targets.camera), targets, open_body)
+    np.testing.assert_allclose(score.root_deg, 180, atol=0.2)
+    # Turned about the pelvis the body is the same one: only the aligned error forgives it.
+    assert score.pa_mpjpe_mm.max() < 0.1
+    assert score.mpjpe_mm.min() > 20
+    assert score.summary()["root_flips"] == 1
+
+
+def test_prediction_goes_in_batches(network: OpenRegressor, arrays: SynthArrays) -> None:
+    with torch.no_grad():
+        whole = network(normalise_images(arrays.image))
+    parts = predict(network, arrays.image, batch=5)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_nobody_inside_the_crop_has_no_pck(targets: Targets, open_body: Smpl) -> None:
+    truth = RegressorOutput(targets.rotmat, targets.betas, targets.camera)
+    away = targets._replace(landmarks_2d=targets.landmarks_2d + 10)
+    with np.errstate(invalid="ignore"):
+        score = score_output(truth, away, open_body)
+    assert np.isnan(score.pck).all()
+    assert score.pa_mpjpe_mm.max() < 0.1
