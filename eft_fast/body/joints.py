@@ -217,8 +217,8 @@ def _approximate_landmarks(skeleton: Mapping[str, _Point]) -> dict[str, _Point]:
     # Annotated hips lie some 2 cm above and 1 cm outside the joint.
     above = (s["spine1"] - s["pelvis"]) * 0.13
     hips = {side: s[f"{side}hip"] + above + (s[f"{side}hip"] - middle) * 0.1 for side in "lr"}
-    # The crown lies as far above the ears as the ears above the base of the neck.
-    up = ears - s["neck"]
+    # From ears to crown. The neck leans forward, the line from nose to eyes leans back.
+    up = (ears - s["neck"]) * 0.75 + (_mean(s["leye"], s["reye"]) - s["nose"]) * 1.2
     return {
         "rhip_lsp": hips["r"],
         "lhip_lsp": hips["l"],
