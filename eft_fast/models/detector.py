@@ -6,7 +6,11 @@ person. Its person score is near 1 for many things that are no people; its heatm
 so the person that counts is the one whose limbs have sharp heatmaps.
 
 It is no general people detector: people smaller than about an eighth of the photo's longer side,
-lying or upside-down people and crowds are missed, and of two people who overlap it may merge limbs.
+lying or upside-down people and crowds are missed, of two people who overlap it may merge limbs, and
+limbs behind a table are guessed (with a low confidence). Measured with the published weights on 13
+open COCO photos, on which the thresholds were chosen: 14 of 17 people found, their keypoints off by
+.033 of the root of the box area in the median and 89 % of them by less than .1 (74 % if those of
+the missed people count as wrong); one false person there, and three on 13 photos without people.
 """
 
 from __future__ import annotations
