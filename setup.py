@@ -100,6 +100,18 @@ def find_nvcc() -> str | None:
     return None
 
 
+def cudart_folders(nvcc: str) -> list[Path]:
+    """Where libcudart_static.a lies. The nvcc on PATH may be a script; a dry run names its home."""
+    dry = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    top = re.search(r"TOP=(.+)", dry)
+    home = Path(top[1].strip()) if top else Path(nvcc).resolve().parent.parent
+    names = ("lib64", "lib", f"targets/{platform.machine()}-linux/lib", "targets/sbsa-linux/lib")
+    folders = [home / name for name in names if (home / name / "libcudart_static.a").is_file()]
+    if not folders:
+        fail(f"libcudart_static.a expected under {home}, found none; install the CUDA runtime")
+    return folders[:1]
+
+
 def arch_flags(archs: str) -> list[str]:
     """Nvcc flags of a list such as ``80,90a,90+PTX``."""
     flags = []
@@ -167,9 +179,7 @@ class NativeBuild(build_ext):
         link = [*cxx.split(), "-shared", "-o", str(output), *objects, f"-L{torch / 'lib'}"]
         link += ["-ltorch_cpu", "-lc10", "-ldl", "-lpthread", "-Wl,--as-needed", "-Wl,-z,defs"]
         if kernels:
-            home = Path(str(nvcc)).resolve().parent.parent
-            folders = [p for p in (home / "lib64", home / "targets/x86_64-linux/lib") if p.is_dir()]
-            link += [*(f"-L{p}" for p in folders), "-lcudart_static", "-lrt"]
+            link += [*(f"-L{p}" for p in cudart_folders(str(nvcc))), "-lcudart_static", "-lrt"]
         stamp = self.object_folder() / "link.cmd"
         if (
             stale

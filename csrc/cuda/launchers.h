@@ -158,6 +158,8 @@ constexpr int64_t points_workspace_bytes(int64_t num_bodies,
            void* stream)
 
 extern "C" {
+const char* eft_cuda_error(int code);
+
 EFT_POINTS_FORWARD(eft_points_forward_f32, float);
 EFT_POINTS_FORWARD(eft_points_forward_f64, double);
 EFT_POINTS_BACKWARD(eft_points_backward_f32, float);

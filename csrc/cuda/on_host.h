@@ -268,3 +268,5 @@ void cp_async_wait() {
 // What the tests call. Schedules: 0 ascending, 1 descending, 2 random with the seed.
 extern "C" void eft_on_host_schedule(int order, unsigned seed);
 extern "C" const char* eft_on_host_message();  // the last failure in words, or ""
+
+inline const char* cudaGetErrorString(cudaError_t) { return eft_on_host_message(); }
