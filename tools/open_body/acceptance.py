@@ -147,13 +147,12 @@ def people_figures(people: Population, posed: PosedPeople, topology: Topology) -
 def shape_figures(space: ShapeSpace, posed: PosedPeople, topology: Topology) -> list[Figure]:
     """Return the template's size and how well few directions reproduce people not trained on."""
     rest = posed.vertices[NUM_TRAIN:]
+    volume = signed_volume(space.mean, topology.faces)
     flat = (rest - space.mean).reshape(len(rest), -1)
     figures = [
         close_to("stature of the template, m", np.ptp(space.mean[:, 1]), 1.691, 0.005),
         close_to("span of the template, m", np.ptp(space.mean[:, 0]), 1.707, 0.005),
-        close_to(
-            "volume of the template, l", 1e3 * signed_volume(space.mean, topology.faces), 65.3, 0.65
-        ),
+        close_to("volume of the template, l", 1e3 * float(volume), 65.3, 0.65),
     ]
     for count, (mean, p95) in HELD_OUT.items():
         basis = space.basis[:count]

@@ -104,7 +104,7 @@ def write_card(figures: list[Figure], digest: str, size: int) -> str:
         digest: Content hash of the arrays.
         size: Bytes of the file.
     """
-    rows = "\n".join(f"| {f.name} | {f.value:.5g} | {f.low:.4g} to {f.high:.4g} |" for f in figures)
+    rows = "\n".join(f"| {f.name} | {f.value:.5g} | {f.low:.5g} to {f.high:.5g} |" for f in figures)
     return _TEXT.format(
         digest=digest,
         size=f"{size:,}",

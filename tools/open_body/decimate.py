@@ -77,7 +77,7 @@ class HalfMesh:
         for i, t in self.faces.items():
             for v in t:
                 self.around.setdefault(v, set()).add(i)
-        self.quadrics = {v: (0.0,) * 10 for v in self.around}
+        self.quadrics: dict[int, Quadric] = {v: (0.0,) * 10 for v in self.around}
         for t in self.faces.values():
             quadric = self._plane(t)
             for v in t:
@@ -200,7 +200,7 @@ class HalfMesh:
         if sum(a * b for a, b in zip(n0, n1, strict=True)) < MIN_NORMAL_COSINE * l0 * l1:
             return False
         longest = max(_distance2(after[i], after[i - 1]) for i in range(3))
-        return l1 >= MIN_SHAPE * longest
+        return bool(l1 >= MIN_SHAPE * longest)
 
 
 def _edges(t: list[int]) -> list[tuple[int, int]]:
@@ -239,7 +239,7 @@ def decimate(source: Source, shape: Floats, is_hidden: np.ndarray) -> Topology:
     is_middle = _is_middle(source)
     in_half = ((x > 1e-7) | is_middle)[source.faces].all(1) & is_body[source.faces].all(1)
     plan = Plan(
-        places=[tuple(map(float, p)) for p in shape],  # type: ignore[misc]
+        places=[(float(p[0]), float(p[1]), float(p[2])) for p in shape],
         is_middle=is_middle,
         is_locked=_locked(source, is_hidden),
         importance=_importance(source, is_hidden),
@@ -309,7 +309,7 @@ def _locked(source: Source, is_hidden: np.ndarray) -> np.ndarray:
     locked = border & (~is_hidden | _is_middle(source))
     for vertex in LANDMARKS.values():
         locked[[vertex, source.mirror[vertex]]] = True
-    return locked
+    return np.asarray(locked)
 
 
 def _mirror_uv(source: Source, left: Ints, left_uv: Ints) -> Ints:

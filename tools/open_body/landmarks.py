@@ -62,7 +62,8 @@ def find_landmarks(
         return int(np.argmax(np.where(allowed, score, -np.inf)))
 
     def of(*names: str) -> np.ndarray:
-        return body.bone_weights[:, [index[f"{name}.L"] for name in names]].sum(1) > 0.5
+        columns = [index[f"{name}.L"] for name in names]
+        return np.asarray(body.bone_weights[:, columns].sum(1) > 0.5)
 
     found = {
         "nose": best(z, head & middle & (above > 0) & (above < 0.06)),

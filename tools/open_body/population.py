@@ -24,7 +24,7 @@ class Population:
 
     parameters: dict[str, Floats]
     weights: Floats
-    is_male: Floats
+    is_male: np.ndarray
 
 
 def target_weights(tokens: tuple[tuple[str, ...], ...], parameters: dict[str, Floats]) -> Floats:
@@ -130,7 +130,8 @@ def average_adult(source: Source, people: Population) -> Floats:
 def make_bodies(source: Source, weights: Floats, keep: np.ndarray) -> Floats:
     """Return the chosen vertices of every person, [N, len(keep), 3]."""
     deltas = source.deltas[:, keep].astype(np.float64).reshape(len(source.deltas), -1)
-    return source.vertices[keep] + (weights @ deltas).reshape(len(weights), len(keep), 3)
+    moved = (weights @ deltas).reshape(len(weights), len(keep), 3)
+    return np.asarray(source.vertices[keep] + moved)
 
 
 def make_bone_heads(source: Source, weights: Floats) -> Floats:

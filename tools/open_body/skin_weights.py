@@ -34,7 +34,8 @@ def merge_weights(
     chest = _smoothstep(
         (height - joints[6, 1] + 0.02) / (heads[index["spine01"], 1] - joints[6, 1])
     )
-    splits = {"spine04": (0, 3, waist), "spine02": (6, 9, chest), "neck03": (12, 15, 0.5)}
+    half = np.full(len(mean), 0.5)
+    splits = {"spine04": (0, 3, waist), "spine02": (6, 9, chest), "neck03": (12, 15, half)}
     weights = np.zeros((len(mean), 24))
     for bone, column in zip(source.bones, source.weights[topology.keep].T, strict=True):
         if bone in splits:

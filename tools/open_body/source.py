@@ -202,8 +202,8 @@ def _read_weights(
         if pairs:
             table = np.array(pairs)
             column = index[_kept_ancestor(rig, name, set(bones))]
-            np.add.at(weights, (table[:, 0].astype(np.int64), column), table[:, 1])
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
+            weights[table[:, 0].astype(np.int64), column] += table[:, 1]
+    return np.asarray(weights / np.maximum(weights.sum(1, keepdims=True), 1e-12))
 
 
 def _read_targets(
