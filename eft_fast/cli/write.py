@@ -14,7 +14,7 @@ import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
-from eft_fast.evaluation.keypoints2d import pck
+from eft_fast.evaluation.metrics import pck
 from eft_fast.fitting.assemble import keypoint_distances
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report

@@ -1,0 +1,182 @@
+"""Protocols: what exactly a published number means, in one object that prints itself.
+
+A protocol pins the frames, the ground truth, the joints and the root, so that two numbers of one
+protocol can be compared and numbers of two cannot be mixed up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+
+from eft_fast.evaluation import metrics
+
+#: Rows of the 17 joints of the H36M regressor with the left leg first, as the usual list of 17; its
+#: first 14 are the usual 14.
+H36M_TO_J17: Final = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
+H36M_TO_J14: Final = H36M_TO_J17[:14]
+#: The same lists out of the 24 annotated joints; joint 13 is the head of H36M, not the top of LSP.
+J24_TO_J17: Final = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 14, 16, 17)
+J24_TO_J14: Final = J24_TO_J17[:14]
+
+_MM: Final = 1000.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a number of this name was measured on, and how.
+
+    Attributes:
+        name: Name on the command line.
+        frames: Which frames or photos count.
+        ground_truth: Where the true values come from, gender included.
+        joint_source: The set that joints are picked from; predictions and truth alike.
+        joints: Picked joints; empty: all.
+        root: Joint of the source set that is the origin on both sides; None: not a 3D protocol.
+        measures: Names of what is reported.
+        trap: What makes numbers of this name differ between papers.
+    """
+
+    name: str
+    frames: str
+    ground_truth: str
+    joint_source: str
+    joints: tuple[int, ...] = ()
+    root: int | None = None
+    measures: tuple[str, ...] = ("mpjpe_mm", "pa_mpjpe_mm")
+    trap: str = ""
+
+    def card(self) -> str:
+        """The protocol in words, one line per decision, to be printed above its numbers."""
+        joints = f"{len(self.joints)}: {', '.join(map(str, self.joints))}" if self.joints else "all"
+        rows = [
+            ("protocol", self.name),
+            ("frames", self.frames),
+            ("ground truth", self.ground_truth),
+            ("joints from", self.joint_source),
+            ("joints", joints),
+            ("root", "none" if self.root is None else f"joint {self.root} of {self.joint_source}"),
+            ("measures", ", ".join(self.measures)),
+            ("beware", self.trap),
+        ]
+        return "\n".join(f"{key:<13} {value}" for key, value in rows if value)
+
+    def measure(
+        self, pred: Float[np.ndarray, "N K 3"], gt: Float[np.ndarray, "N K 3"]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Measure people whose joints are in the order of ``joint_source``.
+
+        Args:
+            pred: Predicted joints, metres.
+            gt: True joints, metres.
+
+        Returns:
+            One value per person of each measure of the protocol; names end with the unit.
+
+        Raises:
+            ValueError: If the protocol is one of photos, or the joints are too few.
+        """
+        if self.root is None:
+            raise ValueError(f"Protocol.measure: {self.name} has no 3D joints; use metrics.pck")
+        needed = max((*self.joints, self.root)) + 1
+        if pred.shape != gt.shape or pred.ndim != 3 or pred.shape[1] < needed:
+            raise ValueError(
+                f"Protocol.measure: {self.name} needs joints [N, K, 3] of {self.joint_source} with "
+                f"K at least {needed}, got {list(pred.shape)} and {list(gt.shape)}"
+            )
+        pred, gt = (part - part[:, self.root : self.root + 1] for part in (pred, gt))
+        if self.joints:
+            pred, gt = pred[:, self.joints], gt[:, self.joints]
+        computed = {
+            "mpjpe_mm": lambda: _MM * metrics.mpjpe(pred, gt),
+            "pa_mpjpe_mm": lambda: _MM * metrics.pa_mpjpe(pred, gt),
+            "pck150": lambda: metrics.pck3d(pred, gt),
+            "auc": lambda: metrics.auc3d(pred, gt),
+        }
+        return {name: computed[name]() for name in self.measures}
+
+
+PROTOCOLS: Final[dict[str, Protocol]] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "3dpw14",
+            "3DPW test, frames whose camera pose is valid; state which list of frames",
+            "mesh of the gendered SMPL model through J_regressor_h36m; prediction: neutral mesh",
+            "h36m17_Jreg",
+            H36M_TO_J14,
+            root=0,
+            trap="neutral ground truth, or the 24 SMPL joints, give other numbers",
+        ),
+        Protocol(
+            "h36m_p1",
+            "Human3.6M S9 and S11, every 5th frame, all four cameras",
+            "monocular 3D positions of the data set",
+            "h36m17_Jreg",
+            H36M_TO_J14,
+            root=0,
+        ),
+        Protocol(
+            "h36m_p2",
+            "Human3.6M S9 and S11, every 5th frame, camera 60457274 only",
+            "monocular 3D positions of the data set",
+            "h36m17_Jreg",
+            H36M_TO_J14,
+            root=0,
+            measures=("pa_mpjpe_mm",),
+            trap="only the aligned error is reported on this protocol",
+        ),
+        Protocol(
+            "3dhp17",
+            "MPI-INF-3DHP TS1 to TS6, valid frames with all 17 joints inside the image",
+            "univ_annot3 of the data set",
+            "mpiinf17test",
+            tuple(range(17)),
+            root=14,
+            measures=("mpjpe_mm", "pck150", "auc", "pa_mpjpe_mm"),
+            trap="the area includes the threshold 0, so it is at most 30/31",
+        ),
+        Protocol(
+            "coco_pck",
+            "COCO people with at least six labelled keypoints",
+            "annotated 2D keypoints",
+            "coco17",
+            measures=("pck_0.05", "pck_0.1", "kp_error_px"),
+            trap="distances are divided by the root of the area of the person's own box",
+        ),
+        Protocol(
+            "lsp_mask",
+            "LSP test photos with part labels",
+            "label images; 255 is not counted",
+            "pixels",
+            measures=("accuracy", "f1"),
+            trap="masks (2 classes) and parts (7) both count the background as a class",
+        ),
+    )
+}
+
+
+def protocol(name: str) -> Protocol:
+    """Find a protocol by name.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {name!r}")
+    return PROTOCOLS[name]
+
+
+def summarise(values: dict[str, npt.NDArray[np.float64]]) -> dict[str, tuple[float, float, float]]:
+    """Mean and 95 % bootstrap interval of each measure over people; NaN people are left out."""
+    return {name: _mean_with_interval(column) for name, column in values.items()}
+
+
+def _mean_with_interval(column: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    finite = np.asarray(column)[np.isfinite(column)]
+    low, high = metrics.bootstrap_interval(finite)
+    return (float(finite.mean()) if finite.size else float("nan")), low, high
