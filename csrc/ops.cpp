@@ -17,18 +17,26 @@
   "Tensor basis, Tensor basis_t, Tensor term_index, Tensor term_weight, Tensor joint_index, " \
   "Tensor joint_weight, Tensor transl_weight, Tensor output_index"
 
+// Each operator has a twin `<name>_raw` with the same kernel and no autograd formula: for calls
+// that record nothing, where the formula's Python layer would cost more than the kernel (16 against
+// 11 us, one person's points).
+#define EFT_DEF(name, schema) \
+  m.def(name schema);         \
+  m.def(name "_raw" schema)
+
 STABLE_TORCH_LIBRARY(eft_fast, m) {
   // -> vertices [B,V,3], joints [B,24,3], posed [B,T,3,16] (rest-pose vertices before skinning; [0]
   // unless kept).
-  m.def("smpl_mesh(" EFT_BODY EFT_MESH ", bool keep_posed) -> (Tensor, Tensor, Tensor)");
+  EFT_DEF("smpl_mesh", "(" EFT_BODY EFT_MESH ", bool keep_posed) -> (Tensor, Tensor, Tensor)");
   // Gradients of betas, pose and transl [B,3]; posed is the forward's third output, kept.
-  m.def("smpl_mesh_backward(Tensor g_vertices, Tensor g_joints, Tensor posed, " EFT_BODY EFT_MESH
-        ") -> (Tensor, Tensor, Tensor)");
+  EFT_DEF("smpl_mesh_backward",
+          "(Tensor g_vertices, Tensor g_joints, Tensor posed, " EFT_BODY EFT_MESH
+          ") -> (Tensor, Tensor, Tensor)");
   // -> points [B,K,3].
-  m.def("smpl_points(" EFT_BODY EFT_POINTS ") -> Tensor");
+  EFT_DEF("smpl_points", "(" EFT_BODY EFT_POINTS ") -> Tensor");
   // Gradients of betas, pose and transl [B,3].
-  m.def("smpl_points_backward(Tensor g_points, " EFT_BODY EFT_POINTS
-        ") -> (Tensor, Tensor, Tensor)");
+  EFT_DEF("smpl_points_backward",
+          "(Tensor g_points, " EFT_BODY EFT_POINTS ") -> (Tensor, Tensor, Tensor)");
   // camera: (s, tx, ty) [B,3], or K, R, t row-major [B,21]. keypoints [B,K,3]: x, y, confidence.
   // limb_index [L,2] i32 and limb_target [B,L,3] (unit direction, weight): both or neither.
   // loss = keypoint_weight * mean over 2K of confidence * penalty(unit * (u - x)) + beta_weight *
@@ -37,10 +45,11 @@ STABLE_TORCH_LIBRARY(eft_fast, m) {
   //        squared error.
   // -> loss [B], parts [B,4] (the four unweighted), and the gradients of the loss of
   //    betas, pose, transl [B,3] and camera.
-  m.def("keypoint_loss(" EFT_BODY
-        "Tensor camera, Tensor keypoints, Tensor? limb_index, Tensor? limb_target, " EFT_POINTS
-        ", float keypoint_weight, float beta_weight, float camera_weight, float limb_weight, "
-        "float unit, float sigma) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  EFT_DEF("keypoint_loss",
+          "(" EFT_BODY
+          "Tensor camera, Tensor keypoints, Tensor? limb_index, Tensor? limb_target, " EFT_POINTS
+          ", float keypoint_weight, float beta_weight, float camera_weight, float limb_weight, "
+          "float unit, float sigma) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 // cpu/dispatch.cpp

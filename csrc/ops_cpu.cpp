@@ -1,4 +1,5 @@
 // The CPU side of the SMPL operators: tensors in, tensors out, no arithmetic.
+#include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -79,10 +80,28 @@ cpu::PointsData<S> points_data(const PointsArgs& p) {
           read<int32_t>(p.output_index)};
 }
 
+// Asks for large pages under a big fresh tensor: a first touch costs up to 6 us per 4 kB page
+// (virtual machine, B = 32: 48 of 158 us a person), and every mesh is a first touch. A hint only;
+// the kernel may ignore it.
+Tensor empty_large(const Tensor& like, std::initializer_list<int64_t> shape) {
+  const Tensor t = empty_as(like, shape);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = uintptr_t{1} << 21;
+  const size_t bytes = t.numel() * (like.scalar_type() == ScalarType::Float ? 4 : 8);
+  const auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage,
+                  last = (begin + bytes) / kPage * kPage;
+  if (bytes >= 2 * kPage && last > first)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return t;
+}
+
 Gradients empty_gradients(const BodyArgs& body) {
-  return {torch::stable::empty_like(body.betas),
-          torch::stable::empty_like(body.pose),
-          torch::stable::new_empty(body.betas, {body.people, 3})};
+  const Tensor pose = body.form == 9 ? empty_as(body.pose, {body.people, kJoints, 3, 3})
+                                     : empty_as(body.pose, {body.people, kJoints, body.form});
+  return {
+      empty_as(body.betas, {body.people, kBetas}), pose, empty_as(body.betas, {body.people, 3})};
 }
 
 template <typename S>
@@ -128,11 +147,10 @@ Gradients smpl_mesh(const Tensor& betas,
   const BodyArgs body = check_body(op, betas, pose, transl, skeleton, parents);
   const MeshArgs mesh = check_mesh(
       Alike(op, betas), basis, slot_idx, slot_weight, run_ptr, run_joint, run_weight, num_vertices);
-  const Tensor vertices = torch::stable::new_empty(betas, {body.people, mesh.vertices, 3});
-  const Tensor joints = torch::stable::new_empty(betas, {body.people, kJoints, 3});
-  const Tensor posed = keep_posed
-                           ? torch::stable::new_empty(betas, {body.people, mesh.tiles, 3, 16})
-                           : torch::stable::new_empty(betas, {0});
+  const Tensor vertices = empty_large(betas, {body.people, mesh.vertices, 3});
+  const Tensor joints = empty_as(betas, {body.people, kJoints, 3});
+  const Tensor posed =
+      keep_posed ? empty_large(betas, {body.people, mesh.tiles, 3, 16}) : empty_as(betas, {0});
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
     if (body.people)
@@ -212,7 +230,7 @@ Tensor smpl_points(const Tensor& betas,
                                        joint_weight,
                                        transl_weight,
                                        output_index);
-  const Tensor points = torch::stable::new_empty(betas, {body.people, plan.outputs, 3});
+  const Tensor points = empty_as(betas, {body.people, plan.outputs, 3});
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
     if (body.people)
@@ -305,9 +323,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> keypoint_loss(
       refuse("keypoint_loss: limb_index must be in 0.." + std::to_string(plan.outputs - 1) +
              ", got " + std::to_string(point));
   }
-  const Tensor loss = torch::stable::new_empty(betas, {body.people});
-  const Tensor parts = torch::stable::new_empty(betas, {body.people, 4});
-  const Tensor g_camera = torch::stable::empty_like(in.camera);
+  const Tensor loss = empty_as(betas, {body.people});
+  const Tensor parts = empty_as(betas, {body.people, 4});
+  const Tensor g_camera = empty_as(camera, {body.people, camera.size(1)});
   const Gradients out = empty_gradients(body);
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
@@ -340,10 +358,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> keypoint_loss(
 
 STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
   m.impl("smpl_mesh", TORCH_BOX(&smpl_mesh));
+  m.impl("smpl_mesh_raw", TORCH_BOX(&smpl_mesh));
   m.impl("smpl_mesh_backward", TORCH_BOX(&smpl_mesh_backward));
+  m.impl("smpl_mesh_backward_raw", TORCH_BOX(&smpl_mesh_backward));
   m.impl("smpl_points", TORCH_BOX(&smpl_points));
+  m.impl("smpl_points_raw", TORCH_BOX(&smpl_points));
   m.impl("smpl_points_backward", TORCH_BOX(&smpl_points_backward));
+  m.impl("smpl_points_backward_raw", TORCH_BOX(&smpl_points_backward));
   m.impl("keypoint_loss", TORCH_BOX(&keypoint_loss));
+  m.impl("keypoint_loss_raw", TORCH_BOX(&keypoint_loss));
 }
 
 }  // namespace eft_fast

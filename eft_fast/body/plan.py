@@ -130,17 +130,17 @@ def make_mesh_plan(arrays: BodyArrays) -> MeshPlan:
     """
     count = len(arrays.v_template)
     tiles = -(-count // TILE)
-    basis = np.zeros((tiles * TILE, 3, COEFFICIENTS))
-    basis[:count] = _blocks(arrays, np.arange(count))
-    basis = basis.reshape(tiles, TILE, 3, COEFFICIENTS).transpose(0, 3, 2, 1)
+    blocks = np.zeros((tiles * TILE, 3, COEFFICIENTS))
+    blocks[:count] = _blocks(arrays, np.arange(count))
+    basis = blocks.reshape(tiles, TILE, 3, COEFFICIENTS).transpose(0, 3, 2, 1)
 
     slots = arrays.joint_idx.shape[1]
-    slot_idx = np.zeros((tiles * TILE, slots), np.uint8)
-    slot_weight = np.zeros((tiles * TILE, slots))
-    slot_idx[:count] = np.where(arrays.joint_weight != 0, arrays.joint_idx, 0)
-    slot_weight[:count] = arrays.joint_weight
-    slot_idx = slot_idx.reshape(tiles, TILE, slots).transpose(0, 2, 1)
-    slot_weight = slot_weight.reshape(tiles, TILE, slots).transpose(0, 2, 1)
+    idx = np.zeros((tiles * TILE, slots), np.uint8)
+    weight = np.zeros((tiles * TILE, slots))
+    idx[:count] = np.where(arrays.joint_weight != 0, arrays.joint_idx, 0)
+    weight[:count] = arrays.joint_weight
+    slot_idx = idx.reshape(tiles, TILE, slots).transpose(0, 2, 1)
+    slot_weight = weight.reshape(tiles, TILE, slots).transpose(0, 2, 1)
 
     # Dense weights per tile, then only the joints that occur in it.
     dense = np.zeros((tiles, NUM_JOINTS, TILE))

@@ -28,9 +28,9 @@ def check_body(
     who: str, plan: MeshPlan | PointsPlan, betas: Tensor, pose: Tensor, transl: Tensor | None
 ) -> None:
     """Raise unless betas, pose and transl fit each other and the plan."""
-    if not isinstance(betas, Tensor) or not isinstance(pose, Tensor):
-        kinds = f"{type(betas).__name__} and {type(pose).__name__}"
-        raise TypeError(f"{who}: betas and pose must be tensors, got {kinds}")
+    for name, value in (("betas", betas), ("pose", pose)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{who}: {name} must be a tensor, got {type(value).__name__}")
     if betas.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{who}: betas must be float32 or float64, got {betas.dtype}")
     if betas.ndim != 2 or betas.shape[1] != NUM_BETAS:
@@ -65,15 +65,17 @@ def _has_cuda() -> bool:
     return _load.has_cuda()
 
 
-def use_native(who: str, backend: str, device: torch.device) -> bool:
+def use_native(who: str, backend: str, betas: Tensor) -> bool:
     """Decide the backend: only ``auto`` chooses, and it chooses native wherever that can run."""
     if backend == "torch":
         return False
+    if not isinstance(betas, Tensor):
+        raise TypeError(f"{who}: betas must be a tensor, got {type(betas).__name__}")
     if backend not in BACKENDS:
         raise ValueError(f"{who}: backend must be 'auto', 'native' or 'torch', got {backend!r}")
     if backend == "auto" and not _is_built():
         return False
-    has_cuda = _has_cuda()
+    has_cuda, device = _has_cuda(), betas.device
     if device.type == "cpu" or (device.type == "cuda" and has_cuda):
         return True
     if backend == "auto":

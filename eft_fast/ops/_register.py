@@ -42,8 +42,18 @@ def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
     """Save nothing: the formula only refuses."""
 
 
+def _check_devices(betas: Tensor, *others: Any) -> None:
+    """Shapes without data hide a wrong device until it is too late; say it here."""
+    for other in others:
+        if isinstance(other, Tensor) and other.device != betas.device:
+            raise ValueError(
+                f"eft_fast: all inputs must be on {betas.device} as betas, got {other.device}"
+            )
+
+
 def _smpl_mesh_fake(betas: Tensor, pose: Tensor, transl: Tensor | None, *rest: Any) -> Any:
     *_, num_vertices, keep_posed = rest
+    _check_devices(betas, pose, transl, *rest)
     people, tiles = betas.shape[0], rest[2].shape[0]
     posed = (people, tiles, 3, 16) if keep_posed else (0,)
     return (
@@ -88,6 +98,7 @@ def _smpl_mesh_backward_fake(
 
 
 def _smpl_points_fake(betas: Tensor, pose: Tensor, transl: Tensor | None, *plan: Tensor) -> Tensor:
+    _check_devices(betas, pose, transl, *plan)
     return betas.new_empty(betas.shape[0], plan[-1].shape[0], 3)
 
 
@@ -120,6 +131,7 @@ def _keypoint_loss_fake(
     camera: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
+    _check_devices(betas, pose, transl, camera, *rest)
     people = betas.shape[0]
     g_camera = torch.empty_like(camera, memory_format=torch.contiguous_format)
     return (
@@ -147,7 +159,7 @@ def _loss_backward(ctx: Any, g_loss: Tensor | None, *others: Any) -> Any:
     return g_betas, g_pose, g_transl if ctx.has_transl else None, None, None, g_camera, *nothing
 
 
-def _scale_gradients(
+def scale_gradients(
     g_loss: Tensor, betas: Tensor, pose: Tensor, transl: Tensor, camera: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Multiply each person's gradients by the one that arrives."""
@@ -173,13 +185,17 @@ def ensure() -> None:
         "(Tensor g_loss, Tensor betas, Tensor pose, Tensor transl, Tensor camera) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
     )
-    lib.impl("eft_fast::scale_gradients", "default", _scale_gradients)
-    lib.register_fake("eft_fast::scale_gradients", _scale_gradients)
-    lib.register_fake("eft_fast::smpl_mesh", _smpl_mesh_fake)
-    lib.register_fake("eft_fast::smpl_mesh_backward", _smpl_mesh_backward_fake)
-    lib.register_fake("eft_fast::smpl_points", _smpl_points_fake)
-    lib.register_fake("eft_fast::smpl_points_backward", _smpl_points_backward_fake)
-    lib.register_fake("eft_fast::keypoint_loss", _keypoint_loss_fake)
+    lib.impl("eft_fast::scale_gradients", "default", scale_gradients)
+    lib.register_fake("eft_fast::scale_gradients", scale_gradients)
+    for name, fake in (
+        ("smpl_mesh", _smpl_mesh_fake),
+        ("smpl_mesh_backward", _smpl_mesh_backward_fake),
+        ("smpl_points", _smpl_points_fake),
+        ("smpl_points_backward", _smpl_points_backward_fake),
+        ("keypoint_loss", _keypoint_loss_fake),
+    ):
+        lib.register_fake(f"eft_fast::{name}", fake)
+        lib.register_fake(f"eft_fast::{name}_raw", fake)
     lib.register_autograd("eft_fast::smpl_mesh", _mesh_backward, setup_context=_mesh_setup)
     lib.register_autograd("eft_fast::smpl_points", _points_backward, setup_context=_points_setup)
     lib.register_autograd("eft_fast::keypoint_loss", _loss_backward, setup_context=_loss_setup)

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eft_fast.ops import _checks, reference
+from eft_fast.ops import _autograd, _checks, reference
 from eft_fast.ops.plans import PointsPlan
-from eft_fast.ops.smpl import points_plan_tensors
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,13 @@ def _check_loss(
     who: str,
     plan: PointsPlan,
     betas: Tensor,
+    pose: Tensor,
+    transl: Tensor | None,
     camera: Tensor,
     keypoints: Tensor,
     limbs: LimbTargets | None,
 ) -> None:
+    _checks.check_body(who, plan, betas, pose, transl)
     people = betas.shape[0]
     if camera.ndim != 2 or camera.shape[1] not in (3, 21):
         raise ValueError(
@@ -132,36 +134,17 @@ def _check_loss(
             raise TypeError(f"{who}: limbs.index must be torch.int32, got {limbs.index.dtype}")
 
 
-def _native(
+def _tail(
     plan: PointsPlan,
-    betas: Tensor,
-    pose: Tensor,
-    transl: Tensor | None,
-    camera: Tensor,
     keypoints: Tensor,
     limbs: LimbTargets | None,
     weights: LossWeights,
     unit: float,
     sigma: float,
-) -> Any:
-    return torch.ops.eft_fast.keypoint_loss(
-        betas,
-        pose,
-        transl,
-        plan.skeleton,
-        plan.parents,
-        camera,
-        keypoints,
-        None if limbs is None else limbs.index,
-        None if limbs is None else limbs.target,
-        *points_plan_tensors(plan),
-        weights.keypoints,
-        weights.betas,
-        weights.camera,
-        weights.limbs,
-        unit,
-        sigma,
-    )
+) -> tuple[Any, ...]:
+    """Everything after the camera in the schema."""
+    index, target = (None, None) if limbs is None else (limbs.index, limbs.target)
+    return keypoints, index, target, *plan.rows, *weights.as_tuple(), unit, sigma
 
 
 def keypoint_loss(
@@ -202,11 +185,16 @@ def keypoint_loss(
     Returns:
         Loss and parts of each person. Never a mean over the batch.
     """
-    _checks.check_body("keypoint_loss", plan, betas, pose, transl)
-    _check_loss("keypoint_loss", plan, betas, camera, keypoints, limbs)
-    if _checks.use_native("keypoint_loss", backend, betas.device):
-        out = _native(plan, betas, pose, transl, camera, keypoints, limbs, weights, unit, sigma)
-        return KeypointLoss(out[0], out[1])
+    if _checks.use_native("keypoint_loss", backend, betas):
+        try:
+            tail = _tail(plan, keypoints, limbs, weights, unit, sigma)
+            out = _autograd.loss(betas, pose, transl, camera, (plan.tree, tail))
+            return KeypointLoss(*out)
+        except (RuntimeError, ValueError):
+            # The native checks refused; these say it with the right kind of exception.
+            _check_loss("keypoint_loss", plan, betas, pose, transl, camera, keypoints, limbs)
+            raise
+    _check_loss("keypoint_loss", plan, betas, pose, transl, camera, keypoints, limbs)
     return KeypointLoss(
         *reference.keypoint_loss(
             plan,
@@ -243,12 +231,19 @@ def keypoint_gradients(
     What a fitting loop of its own wants: nothing is recorded, so a step costs one native call.
     Arguments as in ``keypoint_loss``.
     """
-    _checks.check_body("keypoint_gradients", plan, betas, pose, transl)
-    _check_loss("keypoint_gradients", plan, betas, camera, keypoints, limbs)
-    if _checks.use_native("keypoint_gradients", backend, betas.device):
-        with torch.no_grad():
-            out = _native(plan, betas, pose, transl, camera, keypoints, limbs, weights, unit, sigma)
-        return KeypointGradients(*out)
+    if _checks.use_native("keypoint_gradients", backend, betas):
+        try:
+            tail = _tail(plan, keypoints, limbs, weights, unit, sigma)
+            with torch.no_grad():
+                return KeypointGradients(
+                    *torch.ops.eft_fast.keypoint_loss_raw(
+                        betas, pose, transl, *plan.tree, camera, *tail
+                    )
+                )
+        except (RuntimeError, ValueError):
+            _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)
+            raise
+    _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)
     shift = betas.new_zeros(betas.shape[0], 3) if transl is None else transl
     with torch.enable_grad():
         inputs = [t.detach().requires_grad_() for t in (betas, pose, shift, camera)]

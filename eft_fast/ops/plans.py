@@ -7,6 +7,7 @@ the 3 x 218 block of vertex i (template, shape and pose directions), w_ij the sk
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -63,6 +64,21 @@ class MeshPlan:
     run_joint: Int[Tensor, " R"]
     run_weight: Float[Tensor, "R 16"]
 
+    @cached_property
+    def arguments(self) -> tuple[Tensor | int, ...]:
+        """The plan in the order of the schemas of csrc/ops.cpp."""
+        return (
+            self.skeleton,
+            self.parents,
+            self.basis,
+            self.slot_idx,
+            self.slot_weight,
+            self.run_ptr,
+            self.run_joint,
+            self.run_weight,
+            self.num_vertices,
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of the data."""
@@ -112,6 +128,30 @@ class PointsPlan:
     joint_weight: Float[Tensor, " M"]
     transl_weight: Float[Tensor, " S"]
     output_index: Int[Tensor, " K"]
+
+    @cached_property
+    def tree(self) -> tuple[Tensor, ...]:
+        """The body's part of the plan, in the order of the schemas of csrc/ops.cpp."""
+        return self.skeleton, self.parents
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, ...]:
+        """The points' part of the plan, in the order of the schemas of csrc/ops.cpp."""
+        return (
+            self.basis,
+            self.basis_t,
+            self.term_index,
+            self.term_weight,
+            self.joint_index,
+            self.joint_weight,
+            self.transl_weight,
+            self.output_index,
+        )
+
+    @cached_property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The plan in the order of the schema of ``smpl_points``."""
+        return self.tree + self.rows
 
     @property
     def dtype(self) -> torch.dtype:

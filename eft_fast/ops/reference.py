@@ -20,7 +20,8 @@ def _sinc(squared: Tensor) -> Tensor:
     is_small = squared < 1e-4
     angle = torch.where(is_small, 1.0, squared).sqrt()
     series = 1 - squared / 6 * (1 - squared / 20 * (1 - squared / 42))
-    return torch.where(is_small, series, angle.sin() / angle)
+    value: Tensor = torch.where(is_small, series, angle.sin() / angle)
+    return value
 
 
 def _from_axis_angle(vector: Tensor) -> Tensor:

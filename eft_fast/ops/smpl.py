@@ -2,46 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.ops import _checks, reference
+from eft_fast.ops import _autograd, _checks, reference
 from eft_fast.ops.plans import MeshPlan, PointsPlan
-
-
-def mesh_plan_tensors(plan: MeshPlan) -> tuple[Tensor | int, ...]:
-    """A plan in the order of the schemas of csrc/ops.cpp."""
-    return (
-        plan.skeleton,
-        plan.parents,
-        plan.basis,
-        plan.slot_idx,
-        plan.slot_weight,
-        plan.run_ptr,
-        plan.run_joint,
-        plan.run_weight,
-        plan.num_vertices,
-    )
-
-
-def points_plan_tensors(plan: PointsPlan) -> tuple[Tensor, ...]:
-    """A plan without its skeleton, in the order of the schemas of csrc/ops.cpp."""
-    return (
-        plan.basis,
-        plan.basis_t,
-        plan.term_index,
-        plan.term_weight,
-        plan.joint_index,
-        plan.joint_weight,
-        plan.transl_weight,
-        plan.output_index,
-    )
-
-
-def needs_gradient(*inputs: Tensor | None) -> bool:
-    """Whether autograd will ask for a gradient of any of these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
 
 
 def smpl_mesh(
@@ -73,14 +38,15 @@ def smpl_mesh(
         ValueError: If shapes or devices do not agree.
         RuntimeError: If the chosen backend is not built.
     """
-    _checks.check_body("smpl_mesh", plan, betas, pose, transl)
-    if not _checks.use_native("smpl_mesh", backend, betas.device):
+    if not _checks.use_native("smpl_mesh", backend, betas):
+        _checks.check_body("smpl_mesh", plan, betas, pose, transl)
         return reference.smpl_mesh(plan, betas, pose, transl)
-    keep_posed = needs_gradient(betas, pose, transl)
-    vertices, joints, _ = torch.ops.eft_fast.smpl_mesh(
-        betas, pose, transl, *mesh_plan_tensors(plan), keep_posed
-    )
-    return vertices, joints
+    try:
+        return _autograd.mesh(betas, pose, transl, plan.arguments)
+    except (RuntimeError, ValueError):
+        # The native checks refused; these say it with the right kind of exception.
+        _checks.check_body("smpl_mesh", plan, betas, pose, transl)
+        raise
 
 
 def smpl_points(
@@ -98,10 +64,11 @@ def smpl_points(
     Returns:
         The plan's points in its order, in metres.
     """
-    _checks.check_body("smpl_points", plan, betas, pose, transl)
-    if not _checks.use_native("smpl_points", backend, betas.device):
+    if not _checks.use_native("smpl_points", backend, betas):
+        _checks.check_body("smpl_points", plan, betas, pose, transl)
         return reference.smpl_points(plan, betas, pose, transl)
-    points: Tensor = torch.ops.eft_fast.smpl_points(
-        betas, pose, transl, plan.skeleton, plan.parents, *points_plan_tensors(plan)
-    )
-    return points
+    try:
+        return _autograd.points(betas, pose, transl, plan.arguments)
+    except (RuntimeError, ValueError):
+        _checks.check_body("smpl_points", plan, betas, pose, transl)
+        raise

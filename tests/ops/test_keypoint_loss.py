@@ -195,7 +195,7 @@ def test_loss_registration(device):
     plan, inputs, keypoints = make_case(3, device=device)
     ops._register.ensure()
     limbs = ops.make_limb_targets(keypoints, LIMBS)
-    rest = (*ops.smpl.points_plan_tensors(plan), *WEIGHTS.as_tuple(), 1.0, 0.0)
+    rest = (*plan.rows, *WEIGHTS.as_tuple(), 1.0, 0.0)
     op = torch.ops.eft_fast.keypoint_loss.default
     for grad in (False, True):
         betas, pose, transl, camera = (t.requires_grad_(grad) for t in inputs)

@@ -146,7 +146,7 @@ def test_points_nan_stays_in_its_person(device):
 def test_points_registration(device):
     _, plan = make_plans(37, device, torch.float32)
     ops._register.ensure()
-    rest = (plan.skeleton, plan.parents, *ops.smpl.points_plan_tensors(plan))
+    rest = plan.arguments
     for grad in (False, True):
         betas, pose, transl = make_inputs(3, device=device, grad=grad)
         op = torch.ops.eft_fast.smpl_points.default

@@ -14,14 +14,12 @@ namespace EFT_ISA {
 template <typename S>
 EFT_INLINE void load_lanes(const S* data, int64_t count, int64_t b0, int n, Vec<S>* out) {
   constexpr int W = kLanes<S>;
+  if (n < W)
+    for (int64_t i = 0; i < count; ++i) out[i] = Vec<S>(0);
   S* lanes = reinterpret_cast<S*>(out);
-  for (int l = 0; l < W; ++l) {
+  for (int l = 0; l < n; ++l) {
     const S* person = data + (b0 + l) * count;
-    if (l < n) {
-      for (int64_t i = 0; i < count; ++i) lanes[i * W + l] = person[i];
-    } else {
-      for (int64_t i = 0; i < count; ++i) lanes[i * W + l] = 0;
-    }
+    for (int64_t i = 0; i < count; ++i) lanes[i * W + l] = person[i];
   }
 }
 
@@ -43,10 +41,13 @@ struct Group {
   math::Chain<Vec<S>> chain;
 };
 
+constexpr int kColumnsPadded = 224;  // columns of basis_t: kCoefficients, padded
+
 // Gradients that the chain's users collect: of G and a in the skinning, of the posed joints, of c.
 template <typename S>
 struct GroupGradients {
-  Vec<S> G[kJoints][9], a[kJoints][3], joints[kJoints][3], c[kCoefficients], transl[3];
+  Vec<S> G[kJoints][9], a[kJoints][3], joints[kJoints][3], transl[3];
+  Vec<S> c[kColumnsPadded];  // kCoefficients of them count
 };
 
 template <typename S>

@@ -9,8 +9,6 @@
 namespace eft_fast {
 namespace EFT_ISA {
 
-constexpr int kColumnsPadded = 224;  // of basis_t
-
 // Register tile of the blends: people times vectors of rows or of coefficients.
 template <typename S>
 constexpr int kBlendPeople =
@@ -137,18 +135,13 @@ void make_sources(const cpu::BodyInputs<S>& body,
                   const cpu::PointsData<S>& data,
                   int64_t b0,
                   PointsWork<S>& work) {
-  constexpr int W = kLanes<S>;
   using V = Vec<S>;
   Group<S>& q = work.q;
   pose_group(body, b0, q);
   coefficients(q, work.c);
   const int64_t R = data.rows, columns = 3 * R;
   multiply<S, true>(data.basis, columns, kCoefficients, work.c, q.n, work.rows_flat);
-  for (int l = q.n; l < W; ++l)
-    for (int64_t i = 0; i < columns; ++i) work.rows_flat[l * columns + i] = 0;
-  S* lanes = reinterpret_cast<S*>(work.rows);
-  for (int64_t i = 0; i < columns; ++i)
-    for (int l = 0; l < W; ++l) lanes[i * W + l] = work.rows_flat[l * columns + i];
+  load_lanes(work.rows_flat, columns, 0, q.n, work.rows);
 
   for (int64_t i = 0; i < 3 * data.sources; ++i) work.source[i] = V(0);
   for (int64_t m = 0; m < data.joint_terms; ++m) {
@@ -184,7 +177,6 @@ void sources_backward(const cpu::BodyInputs<S>& body,
                       PointsWork<S>& work,
                       const cpu::BodyGradients<S>& out,
                       S beta_slope) {
-  constexpr int W = kLanes<S>;
   using V = Vec<S>;
   const Group<S>& q = work.q;
   GroupGradients<S>& g = work.g;
@@ -221,9 +213,7 @@ void sources_backward(const cpu::BodyInputs<S>& body,
     }
   }
   multiply<S, false>(data.basis_t, kColumnsPadded, columns, work.g_rows, q.n, &work.c_rows[0][0]);
-  S* lanes = reinterpret_cast<S*>(g.c);
-  for (int k = 0; k < kCoefficients; ++k)
-    for (int l = 0; l < W; ++l) lanes[k * W + l] = l < q.n ? work.c_rows[l][k] : S(0);
+  load_lanes(&work.c_rows[0][0], kColumnsPadded, 0, q.n, g.c);
   for (int k = 0; k < kBetas; ++k) g.c[1 + k] += V(beta_slope) * q.betas[k];
   pose_group_backward(body, q, g, out);
 }
