@@ -262,7 +262,8 @@ def _to_root(who: str, points: Tensor, root: Root) -> Tensor:
 
 def _distances(who: str, pred: Array, gt: Array, root: Root) -> Tensor:
     p, g = _to_pair(who, pred, gt)
-    return (_to_root(who, p, root) - _to_root(who, g, root)).norm(dim=-1)
+    distance: Tensor = (_to_root(who, p, root) - _to_root(who, g, root)).norm(dim=-1)
+    return distance
 
 
 def _share(distance: Tensor, threshold: float) -> Tensor:
@@ -287,4 +288,5 @@ def _align(p: Tensor, g: Tensor, with_scale: bool) -> Tensor:
         scale = (s * z).sum(1) / torch.where(spread > 0, spread, 1.0)
         rotated = scale[:, None, None] * rotated
     moved: Tensor = rotated + g_mean
-    return torch.where(mask, moved, float("nan"))
+    answer: Tensor = torch.where(mask, moved, float("nan"))
+    return answer

@@ -97,7 +97,7 @@ class Protocol:
             "pck150": lambda: metrics.pck3d(pred, gt),
             "auc": lambda: metrics.auc3d(pred, gt),
         }
-        return {name: computed[name]() for name in self.measures}
+        return {name: computed[name]().astype(np.float64) for name in self.measures}
 
 
 PROTOCOLS: Final[dict[str, Protocol]] = {

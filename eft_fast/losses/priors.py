@@ -1,0 +1,241 @@
+"""Priors on pose and shape: how unlikely a body is, one value per person.
+
+``body_pose`` is axis-angle [B,69]: the 23 joints below the root, radians. Each prior comes as a
+loss, which autograd can follow, and as a ``PriorTerm`` with the gradient and the Gauss-Newton
+curvature in closed form, which is what a fitting loop of its own wants.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import softplus
+
+NUM_POSE: Final = 69
+#: Main bending axis of left elbow, right elbow, left knee, right knee, among the 69 numbers.
+BENDING: Final = (52, 55, 9, 12)
+#: The sign with which each of them must not turn: exp(sign * angle) is large when overstretched.
+BENDING_SIGN: Final = (1.0, -1.0, -1.0, -1.0)
+#: Rows of a matrix product whose bits do not depend on how many people follow.
+_BLOCK: Final = 32
+
+
+class PriorTerm(NamedTuple):
+    """Value, gradient and curvature of a prior.
+
+    Attributes:
+        loss: One value per person.
+        gradient: By the variable of the prior.
+        curvature: Gauss-Newton approximation of the second derivative: its diagonal, or the matrix.
+    """
+
+    loss: Float[Tensor, " B"]
+    gradient: Float[Tensor, "B D"]
+    curvature: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """Gaussians over the first D of the 69 numbers, prepared for the max-mixture prior.
+
+    Attributes:
+        means: Centre of each Gaussian, radians.
+        precision: Inverse covariances.
+        factors: Their Cholesky factors L side by side, precision = L L^T.
+        shift: ``means`` through the factors.
+        offset: What each Gaussian adds whatever the pose.
+        weights: Share of each Gaussian; sums to 1.
+    """
+
+    means: Float[Tensor, "M D"]
+    precision: Float[Tensor, "M D D"]
+    factors: Float[Tensor, "D M*D"]
+    shift: Float[Tensor, " M*D"]
+    offset: Float[Tensor, " M"]
+    weights: Float[Tensor, " M"]
+
+    @property
+    def dims(self) -> int:
+        """How many of the 69 numbers the prior knows: 69, or 63 without the hands."""
+        return self.means.shape[1]
+
+    def mean_pose(self) -> Float[Tensor, " 69"]:
+        """Mean of the mixture; zeros where the prior knows nothing."""
+        mean = self.means.new_zeros(NUM_POSE)
+        mean[: self.dims] = self.weights @ self.means
+        return mean
+
+    def to(self, like: Tensor) -> GaussianMixture:
+        """The same on the device and of the type of ``like``."""
+        return GaussianMixture(
+            *(part.to(like) for part in (self.means, self.precision, self.factors)),
+            *(part.to(like) for part in (self.shift, self.offset, self.weights)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class JointLimits:
+    """Range of each of the 69 numbers, radians, and how softly it ends."""
+
+    lower: Float[Tensor, " 69"]
+    upper: Float[Tensor, " 69"]
+    softness: float = 0.05
+
+    def to(self, like: Tensor) -> JointLimits:
+        """The same on the device and of the type of ``like``."""
+        return JointLimits(self.lower.to(like), self.upper.to(like), self.softness)
+
+
+def make_mixture(
+    means: npt.ArrayLike, covars: npt.ArrayLike, weights: npt.ArrayLike
+) -> GaussianMixture:
+    """Prepare a mixture in float64, as SMPLify defines its prior.
+
+    The determinants are divided by the smallest one, which only shifts the loss.
+
+    Args:
+        means: [M, D] with D = 69, or 63 without the hands.
+        covars: [M, D, D].
+        weights: [M]; scaled to sum to 1.
+
+    Raises:
+        ValueError: If the shapes do not agree or a covariance is not positive definite.
+    """
+    mu, sigma = np.asarray(means, np.float64), np.asarray(covars, np.float64)
+    share = np.asarray(weights, np.float64).reshape(-1)
+    if mu.ndim != 2 or mu.shape[1] not in (63, NUM_POSE):
+        raise ValueError(f"make_mixture: means must be [M, 63] or [M, 69], got {list(mu.shape)}")
+    count, dims = mu.shape
+    if sigma.shape != (count, dims, dims) or share.shape != (count,):
+        raise ValueError(
+            f"make_mixture: covars must be {[count, dims, dims]} and weights [{count}], got "
+            f"{list(sigma.shape)} and {list(share.shape)}"
+        )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all() and (share > 0).all()):
+        raise ValueError("make_mixture: expected finite numbers and positive weights, got others")
+    share = share / share.sum()
+    try:
+        half_log_det = np.log(np.linalg.cholesky(sigma).diagonal(axis1=1, axis2=2)).sum(1)
+        precision = np.linalg.inv(sigma)
+        precision = (precision + precision.transpose(0, 2, 1)) / 2
+        factors = np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"make_mixture: covars must be positive definite, got others ({error})"
+        ) from error
+    norm = dims / 2 * math.log(2 * math.pi) + half_log_det - half_log_det.min()
+    wide = factors.transpose(1, 0, 2).reshape(dims, count * dims)
+    shift = np.einsum("md,mde->me", mu, factors).reshape(-1)
+    parts = (mu, precision, wide, shift, norm - np.log(share), share)
+    return GaussianMixture(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+def mixture_loss(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
+    """Negative logarithm of the most likely Gaussian: min_j 0.5 d_j^T S_j^-1 d_j - log c_j."""
+    _check_pose("mixture_loss", body_pose)
+    whitened = _whiten(prior, body_pose)
+    smallest: Tensor = (0.5 * whitened.square().sum(-1) + prior.offset).amin(1)
+    return smallest
+
+
+def mixture_term(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
+    """``mixture_loss`` with its gradient [B,69] and the precision of the winner [B,D,D]."""
+    whitened = _whiten(prior, body_pose)
+    loss, winner = (0.5 * whitened.square().sum(-1) + prior.offset).min(1)
+    chosen = whitened * torch.nn.functional.one_hot(winner, len(prior.means))[..., None]
+    gradient = torch.zeros_like(body_pose)
+    gradient[:, : prior.dims] = _multiply(chosen.flatten(1), prior.factors.T)
+    return PriorTerm(loss, gradient, prior.precision[winner])
+
+
+def mixture_winner(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> Int[Tensor, " B"]:
+    """Number of the most likely Gaussian of each person."""
+    whitened = _whiten(prior, body_pose)
+    return (0.5 * whitened.square().sum(-1) + prior.offset).argmin(1)
+
+
+def angle_loss(body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
+    """Overstretched elbows and knees: sum of exp(sign * angle)^2 over the four."""
+    _check_pose("angle_loss", body_pose)
+    sign = torch.tensor(BENDING_SIGN, dtype=body_pose.dtype, device=body_pose.device)
+    return torch.exp(2 * sign * body_pose[:, BENDING]).sum(1)
+
+
+def angle_term(body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
+    """``angle_loss`` with its gradient and the diagonal of its curvature, [B,69] each."""
+    sign = torch.tensor(BENDING_SIGN, dtype=body_pose.dtype, device=body_pose.device)
+    squared = torch.exp(2 * sign * body_pose[:, BENDING])
+    gradient, curvature = torch.zeros_like(body_pose), torch.zeros_like(body_pose)
+    gradient[:, BENDING] = 2 * sign * squared
+    curvature[:, BENDING] = 2 * squared
+    return PriorTerm(squared.sum(1), gradient, curvature)
+
+
+def limits_loss(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
+    """How far angles leave their ranges: sum of softplus(excess / softness)^2, both ends."""
+    _check_pose("limits_loss", body_pose)
+    above = softplus((body_pose - limits.upper) / limits.softness)
+    below = softplus((limits.lower - body_pose) / limits.softness)
+    return (above.square() + below.square()).sum(1)
+
+
+def limits_term(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
+    """``limits_loss`` with its gradient and the diagonal of its curvature, [B,69] each."""
+    excess = (body_pose - limits.upper) / limits.softness
+    lack = (limits.lower - body_pose) / limits.softness
+    above, below = softplus(excess), softplus(lack)
+    rise, fall = excess.sigmoid() / limits.softness, lack.sigmoid() / limits.softness
+    return PriorTerm(
+        (above.square() + below.square()).sum(1),
+        2 * (above * rise - below * fall),
+        2 * (rise.square() + fall.square()),
+    )
+
+
+def limits_exceeded(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
+    """Share of the 69 numbers that lie outside their range."""
+    _check_pose("limits_exceeded", body_pose)
+    outside = (body_pose > limits.upper) | (body_pose < limits.lower)
+    return outside.to(body_pose).mean(1)
+
+
+def shape_loss(betas: Float[Tensor, "B 10"]) -> Float[Tensor, " B"]:
+    """Sum of squared shape coefficients, which are in standard deviations."""
+    return betas.square().sum(1)
+
+
+def anchor_loss(value: Float[Tensor, "B D"], start: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+    """Squared distance to where the fit started."""
+    return (value - start).square().sum(1)
+
+
+def _check_pose(who: str, body_pose: Tensor) -> None:
+    if body_pose.ndim != 2 or body_pose.shape[1] != NUM_POSE:
+        raise ValueError(f"{who}: body_pose must be [B, 69], got {list(body_pose.shape)}")
+
+
+def _whiten(prior: GaussianMixture, body_pose: Tensor) -> Float[Tensor, "B M D"]:
+    """L_j^T (pose - mean_j) of every Gaussian, in one product."""
+    product = _multiply(body_pose[:, : prior.dims], prior.factors) - prior.shift
+    rows: Tensor = product.unflatten(1, prior.means.shape)
+    return rows
+
+
+def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix`` in whole blocks of rows.
+
+    The products of ragged edges and of single rows take other paths with other rounding; padded,
+    the bits of a person's row do not depend on the number of rows.
+    """
+    missing = -len(rows) % _BLOCK
+    if missing:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+    product: Tensor = rows @ matrix
+    return product[: len(product) - missing]
