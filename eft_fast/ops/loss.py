@@ -190,7 +190,7 @@ def keypoint_loss(
             tail = _tail(plan, keypoints, limbs, weights, unit, sigma)
             out = _autograd.loss(betas, pose, transl, camera, (plan.tree, tail))
             return KeypointLoss(*out)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, TypeError, AttributeError):
             # The native checks refused; these say it with the right kind of exception.
             _check_loss("keypoint_loss", plan, betas, pose, transl, camera, keypoints, limbs)
             raise
@@ -240,7 +240,7 @@ def keypoint_gradients(
                         betas, pose, transl, *plan.tree, camera, *tail
                     )
                 )
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, TypeError, AttributeError):
             _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)
             raise
     _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)

@@ -28,11 +28,12 @@ def _from_axis_angle(vector: Tensor) -> Tensor:
     """R = I + sin(t)/t K + 2 (sin(t/2)/t)^2 K^2."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    K = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    K: Tensor = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
     squared = (vector * vector).sum(-1)[..., None, None]
     half = _sinc(squared / 4)
     identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
-    return identity + _sinc(squared) * K + half * half / 2 * (K @ K)
+    matrix: Tensor = identity + _sinc(squared) * K + half * half / 2 * (K @ K)
+    return matrix
 
 
 def _from_rot6d(values: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def smpl_mesh(
         return reference.smpl_mesh(plan, betas, pose, transl)
     try:
         return _autograd.mesh(betas, pose, transl, plan.arguments)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, TypeError, AttributeError):
         # The native checks refused; these say it with the right kind of exception.
         _checks.check_body("smpl_mesh", plan, betas, pose, transl)
         raise
@@ -69,6 +69,6 @@ def smpl_points(
         return reference.smpl_points(plan, betas, pose, transl)
     try:
         return _autograd.points(betas, pose, transl, plan.arguments)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, TypeError, AttributeError):
         _checks.check_body("smpl_points", plan, betas, pose, transl)
         raise
