@@ -7,153 +7,17 @@
 // graph.
 #ifdef EFT_FAST_WITH_CUDA
 
-#include <dlfcn.h>
-#include <torch/csrc/stable/accelerator.h>
+#include "ops_cuda.h"
+
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <atomic>
 #include <cstring>
-#include <tuple>
-
-#include "check.h"
-#include "cuda/launchers.h"
 
 namespace eft_fast {
 namespace {
 
-using torch::stable::accelerator::DeviceGuard;
-using OptionalTensor = std::optional<Tensor>;
-using Gradients = std::tuple<Tensor, Tensor, Tensor>;
-
-std::atomic<int64_t> mesh_arithmetic{kThreeTf32};
-
-void* current_stream(const char* op, const Tensor& like) {
-  using GetStream = int32_t (*)(int32_t, void**);
-  static const auto get_stream = [] {
-    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    void* const symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
-    return reinterpret_cast<GetStream>(symbol);
-  }();
-  void* stream = nullptr;
-  if (!get_stream || get_stream(like.get_device_index(), &stream) != 0)
-    refuse(std::string(op) +
-           ": torch's current CUDA stream was not found; use torch>=2.11 with CUDA, or "
-           "backend='torch'");
-  return stream;
-}
-
-void check_launch(const char* op, int code) {
-  if (code != 0)
-    refuse(std::string(op) + ": the CUDA kernels did not start (error " + std::to_string(code) +
-           ": " + eft_cuda_error(code) + ")");
-}
-
-template <typename S>
-const S* read(const Tensor& t) {
-  return static_cast<const S*>(t.const_data_ptr());
-}
-
-template <typename S>
-const S* read(const OptionalTensor& t) {
-  return t.has_value() ? read<S>(*t) : nullptr;
-}
-
-template <typename S>
-S* write(const Tensor& t) {
-  return static_cast<S*>(t.mutable_data_ptr());
-}
-
-Tensor make(const Tensor& like, std::initializer_list<int64_t> shape) {
-  return torch::stable::new_empty(like, shape);
-}
-
-Gradients make_gradients(const BodyArgs& body) {
-  return {torch::stable::empty_like(body.betas),
-          torch::stable::empty_like(body.pose),
-          make(body.betas, {body.people, 3})};
-}
-
-template <typename S>
-struct Launchers;
-
-template <>
-struct Launchers<float> {
-  static constexpr auto mesh = &eft_mesh_forward_f32;
-  static constexpr auto mesh_backward = &eft_mesh_backward_f32;
-  static constexpr auto points = &eft_points_forward_f32;
-  static constexpr auto points_backward = &eft_points_backward_f32;
-  static constexpr auto loss = &eft_keypoint_loss_f32;
-};
-
-template <>
-struct Launchers<double> {
-  static constexpr auto mesh = &eft_mesh_forward_f64;
-  static constexpr auto mesh_backward = &eft_mesh_backward_f64;
-  static constexpr auto points = &eft_points_forward_f64;
-  static constexpr auto points_backward = &eft_points_backward_f64;
-  static constexpr auto loss = &eft_keypoint_loss_f64;
-};
-
-template <typename F>
-void for_type(const Tensor& betas, F f) {
-  if (betas.scalar_type() == ScalarType::Float) {
-    f(float{});
-  } else {
-    f(double{});
-  }
-}
-
-// launch(arguments of EFT_MESH_INPUTS..., rest...)
-template <typename S, typename Launch, typename... Rest>
-int call_mesh(Launch launch, const BodyArgs& body, const MeshArgs& mesh, Rest... rest) {
-  return launch(body.people,
-                mesh.vertices,
-                mesh.slot_weight.size(1),
-                body.form,
-                read<int32_t>(body.parents),
-                read<S>(body.skeleton),
-                read<S>(mesh.basis),
-                read<uint8_t>(mesh.slot_idx),
-                read<S>(mesh.slot_weight),
-                read<int32_t>(mesh.run_ptr),
-                read<int32_t>(mesh.run_joint),
-                read<S>(mesh.run_weight),
-                read<S>(body.betas),
-                read<S>(body.pose),
-                read<S>(body.transl),
-                rest...);
-}
-
-// launch(arguments of EFT_POINTS_INPUTS..., rest...); makes the workspace of a large plan.
-template <typename S, typename Launch, typename... Rest>
-int call_points(Launch launch, const BodyArgs& body, const PointsArgs& plan, Rest... rest) {
-  const int64_t bytes = points_workspace_bytes(
-      body.people, plan.rows, plan.terms, plan.sources, plan.outputs, sizeof(S));
-  const Tensor workspace = make(body.betas, {bytes / static_cast<int64_t>(sizeof(S))});
-  return launch(body.people,
-                plan.rows,
-                plan.terms,
-                plan.joint_terms,
-                plan.sources,
-                plan.outputs,
-                body.form,
-                read<int32_t>(body.parents),
-                read<S>(body.skeleton),
-                read<S>(plan.basis),
-                read<S>(plan.basis_t),
-                read<int32_t>(plan.term_index),
-                read<S>(plan.term_weight),
-                read<int32_t>(plan.joint_index),
-                read<S>(plan.joint_weight),
-                read<S>(plan.transl_weight),
-                read<int32_t>(plan.output_index),
-                read<S>(body.betas),
-                read<S>(body.pose),
-                read<S>(body.transl),
-                bytes ? write<void>(workspace) : nullptr,
-                rest...);
-}
+std::atomic<int64_t> mesh_arithmetic{kFloat32};
 
 Gradients smpl_mesh(const Tensor& betas,
                     const Tensor& pose,
@@ -173,12 +37,12 @@ Gradients smpl_mesh(const Tensor& betas,
   const MeshArgs mesh = check_mesh(
       Alike(op, betas), basis, slot_idx, slot_weight, run_ptr, run_joint, run_weight, num_vertices);
   const DeviceGuard guard(betas.get_device_index());
-  const Tensor vertices = make(betas, {body.people, mesh.vertices, 3});
-  const Tensor joints = make(betas, {body.people, kJoints, 3});
+  const Tensor vertices = empty_as(betas, {body.people, mesh.vertices, 3});
+  const Tensor joints = empty_as(betas, {body.people, kJoints, 3});
   const Tensor posed =
-      keep_posed ? make(betas, {body.people, mesh.tiles, 3, 16}) : make(betas, {0});
-  const Tensor transforms = make(betas, {transforms_size(body.people)});
-  const Tensor coefficients = make(betas, {coefficients_size(body.people)});
+      keep_posed ? empty_as(betas, {body.people, mesh.tiles, 3, 16}) : empty_as(betas, {0});
+  const Tensor transforms = empty_as(betas, {transforms_size(body.people)});
+  const Tensor coefficients = empty_as(betas, {coefficients_size(body.people)});
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
     const int code = call_mesh<S>(Launchers<S>::mesh,
@@ -225,12 +89,12 @@ Gradients smpl_mesh_backward(const Tensor& g_vertices,
   const DeviceGuard guard(betas.get_device_index());
   const Tensor gv = dense(g_vertices), gj = dense(g_joints), kept = dense(posed);
   const Gradients out = make_gradients(body);
-  const Tensor transforms = make(betas, {transforms_size(body.people)});
-  const Tensor coefficients = make(betas, {coefficients_size(body.people)});
-  const Tensor joints = make(betas, {body.people, kJoints, 3});
-  const Tensor posed_gradient = make(betas, {posed_gradient_size(body.people, mesh.vertices)});
-  const Tensor chunk_sums = make(betas, {chunk_sums_size(body.people, mesh.vertices)});
-  const Tensor split_sums = make(betas, {split_sums_size(body.people, mesh.vertices)});
+  const Tensor transforms = empty_as(betas, {transforms_size(body.people)});
+  const Tensor coefficients = empty_as(betas, {coefficients_size(body.people)});
+  const Tensor joints = empty_as(betas, {body.people, kJoints, 3});
+  const Tensor posed_gradient = empty_as(betas, {posed_gradient_size(body.people, mesh.vertices)});
+  const Tensor chunk_sums = empty_as(betas, {chunk_sums_size(body.people, mesh.vertices)});
+  const Tensor split_sums = empty_as(betas, {split_sums_size(body.people, mesh.vertices)});
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
     const int code = call_mesh<S>(Launchers<S>::mesh_backward,
@@ -279,7 +143,7 @@ Tensor smpl_points(const Tensor& betas,
                                        transl_weight,
                                        output_index);
   const DeviceGuard guard(betas.get_device_index());
-  const Tensor points = make(betas, {body.people, plan.outputs, 3});
+  const Tensor points = empty_as(betas, {body.people, plan.outputs, 3});
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
     const int code = call_points<S>(
@@ -374,9 +238,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> keypoint_loss(
   const LossArgs in =
       check_loss(alike, body.people, plan.outputs, camera, keypoints, limb_index, limb_target);
   const DeviceGuard guard(betas.get_device_index());
-  const Tensor loss = make(betas, {body.people});
-  const Tensor parts = make(betas, {body.people, 4});
-  const Tensor g_camera = torch::stable::empty_like(in.camera);
+  const Tensor loss = empty_as(betas, {body.people});
+  const Tensor parts = empty_as(betas, {body.people, 4});
+  const Tensor g_camera = empty_as(in.camera, {body.people, camera.size(1)});
   const Gradients out = make_gradients(body);
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
@@ -419,12 +283,26 @@ extern "C" __attribute__((visibility("default"))) int eft_fast_choose_mesh_arith
   return 0;
 }
 
+#ifdef EFT_FAST_HOST_CUDA
+STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
+#else
 STABLE_TORCH_LIBRARY_IMPL(eft_fast, CUDA, m) {
+#endif
   m.impl("smpl_mesh", TORCH_BOX(&eft_fast::smpl_mesh));
+  m.impl("smpl_mesh_raw", TORCH_BOX(&eft_fast::smpl_mesh));
+  m.impl("smpl_mesh_raw", TORCH_BOX(&eft_fast::smpl_mesh));
   m.impl("smpl_mesh_backward", TORCH_BOX(&eft_fast::smpl_mesh_backward));
+  m.impl("smpl_mesh_backward_raw", TORCH_BOX(&eft_fast::smpl_mesh_backward));
+  m.impl("smpl_mesh_backward_raw", TORCH_BOX(&eft_fast::smpl_mesh_backward));
   m.impl("smpl_points", TORCH_BOX(&eft_fast::smpl_points));
+  m.impl("smpl_points_raw", TORCH_BOX(&eft_fast::smpl_points));
+  m.impl("smpl_points_raw", TORCH_BOX(&eft_fast::smpl_points));
   m.impl("smpl_points_backward", TORCH_BOX(&eft_fast::smpl_points_backward));
+  m.impl("smpl_points_backward_raw", TORCH_BOX(&eft_fast::smpl_points_backward));
+  m.impl("smpl_points_backward_raw", TORCH_BOX(&eft_fast::smpl_points_backward));
   m.impl("keypoint_loss", TORCH_BOX(&eft_fast::keypoint_loss));
+  m.impl("keypoint_loss_raw", TORCH_BOX(&eft_fast::keypoint_loss));
+  m.impl("keypoint_loss_raw", TORCH_BOX(&eft_fast::keypoint_loss));
 }
 
 #endif  // EFT_FAST_WITH_CUDA

@@ -40,13 +40,13 @@ constexpr int64_t chunks_of(int64_t num_vertices) {
 constexpr int64_t chunk_sums_size(int64_t num_bodies, int64_t num_vertices) {
   return num_bodies * chunks_of(num_vertices) * kChunkSums;
 }
-// Few people need many splits to fill a GPU; many people need few, or the sums outweigh the result.
-constexpr int64_t tiles_per_split(int64_t num_bodies) { return num_bodies <= 64 ? 4 : 16; }
-constexpr int64_t splits_of(int64_t num_bodies, int64_t num_vertices) {
-  return divide_up(tiles_of(num_vertices), tiles_per_split(num_bodies));
+// The same for any number of people, so that a person's bits do not depend on it.
+constexpr int64_t kSplitTiles = 8;
+constexpr int64_t splits_of(int64_t num_vertices) {
+  return divide_up(tiles_of(num_vertices), kSplitTiles);
 }
 constexpr int64_t split_sums_size(int64_t num_bodies, int64_t num_vertices) {
-  return num_bodies * splits_of(num_bodies, num_vertices) * 218;
+  return num_bodies * splits_of(num_vertices) * 218;
 }
 
 // The memory of one block of the points kernels: values of 8 people, then indices.

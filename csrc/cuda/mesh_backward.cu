@@ -161,18 +161,14 @@ __device__ inline void load_half(const MeshInputs<float>& in,
   cp_async_commit();
 }
 
-__global__ void __launch_bounds__(kPeople / kWarpPeople * 32)
-    coefficient_gradient_kernel(MeshInputs<float> in,
-                                int64_t splits,
-                                int64_t tiles_per_split,
-                                const float* g_posed,
-                                float* split_sums) {
+__global__ void __launch_bounds__(kPeople / kWarpPeople * 32) coefficient_gradient_kernel(
+    MeshInputs<float> in, int64_t splits, const float* g_posed, float* split_sums) {
   EFT_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, people = threadIdx.x / 32 * kWarpPeople;
   const int64_t split = blockIdx.x % splits;
   const int64_t first_person = blockIdx.x / splits * kPeople;
-  const int64_t begin = split * tiles_per_split * 2;
-  const int64_t end = min((split + 1) * tiles_per_split, tiles_of(in.num_vertices)) * 2;
+  const int64_t begin = split * kSplitTiles * 2;
+  const int64_t end = min((split + 1) * kSplitTiles, tiles_of(in.num_vertices)) * 2;
   const bool has_people = first_person + people < in.num_bodies;
   float acc[kWarpPeople][kPerLane] = {};
   load_half(in, g_posed, first_person, begin, shared);
@@ -224,15 +220,14 @@ __global__ void __launch_bounds__(kPeople / kWarpPeople * 32)
 // A block has one person and one split, a thread one coefficient.
 __global__ void simple_coefficient_gradient_kernel(MeshInputs<double> in,
                                                    int64_t splits,
-                                                   int64_t tiles_per_split,
                                                    const double* g_posed,
                                                    double* split_sums) {
   const int64_t b = blockIdx.x / splits, split = blockIdx.x % splits;
   const int64_t tiles = tiles_of(in.num_vertices);
-  const int64_t end = min((split + 1) * tiles_per_split, tiles);
+  const int64_t end = min((split + 1) * kSplitTiles, tiles);
   for (int k = threadIdx.x; k < kCoefficients; k += blockDim.x) {
     double sum = 0;
-    for (int64_t tile = split * tiles_per_split; tile < end; ++tile) {
+    for (int64_t tile = split * kSplitTiles; tile < end; ++tile) {
       const double* g = g_posed + (b * tiles + tile) * kTileRow;
       const double* row = in.basis + (tile * kCoefficients + k) * kTileRow;
       for (int n = 0; n < kTileRow; ++n) sum += g[n] * row[n];
@@ -245,7 +240,7 @@ void launch_coefficient_gradient(const MeshInputs<float>& in,
                                  const float* g_posed,
                                  float* split_sums,
                                  void* stream) {
-  const int64_t splits = splits_of(in.num_bodies, in.num_vertices);
+  const int64_t splits = splits_of(in.num_vertices);
   const int64_t blocks = splits * divide_up(in.num_bodies, kPeople);
   allow_shared(coefficient_gradient_kernel, kCoefficientBytes);
   EFT_LAUNCH(coefficient_gradient_kernel,
@@ -255,7 +250,6 @@ void launch_coefficient_gradient(const MeshInputs<float>& in,
              stream,
              in,
              splits,
-             tiles_per_split(in.num_bodies),
              g_posed,
              split_sums);
 }
@@ -264,7 +258,7 @@ void launch_coefficient_gradient(const MeshInputs<double>& in,
                                  const double* g_posed,
                                  double* split_sums,
                                  void* stream) {
-  const int64_t splits = splits_of(in.num_bodies, in.num_vertices);
+  const int64_t splits = splits_of(in.num_vertices);
   EFT_LAUNCH(simple_coefficient_gradient_kernel,
              static_cast<unsigned>(splits * in.num_bodies),
              224,
@@ -272,7 +266,6 @@ void launch_coefficient_gradient(const MeshInputs<double>& in,
              stream,
              in,
              splits,
-             tiles_per_split(in.num_bodies),
              g_posed,
              split_sums);
 }

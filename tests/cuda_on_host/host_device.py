@@ -16,7 +16,8 @@ import pytest
 import torch
 
 REPO = Path(__file__).resolve().parents[2]
-CUDA = REPO / "csrc" / "cuda"
+CSRC = REPO / "csrc"
+CUDA = CSRC / "cuda"
 ASCENDING, DESCENDING, RANDOM = 0, 1, 2
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 FLAGS = ("-std=c++17", "-DEFT_FAST_HOST_CUDA", "-fPIC", "-g", *WARNINGS)
@@ -31,13 +32,21 @@ def compile_to(target: Path, source: Path, flags: Iterable[str]) -> subprocess.C
     )
 
 
-def build(name: str, sources: Sequence[Path], flags: Sequence[str] = ("-O2",)) -> Path:
-    """Build a shared object from CUDA sources, once per content of the sources."""
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+def build(
+    name: str,
+    sources: Sequence[Path],
+    flags: Sequence[str] = ("-O2",),
+    link: Sequence[str] = (),
+) -> Path:
+    """Build a shared object from CUDA and C++ sources, once per content of the sources."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
         pytest.skip("no C++ compiler")
     sources = [*sources, *sorted(CUDA.glob("on_host*.cpp"))]
-    headers = sorted([*CUDA.glob("*.h"), *(REPO / "csrc" / "math").glob("*.h")])
-    key = hashlib.sha256(" ".join([*FLAGS, *flags]).encode())
+    headers = sorted(
+        path for folder in ("", "cuda", "math") for path in (CSRC / folder).glob("*.h")
+    )
+    key = hashlib.sha256(" ".join([*FLAGS, *flags, *link]).encode())
     for path in [*sources, *headers]:
         key.update(path.read_bytes())
     folder = REPO / "build" / "cuda_on_host"
@@ -54,11 +63,22 @@ def build(name: str, sources: Sequence[Path], flags: Sequence[str] = ("-O2",)) -
     for path, result in zip(sources, results, strict=True):
         assert result.returncode == 0, f"{path.name}\n{result.stderr}"
     partial = work / "library.so"
-    link = [os.environ.get("CXX", "g++"), "-shared", *flags, *map(str, objects), "-o", str(partial)]
-    subprocess.run(link, check=True)
+    command = [compiler, "-shared", *flags, *map(str, objects), "-o", str(partial), *link]
+    subprocess.run(command, check=True)
     partial.replace(library)
     shutil.rmtree(work)
     return library
+
+
+def build_operators() -> Path:
+    """The operators of csrc/ops.cpp with the CUDA kernels behind them, on CPU tensors."""
+    torch_folder = Path(torch.__file__).parent
+    sources = [CSRC / "ops.cpp", CSRC / "ops_cuda.cpp", Path(__file__).parent / "no_simd.cpp"]
+    flags = ["-O2", "-std=c++20", "-fvisibility=hidden", f"-isystem{torch_folder / 'include'}"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DEFT_FAST_WITH_CUDA"]
+    flags += ['-DEFT_FAST_VERSION="test"', '-DEFT_FAST_ARCHS=""']
+    link = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
+    return build("operators", [*sources, *sorted(CUDA.glob("*.cu"))], flags, link)
 
 
 def sanitizer_environment() -> dict[str, str]:

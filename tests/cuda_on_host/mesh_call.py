@@ -91,7 +91,7 @@ def backward(
     out = Gradients(
         unset(betas, people, 10), torch.full_like(pose, torch.nan), unset(betas, people, 3)
     )
-    splits = divide_up(tiles, 4 if people <= 64 else 16)
+    splits = divide_up(tiles, 8)
     gpu(
         f"eft_mesh_backward_{suffix(betas)}",
         *_inputs(plan, betas, pose, transl),

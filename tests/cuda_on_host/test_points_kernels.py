@@ -22,8 +22,8 @@ from tests.helpers import make_tiny_arrays
 PEOPLE = [0, 1, 3, 17]
 DTYPES = [torch.float32, torch.float64]
 FORWARD = {torch.float32: (1e-5, 2e-6), torch.float64: (1e-9, 1e-10)}  # rtol, atol
-# Gradients: error over a person's largest entry (at least 1). In float32 plain torch itself is off by 5e-5
-# here, where a projected limb is short.
+# Gradients: error over a person's largest entry (at least 1). In float32 plain torch itself is off
+# by 5e-5 here, where a projected limb is short.
 GRADIENT = {torch.float32: 1e-4, torch.float64: 1e-11}
 FULL_WEIGHTS = (2.0, 0.3, 0.7, 0.5)
 
