@@ -84,18 +84,25 @@ def frame_size(points: Float[Tensor, "B 27 2"]) -> Float[Tensor, "B 1"]:
 def make_targets(arrays: SynthArrays, body: Smpl, *, chunk: int = 1000) -> Targets:
     """Turn labels of rendered pairs into targets.
 
+    Points are computed from pose, shape and camera, not read from the stored labels, so that they
+    are this body's landmarks even where the pictures were rendered before its landmarks moved.
     Cameras are fitted in the frame of the posed body, as ``pred_cam`` is used: without ``transl``.
     """
     rotmat, betas = torch.from_numpy(arrays.rotmat), torch.from_numpy(arrays.betas)
-    projected = torch.from_numpy(arrays.landmarks_2d[..., :2].copy())
-    joints, landmarks, cameras = [], [], []
+    transl, pinhole = torch.from_numpy(arrays.transl), torch.from_numpy(arrays.camera)
+    joints, landmarks, flat, cameras = [], [], [], []
     with torch.no_grad():
         for start in range(0, len(arrays), chunk):
             part = slice(start, start + chunk)
             points = body_points(body, rotmat[part], betas[part])
+            placed = points.landmarks + points.root
+            seen = placed + transl[part, None]
+            scale = pinhole[part, :1, None] / seen[..., 2:]
             joints.append(points.joints)
             landmarks.append(points.landmarks)
-            cameras.append(fit_weak_camera(points.landmarks + points.root, projected[part]))
+            flat.append(scale * seen[..., :2] + pinhole[part, None, 1:])
+            cameras.append(fit_weak_camera(placed, flat[-1]))
+    projected = torch.cat(flat)
     return Targets(
         rotmat=rotmat,
         betas=betas,

@@ -45,6 +45,9 @@ def test_targets_agree_with_the_labels(
     np.testing.assert_allclose(targets.joints.numpy(), expected, atol=2e-5)
     expected = arrays.landmarks - arrays.joints[:, :1]
     np.testing.assert_allclose(targets.landmarks.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(
+        targets.landmarks_2d.numpy(), arrays.landmarks_2d[..., :2], atol=1e-4
+    )
     in_chunks = make_targets(arrays, open_body, chunk=5)
     for one, other in zip(targets, in_chunks, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
