@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from eft_fast.synth import SynthConfig
 from eft_fast.training.config import FinetuneConfig, HeadConfig
 from eft_fast.training.recipe import Recipe
 
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trunk=args.trunk,
         train=args.train,
         test=args.test,
-        seed=args.seed,
+        synth=SynthConfig(seed=args.seed),
         head=HeadConfig(seed=args.seed, steps=args.head_steps),
         finetune_config=FinetuneConfig(seed=args.seed, steps=args.finetune_steps),
     )

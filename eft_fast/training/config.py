@@ -54,7 +54,7 @@ class HeadConfig:
     """
 
     seed: int = 0
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 256
     lr: float = 1e-3
     warmup: int = 50
@@ -91,7 +91,7 @@ class FinetuneConfig:
     """
 
     seed: int = 0
-    steps: int = 1000
+    steps: int = 360
     batch: int = 16
     trunk_lr: float = 8e-6
     head_lr: float = 1e-4

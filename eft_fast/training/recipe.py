@@ -37,8 +37,7 @@ class Recipe:
         trunk: Weights of the untrained trunk, from ``tools/convert_blazepose.py``.
         train: Rendered training images.
         test: Rendered held-out images.
-        seed: Seed of the pictures.
-        synth: How pictures look.
+        synth: How pictures look, and their seed.
         head: Options of the first stage.
         finetune_config: Options of the second stage.
     """
@@ -49,7 +48,6 @@ class Recipe:
     trunk: Path | None = None
     train: int = 10_000
     test: int = 400
-    seed: int = 0
     synth: SynthConfig = field(default_factory=SynthConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)

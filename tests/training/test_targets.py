@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from eft_fast.body import Smpl
@@ -69,6 +70,14 @@ def test_mirrored_targets_are_those_of_the_mirrored_body(targets: Targets, open_
         rtol=0,
         atol=0.02,
     )  # fmt: skip
+    # The 2D labels moved with the 3D ones: the camera that fits both is the mirrored one.
+    refitted = fit_weak_camera(points.landmarks + points.root, mirrored.landmarks_2d)
+    torch.testing.assert_close(refitted, mirrored.camera, rtol=0, atol=0.02)
+    # What a weak-perspective camera cannot fit is the same on both sides.
+    left_over = weak_project(points.landmarks + points.root, refitted) - mirrored.landmarks_2d
+    plain = body_points(open_body, targets.rotmat, targets.betas)
+    before = weak_project(plain.landmarks + plain.root, targets.camera) - targets.landmarks_2d
+    assert float(left_over.abs().mean()) == pytest.approx(float(before.abs().mean()), rel=0.1)
 
 
 MIRROR = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15] + [
