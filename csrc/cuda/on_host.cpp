@@ -47,8 +47,7 @@ struct Fibre {
 };
 
 struct SharedArray {
-  std::unique_ptr<unsigned char[]>
-      bytes;  // an allocation of its own, so AddressSanitizer sees its ends
+  std::unique_ptr<unsigned char[]> bytes;  // its own, so that AddressSanitizer sees its ends
   size_t size = 0;
   bool fresh = false;  // not yet poisoned for this block
 };
@@ -143,7 +142,7 @@ void prepare_fibre(int index, const dim3& block) {
   EFT_ASAN(__asan_unpoison_memory_region(fibre.stack.get(), kStackBytes));
   fibre.thread = {index % block.x, index / block.x % block.y, index / (block.x * block.y)};
   fibre.state = State::kReady;
-  fibre.copies.clear();
+  fibre.copies.assign(1, {});
   fibre.context->uc_stack.ss_sp = fibre.stack.get();
   fibre.context->uc_stack.ss_size = kStackBytes;
   fibre.context->uc_link = nullptr;
@@ -361,17 +360,11 @@ void copy_async(void* shared, const void* global) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) {
     fail("cp_async_16: both addresses must be 16-byte aligned, got %p and %p", shared, global);
   }
-  auto& copies = self().copies;
-  if (copies.empty()) copies.emplace_back();
-  copies.back().push_back({shared, global});
+  self().copies.back().push_back({shared, global});
   poison<float>(shared, 16);
 }
 
-void copy_commit() {
-  auto& copies = self().copies;
-  if (copies.empty()) copies.emplace_back();
-  copies.emplace_back();
-}
+void copy_commit() { self().copies.emplace_back(); }
 
 void copy_wait(int groups_left) {
   auto& copies = self().copies;

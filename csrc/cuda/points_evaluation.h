@@ -138,7 +138,7 @@ struct Evaluation {
   // of points that do not exist makes the loss NaN.
   __device__ T limb_term(const LossInputs<T>& loss, int64_t l, T (&gd)[2]) const {
     const int64_t from = loss.limb_index[2 * l], to = loss.limb_index[2 * l + 1];
-    if (min(from, to) < 0 || max(from, to) >= in.outputs) return T(NAN);
+    if (min(from, to) < 0 || max(from, to) >= in.outputs) return gd[0] = gd[1] = T(NAN);
     const T* start = arena.image + (p * in.outputs + from) * 2;
     const T* end = arena.image + (p * in.outputs + to) * 2;
     const T d[2] = {end[0] - start[0], end[1] - start[1]};

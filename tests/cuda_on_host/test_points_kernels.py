@@ -239,3 +239,14 @@ def test_a_person_does_not_depend_on_the_others(gpu):
         assert torch.equal(alone[0][0], loss[i])
         assert torch.equal(alone[2].pose[0], back.pose[i])
         assert torch.equal(alone[3][0], g_camera[i])
+
+
+def test_a_limb_of_missing_points_makes_the_loss_nan(gpu):
+    """A kernel cannot raise; it must not read beyond its memory either."""
+    plan, body = make_plan(), make_body(3)
+    terms = make_terms(3, plan.num_points)
+    broken = replace(terms, limb_index=torch.tensor([[1, 6], [-1, 9], [2, 30]], dtype=torch.int32))
+    loss, parts, back, _ = points_call.loss(gpu, plan, *body, broken)
+    assert loss.isnan().all()
+    assert not parts[:, :3].isnan().any()
+    assert back.pose.isnan().any()

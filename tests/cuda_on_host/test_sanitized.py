@@ -1,0 +1,27 @@
+"""The kernels under AddressSanitizer and the undefined-behaviour sanitizer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cuda_on_host.host_device import REPO, sanitizer_environment
+
+# One evaluation of every kernel and type; odd sizes are where ends are missed.
+CHOSEN = "3-37 or 17-37 or every_form or large_plans or (loss_matches and 3-dtype)"
+
+
+@pytest.mark.slow
+def test_kernels_are_clean_under_the_sanitizers():
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", CHOSEN]
+        + [f"tests/cuda_on_host/test_{name}_kernels.py" for name in ("mesh", "points")],
+        cwd=REPO,
+        env={**sanitizer_environment(), "EFT_FAST_HOST_SANITIZE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    assert " passed" in result.stdout

@@ -1,0 +1,337 @@
+"""Everything a machine with a GPU can show, in one go and without a network: `make gpu`.
+
+Prints versions, builds, runs the tests marked ``cuda`` (a missing GPU fails them), runs
+compute-sanitizer where it is installed, and writes first timings. Each step has a share of the time
+limit; a step that fails does not stop the next ones, but the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eft_fast.ops.plans import MeshPlan, PointsPlan
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+DEVICE = "cuda"
+SECONDS = 500.0
+BATCHES = (1, 8, 32, 256, 1024, 4096)
+NEEDED = ("numpy", "PIL", "jaxtyping", "jinja2", "tqdm", "pytest", "setuptools")
+COLUMNS = (
+    "case",
+    "people",
+    "implementation",
+    "microseconds_median",
+    "microseconds_p10",
+    "microseconds_p90",
+    "microseconds_per_person",
+    "device",
+    "torch",
+    "commit",
+)
+
+
+def output_of(*command: str) -> str:
+    """What a program prints, or what is wrong with it."""
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not installed"
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return (result.stdout or result.stderr).strip()
+
+
+def versions() -> str | None:
+    """Print what is installed; return what is missing, in words, or None."""
+    print(f"python {platform.python_version()}, {output_of('nvcc', '--version').splitlines()[-1]}")
+    missing = [name for name in ("torch", *NEEDED) if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"these Python packages are needed, and missing: {', '.join(missing)}"
+    import torch
+
+    print(f"torch {torch.__version__}, CUDA {torch.version.cuda}")
+    if torch.version.cuda is None:
+        return (
+            f"torch {torch.__version__} was built without CUDA; install a CUDA build of torch>=2.11"
+        )
+    if not torch.cuda.is_available():
+        return "torch sees no GPU; check the driver with nvidia-smi"
+    gpu = torch.cuda.get_device_properties(0)
+    print(f"{gpu.name}, {gpu.multi_processor_count} multiprocessors, {gpu.total_memory >> 30} GiB")
+    print(
+        f"driver {output_of('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')}"
+    )
+    return None
+
+
+def step(title: str, command: list[str], limit: float, **environment: str) -> bool:
+    """Run one step and say how it ended."""
+    print(f"\n== {title}: {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    try:
+        code = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **environment}, timeout=max(limit, 1)
+        ).returncode
+        ending = "passed" if code == 0 else f"failed with exit code {code}"
+    except subprocess.TimeoutExpired:
+        code, ending = 1, f"stopped at its limit of {limit:.0f} s"
+    print(f"== {title} {ending} after {time.monotonic() - start:.0f} s", flush=True)
+    return code == 0
+
+
+def choose_arithmetic(name: str) -> None:
+    """How float32 meshes multiply."""
+    from eft_fast.ops import _load
+
+    choose = _load.load().eft_fast_choose_mesh_arithmetic
+    choose.argtypes = [ctypes.c_char_p]
+    if choose(name.encode()) != 0:
+        raise ValueError(f"choose_arithmetic: float32 or 3xtf32 expected, got {name!r}")
+
+
+def exercise() -> None:
+    """Launch every kernel on small inputs: what compute-sanitizer watches."""
+    import torch
+
+    from eft_fast import ops
+    from tests.ops.op_inputs import make_inputs, make_plans
+
+    for dtype in (torch.float32, torch.float64):
+        mesh, points = make_plans(37, DEVICE, dtype)
+        for people in (3, 17):
+            inputs = make_inputs(people, device=DEVICE, dtype=dtype, grad=True)
+            camera = torch.ones(people, 3, device=DEVICE, dtype=dtype)
+            keypoints = torch.ones(people, points.num_points, 3, device=DEVICE, dtype=dtype)
+            for arithmetic in ("float32", "3xtf32"):
+                choose_arithmetic(arithmetic)
+                vertices, joints = ops.smpl_mesh(mesh, *inputs)
+                torch.autograd.grad(vertices.sum() + joints.sum(), inputs)
+            torch.autograd.grad(ops.smpl_points(points, *inputs).sum(), inputs)
+            ops.keypoint_gradients(points, *inputs[:2], camera, keypoints, transl=inputs[2])
+    torch.cuda.synchronize()
+    print("every kernel ran")
+
+
+@lru_cache(maxsize=1)
+def plans() -> tuple[MeshPlan, PointsPlan]:
+    """A body of SMPL's sizes, and 49 points as EFT has them: joints, vertices, 9 short sums."""
+    import numpy as np
+    import torch
+
+    from eft_fast.body import plan
+    from tests.ops.op_inputs import make_smpl_sized
+
+    arrays = make_smpl_sized()
+    rng = np.random.default_rng(0)
+    rows = [rng.choice(6890, n, replace=False).tolist() for n in (5, 5, 9, 1, 8, 12, 6, 8, 8)]
+    sums = plan.PointRows(
+        tuple(f"sum {i}" for i in range(9)),
+        ({},) * 9,
+        tuple({vertex: 1 / len(row) for vertex in row} for row in rows),
+    )
+    picks = plan.vertex_rows(rng.choice(6890, 16, replace=False).tolist(), ["vertex"] * 16)
+    points = plan.joint_rows(range(24), ["joint"] * 24) + picks + sums
+    made = plan.make_mesh_plan(arrays), plan.make_points_plan(arrays, points)
+    return made[0].to(DEVICE, torch.float32), made[1].to(DEVICE, torch.float32)
+
+
+def quiet(call: Callable[[], object]) -> Callable[[], object]:
+    """The same call without recording gradients."""
+    import torch
+
+    def run() -> object:
+        with torch.no_grad():
+            return call()
+
+    return run
+
+
+def plain_gradients(run: Callable, inputs: list) -> Callable[[], object]:
+    """Forward and backward of a function whose outputs are summed."""
+    import torch
+
+    return lambda: torch.autograd.grad(sum(x.sum() for x in run()), inputs)
+
+
+def cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """(case, implementation, call): ours beside the plain torch operators, in the same process."""
+    import torch
+
+    from eft_fast import ops
+    from tests.ops.op_inputs import make_inputs
+
+    mesh, points = plans()
+    inputs = list(make_inputs(people, device=DEVICE, grad=True))
+    camera = torch.tensor([0.9, 0.0, 0.0], device=DEVICE).repeat(people, 1)
+    keypoints = torch.rand(people, points.num_points, 3, device=DEVICE)
+
+    def mesh_of(backend: str) -> Callable[[], object]:
+        return lambda: ops.smpl_mesh(mesh, *inputs, backend=backend)
+
+    def loss_of(backend: str) -> Callable[[], object]:
+        return lambda: ops.keypoint_gradients(
+            points, *inputs[:2], camera, keypoints, transl=inputs[2], backend=backend
+        )
+
+    for arithmetic in ("float32", "3xtf32"):
+        choose_arithmetic(arithmetic)
+        yield "mesh forward", f"eft_fast {arithmetic}", quiet(mesh_of("native"))
+        yield (
+            "mesh forward+backward",
+            f"eft_fast {arithmetic}",
+            plain_gradients(mesh_of("native"), inputs),
+        )
+    choose_arithmetic("float32")
+    yield "mesh forward", "plain torch", quiet(mesh_of("torch"))
+    yield "mesh forward+backward", "plain torch", plain_gradients(mesh_of("torch"), inputs)
+    yield "points+loss forward+backward", "eft_fast", loss_of("native")
+    yield "points+loss forward+backward", "eft_fast, graph", graphed(loss_of("native"))
+    yield "points+loss forward+backward", "plain torch", loss_of("torch")
+    yield from smplx_cases(people)
+
+
+def smplx_cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """The same sizes through smplx, where it is installed."""
+    if importlib.util.find_spec("smplx") is None:
+        if people == BATCHES[0]:
+            print("smplx is not installed: its rows are left out, plain torch is the baseline")
+        return
+    import torch
+    from smplx.lbs import lbs
+
+    from tests.ops.op_inputs import make_inputs, make_smpl_sized
+
+    arrays = make_smpl_sized()
+
+    def move(array: object) -> torch.Tensor:
+        return torch.as_tensor(array, device=DEVICE, dtype=torch.float32)
+
+    data = [move(arrays.v_template), move(arrays.shapedirs)]
+    data += [move(arrays.posedirs.reshape(-1, 207).T.copy()), move(arrays.J_regressor)]
+    parents = torch.as_tensor(arrays.parents, device=DEVICE)
+    weights = move(arrays.weights_dense())
+    betas, pose, _ = make_inputs(people, device=DEVICE, grad=True)
+
+    def run() -> object:
+        return lbs(betas, pose.flatten(1), *data, parents, weights)
+
+    yield "mesh forward", "smplx", quiet(run)
+    yield "mesh forward+backward", "smplx", plain_gradients(run, [betas, pose])
+
+
+def graphed(call: Callable[[], object]) -> Callable[[], object]:
+    """A CUDA graph of one call."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        held = call()
+    return lambda: (graph.replay(), held)
+
+
+def measure(call: Callable[[], object], rounds: int = 30) -> list[float]:
+    """Microseconds per call between CUDA events, sorted: median, 10th and 90th percentile."""
+    import torch
+
+    for _ in range(5):
+        call()
+    times = []
+    for _ in range(rounds):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) * 1000)
+    times.sort()
+    return [times[rounds // 2], times[rounds // 10], times[rounds * 9 // 10]]
+
+
+def time_everything(path: Path, seconds: float) -> None:
+    """Write a row per case, while there is time."""
+    import torch
+
+    deadline = time.monotonic() + seconds
+    commit = output_of("git", "rev-parse", "--short", "HEAD")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for people in BATCHES:
+            for case, implementation, call in cases(people):
+                if time.monotonic() > deadline:
+                    print(f"no time left: the rows from {case}, {people} people on are missing")
+                    return
+                median, low, high = measure(call)
+                figures = [f"{x:.2f}" for x in (median, low, high)] + [f"{median / people:.4f}"]
+                place = [torch.cuda.get_device_name(), torch.__version__, commit]
+                writer.writerow([case, people, implementation, *figures, *place])
+                file.flush()
+                print(f"{case:30} {people:6} {implementation:18} {median:10.1f} us", flush=True)
+
+
+def main() -> int:
+    """Run the steps; 0 if all passed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--csv", type=Path, default=ROOT / "build" / "gpu_check.csv")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole check")
+    parser.add_argument("--exercise", action="store_true", help="only launch every kernel once")
+    parser.add_argument("--time", type=float, help="only measure, for this many seconds")
+    arguments = parser.parse_args()
+    if arguments.exercise:
+        exercise()
+        return 0
+    if arguments.time is not None:
+        time_everything(arguments.csv, arguments.time)
+        return 0
+    deadline = time.monotonic() + arguments.seconds
+
+    def left(most: float) -> float:
+        return min(most, deadline - time.monotonic())
+
+    problem = versions()
+    if problem:
+        print(f"gpu_check: {problem}", file=sys.stderr)
+        return 2
+    python, me = sys.executable, str(Path(__file__))
+    build = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
+    if not step("build", build, left(200), EFT_FAST_CUDA="1"):
+        return 1
+    tests = [python, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
+    tests += ["--continue-on-collection-errors", "--durations=5", "tests"]
+    passed = [step("tests", tests, left(200), EFT_FAST_REQUIRE_CUDA="1")]
+    measuring = [python, me, "--time", f"{left(100) - 10:.0f}", "--csv", str(arguments.csv)]
+    passed.append(step("timings", measuring, left(110)))
+    print(f"timings are in {arguments.csv}")
+    if sanitizer := shutil.which("compute-sanitizer"):
+        for tool in ("memcheck", "racecheck"):
+            watch = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, me, "--exercise"]
+            passed.append(step(f"compute-sanitizer {tool}", watch, left(90)))
+    else:
+        print("compute-sanitizer is not installed: memory and races were not checked")
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
