@@ -290,18 +290,13 @@ STABLE_TORCH_LIBRARY_IMPL(eft_fast, CUDA, m) {
 #endif
   m.impl("smpl_mesh", TORCH_BOX(&eft_fast::smpl_mesh));
   m.impl("smpl_mesh_raw", TORCH_BOX(&eft_fast::smpl_mesh));
-  m.impl("smpl_mesh_raw", TORCH_BOX(&eft_fast::smpl_mesh));
   m.impl("smpl_mesh_backward", TORCH_BOX(&eft_fast::smpl_mesh_backward));
-  m.impl("smpl_mesh_backward_raw", TORCH_BOX(&eft_fast::smpl_mesh_backward));
   m.impl("smpl_mesh_backward_raw", TORCH_BOX(&eft_fast::smpl_mesh_backward));
   m.impl("smpl_points", TORCH_BOX(&eft_fast::smpl_points));
   m.impl("smpl_points_raw", TORCH_BOX(&eft_fast::smpl_points));
-  m.impl("smpl_points_raw", TORCH_BOX(&eft_fast::smpl_points));
   m.impl("smpl_points_backward", TORCH_BOX(&eft_fast::smpl_points_backward));
   m.impl("smpl_points_backward_raw", TORCH_BOX(&eft_fast::smpl_points_backward));
-  m.impl("smpl_points_backward_raw", TORCH_BOX(&eft_fast::smpl_points_backward));
   m.impl("keypoint_loss", TORCH_BOX(&eft_fast::keypoint_loss));
-  m.impl("keypoint_loss_raw", TORCH_BOX(&eft_fast::keypoint_loss));
   m.impl("keypoint_loss_raw", TORCH_BOX(&eft_fast::keypoint_loss));
 }
 
