@@ -30,14 +30,14 @@ S* write(const Tensor& t) {
 }
 
 // Splits work over torch's threads; alone, or inside a parallel region, it simply runs.
-void run_pool(int64_t count, void (*body)(void*, int64_t, int64_t), void* context) {
+void run_pool(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
   if (count <= 0) return;
-  if (count == 1) {
-    body(context, 0, 1);
+  if (count <= grain) {
+    body(context, 0, count);
     return;
   }
   torch::stable::parallel_for(
-      0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+      0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
 constexpr cpu::Pool kPool{run_pool};

@@ -129,7 +129,8 @@ struct Kernels {
   void (*keypoint_loss_f64)(const KeypointLoss<double>&);
 };
 
-// The table in use: the best set that this processor runs, unless eft_fast_choose_simd chose another.
+// The table in use: the best set that this processor runs, unless eft_fast_choose_simd chose
+// another.
 const Kernels& kernels();
 
 }  // namespace cpu

@@ -109,11 +109,15 @@ void pose_group_backward(const cpu::BodyInputs<S>& in,
   if (out.transl) store_lanes(g.transl, 3, q.b0, q.n, out.transl);
 }
 
+// Groups whose kinematics are worth a thread.
+constexpr int64_t kKinematicsGrain = 16;
+
 // Calls f(item) for items begin..end of a pool's share.
 template <typename F>
-void for_each_item(const cpu::Pool& pool, int64_t count, F& f) {
+void for_each_item(const cpu::Pool& pool, int64_t count, int64_t grain, F& f) {
   pool.run(
       count,
+      grain,
       [](void* context, int64_t begin, int64_t end) {
         F& call = *static_cast<F*>(context);
         for (int64_t i = begin; i < end; ++i) call(i);

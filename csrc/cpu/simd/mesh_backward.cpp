@@ -264,9 +264,10 @@ void run(const cpu::MeshBackward<S>& args) {
       pose_group(args.body, slab + group * W, poses[group]);
       tile_inputs(poses[group], inputs[group]);
     };
-    for_each_item(args.pool, groups, kinematics);
+    for_each_item(args.pool, groups, kKinematicsGrain, kinematics);
     Pass<S> pass{args, inputs, parts, slab, here, chunks};
-    for_each_item(args.pool, groups * chunks, pass);
+    // A chunk of one person takes about 35 us.
+    for_each_item(args.pool, groups * chunks, here < 4 ? 4 / here : 1, pass);
     auto finish = [&](int64_t group) {
       Group<S>& q = poses[group];
       GroupGradients<S> g;
@@ -276,7 +277,7 @@ void run(const cpu::MeshBackward<S>& args) {
         for (int i = 0; i < 3; ++i) g.transl[i] += g.joints[j][i];
       pose_group_backward(args.body, q, g, args.out);
     };
-    for_each_item(args.pool, groups, finish);
+    for_each_item(args.pool, groups, kKinematicsGrain, finish);
   }
 }
 

@@ -137,9 +137,11 @@ void run(const cpu::MeshForward<S>& args) {
       for (int i = 0; i < 3; ++i) joints[3 * j + i] = q.chain.g[j][i] + q.transl[i];
     store_lanes(joints, kJoints * 3, q.b0, q.n, args.joints);
   };
-  for_each_item(args.pool, groups, kinematics);
+  for_each_item(args.pool, groups, kKinematicsGrain, kinematics);
   Pass<S> pass{args, inputs};
-  for_each_item(args.pool, (args.mesh.tiles + kBlock - 1) / kBlock, pass);
+  // A block of one person takes about 8 us.
+  const int64_t grain = args.body.people < 16 ? 16 / args.body.people : 1;
+  for_each_item(args.pool, (args.mesh.tiles + kBlock - 1) / kBlock, grain, pass);
 }
 
 }  // namespace

@@ -8,6 +8,9 @@ namespace eft_fast {
 namespace EFT_ISA {
 namespace {
 
+// Groups of people that are worth a thread: 16 to 35 us each.
+constexpr int64_t kGrain = 4;
+
 template <typename S>
 int64_t group_count(int64_t people) {
   return (people + kLanes<S> - 1) / kLanes<S>;
@@ -26,7 +29,7 @@ void forward(const cpu::PointsForward<S>& args) {
     }
     store_lanes(work.outputs, 3 * args.data.outputs, work.q.b0, work.q.n, args.points);
   };
-  for_each_item(args.pool, group_count<S>(args.body.people), item);
+  for_each_item(args.pool, group_count<S>(args.body.people), kGrain, item);
 }
 
 template <typename S>
@@ -41,7 +44,7 @@ void backward(const cpu::PointsBackward<S>& args) {
         work.g_source[3 * args.data.output_index[k] + i] += work.outputs[3 * k + i];
     sources_backward(args.body, args.data, work, args.out, S(0));
   };
-  for_each_item(args.pool, group_count<S>(args.body.people), item);
+  for_each_item(args.pool, group_count<S>(args.body.people), kGrain, item);
 }
 
 // The loss of one group: terms, their sum, and the gradients of the sources and of the camera.
@@ -171,7 +174,7 @@ void loss(const cpu::KeypointLoss<S>& args) {
     store_lanes(terms.g_camera, in.camera_size, work.q.b0, work.q.n, args.g_camera);
     sources_backward(args.body, args.data, work, args.out, in.beta_weight * 2 / kBetas);
   };
-  for_each_item(args.pool, group_count<S>(args.body.people), item);
+  for_each_item(args.pool, group_count<S>(args.body.people), kGrain, item);
 }
 
 }  // namespace
