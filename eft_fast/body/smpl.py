@@ -153,7 +153,7 @@ class Smpl(nn.Module):
             if self._picks is not None:
                 joints = torch.cat([joints, vertices.index_select(1, self._picks)], 1)
         else:
-            plan = self._points_plan("smpl24" if self._picks is None else "smpl45")
+            plan = self.points_plan("smpl24" if self._picks is None else "smpl45")
             joints = ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
         return SmplOutput(vertices, joints, betas, pose[:, :1], pose[:, 1:], pose, transl)
 
@@ -180,7 +180,7 @@ class Smpl(nn.Module):
         Raises:
             ValueError: If the set is unknown, or its points belong to another body.
         """
-        plan = self._points_plan(joint_set)
+        plan = self.points_plan(joint_set)
         betas, pose, transl = self._inputs(betas, body_pose, global_orient, transl, pose2rot)
         return ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
 
@@ -204,7 +204,8 @@ class Smpl(nn.Module):
         with target.open("wb") as file:
             pickle.dump(content, file, protocol=4)
 
-    def _points_plan(self, which: str | JointSet | BodyPoints) -> Any:
+    def points_plan(self, which: str | JointSet | BodyPoints) -> Any:
+        """The prepared points of a joint set, for calling ``ops`` directly."""
         if isinstance(which, BodyPoints):
             check_owner(self.arrays, which.body_id, "the set of points")
             return self._plan(which, lambda: make_points_plan(self.arrays, which.rows))

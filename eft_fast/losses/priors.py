@@ -1,8 +1,8 @@
 """Priors on pose and shape: how unlikely a body is, one value per person.
 
 ``body_pose`` is axis-angle [B,69]: the 23 joints below the root, radians. Each prior comes as a
-loss, which autograd can follow, and as a ``PriorTerm`` with the gradient and the Gauss-Newton
-curvature in closed form, which is what a fitting loop of its own wants.
+loss, which autograd can follow, and in closed form, which is what a fitting loop of its own wants:
+a ``PriorTerm`` and the Gauss-Newton curvature, 2 J^T J of the residuals whose squares it sums.
 """
 
 from __future__ import annotations
@@ -28,17 +28,10 @@ _BLOCK: Final = 32
 
 
 class PriorTerm(NamedTuple):
-    """Value, gradient and curvature of a prior.
-
-    Attributes:
-        loss: One value per person.
-        gradient: By the variable of the prior.
-        curvature: Gauss-Newton approximation of the second derivative: its diagonal, or the matrix.
-    """
+    """Value of a prior for each person, and its gradient by the pose."""
 
     loss: Float[Tensor, " B"]
-    gradient: Float[Tensor, "B D"]
-    curvature: Tensor
+    gradient: Float[Tensor, "B 69"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +139,24 @@ def mixture_loss(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> Fl
 
 
 def mixture_term(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
-    """``mixture_loss`` with its gradient [B,69] and the precision of the winner [B,D,D]."""
+    """``mixture_loss`` with its gradient."""
     whitened = _whiten(prior, body_pose)
     loss, winner = (0.5 * whitened.square().sum(-1) + prior.offset).min(1)
-    chosen = whitened * torch.nn.functional.one_hot(winner, len(prior.means))[..., None]
+    number = torch.arange(len(prior.means), device=winner.device)
+    chosen = whitened * (winner[:, None] == number)[..., None]
     gradient = torch.zeros_like(body_pose)
     gradient[:, : prior.dims] = _multiply(chosen.flatten(1), prior.factors.T)
-    return PriorTerm(loss, gradient, prior.precision[winner])
+    return PriorTerm(loss, gradient)
+
+
+def mixture_curvature(
+    prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]
+) -> Float[Tensor, "B 69 69"]:
+    """Inverse covariance of the most likely Gaussian; zero where the prior knows nothing."""
+    curvature = body_pose.new_zeros(len(body_pose), NUM_POSE, NUM_POSE)
+    winner = mixture_winner(prior, body_pose)
+    curvature[:, : prior.dims, : prior.dims] = prior.precision[winner]
+    return curvature
 
 
 def mixture_winner(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> Int[Tensor, " B"]:
@@ -169,13 +173,20 @@ def angle_loss(body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
 
 
 def angle_term(body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
-    """``angle_loss`` with its gradient and the diagonal of its curvature, [B,69] each."""
+    """``angle_loss`` with its gradient."""
     sign = torch.tensor(BENDING_SIGN, dtype=body_pose.dtype, device=body_pose.device)
     squared = torch.exp(2 * sign * body_pose[:, BENDING])
-    gradient, curvature = torch.zeros_like(body_pose), torch.zeros_like(body_pose)
+    gradient = torch.zeros_like(body_pose)
     gradient[:, BENDING] = 2 * sign * squared
-    curvature[:, BENDING] = 2 * squared
-    return PriorTerm(squared.sum(1), gradient, curvature)
+    return PriorTerm(squared.sum(1), gradient)
+
+
+def angle_curvature(body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, "B 69"]:
+    """Diagonal of the curvature of ``angle_loss``; the rest is zero."""
+    sign = torch.tensor(BENDING_SIGN, dtype=body_pose.dtype, device=body_pose.device)
+    curvature = torch.zeros_like(body_pose)
+    curvature[:, BENDING] = 2 * torch.exp(2 * sign * body_pose[:, BENDING])
+    return curvature
 
 
 def limits_loss(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
@@ -187,16 +198,21 @@ def limits_loss(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> Float[
 
 
 def limits_term(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
-    """``limits_loss`` with its gradient and the diagonal of its curvature, [B,69] each."""
+    """``limits_loss`` with its gradient."""
     excess = (body_pose - limits.upper) / limits.softness
     lack = (limits.lower - body_pose) / limits.softness
     above, below = softplus(excess), softplus(lack)
-    rise, fall = excess.sigmoid() / limits.softness, lack.sigmoid() / limits.softness
-    return PriorTerm(
-        (above.square() + below.square()).sum(1),
-        2 * (above * rise - below * fall),
-        2 * (rise.square() + fall.square()),
-    )
+    gradient = 2 / limits.softness * (above * excess.sigmoid() - below * lack.sigmoid())
+    return PriorTerm((above.square() + below.square()).sum(1), gradient)
+
+
+def limits_curvature(
+    limits: JointLimits, body_pose: Float[Tensor, "B 69"]
+) -> Float[Tensor, "B 69"]:
+    """Diagonal of the curvature of ``limits_loss``; the rest is zero."""
+    rise = ((body_pose - limits.upper) / limits.softness).sigmoid()
+    fall = ((limits.lower - body_pose) / limits.softness).sigmoid()
+    return 2 / limits.softness**2 * (rise.square() + fall.square())
 
 
 def limits_exceeded(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:

@@ -166,9 +166,9 @@ def test_moving_to_another_type_rounds_once():
 
 
 def test_plans_are_built_once(body):
-    first = body._points_plan("coco17")
-    assert body._points_plan("coco17") is first
-    assert copy.deepcopy(body)._points_plan("coco17") is not first
+    first = body.points_plan("coco17")
+    assert body.points_plan("coco17") is first
+    assert copy.deepcopy(body).points_plan("coco17") is not first
 
 
 @pytest.mark.parametrize("source", ["tiny", "open"])
