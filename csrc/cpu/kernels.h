@@ -12,9 +12,11 @@
 namespace eft_fast {
 namespace cpu {
 
-// Splits items 0..count over torch's threads. How it splits never changes a result.
+// Splits items 0..count over torch's threads, at least `grain` items each: about 0.1 ms of work,
+// less than which a thread is not worth waking. How it splits never changes a result.
 struct Pool {
   void (*run)(int64_t count,
+              int64_t grain,
               void (*body)(void* context, int64_t begin, int64_t end),
               void* context);
 };
