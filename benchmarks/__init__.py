@@ -1,0 +1,1 @@
+"""Speed of eft_fast beside its peers; see results/README.md."""

@@ -1,0 +1,155 @@
+"""Ratios from interleaved rounds: ``python -m benchmarks.compare smpl|points [--json] [--save]``.
+
+In every round each implementation runs once for a while, one after the other, so that a busy
+machine slows all of them alike; the table shows medians over the rounds, and the ratio of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import peers
+from benchmarks.cases import SIZES, SUITES, Case, Job
+from eft_fast import ops
+
+RESULTS = Path(__file__).resolve().parent / "results"
+FIELDS = (
+    "suite", "case", "size", "peer", "ours_ms", "peer_ms", "ratio",
+    "ours_p10_ms", "ours_p90_ms", "peer_p10_ms", "peer_p90_ms",
+    "rounds", "threads", "simd", "load", "peer_version",
+)  # fmt: skip
+
+
+def time_call(job: Job, seconds: float) -> float:
+    """Milliseconds per call, from as many calls as fit into the time, at least one."""
+    calls, start = 0, time.perf_counter()
+    while True:
+        job()
+        calls += 1
+        spent = time.perf_counter() - start
+        if spent >= seconds:
+            return 1000 * spent / calls
+
+
+def time_interleaved(jobs: dict[str, Job], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds per call of each job in each round; the first round warms up and is dropped."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            times[name].append(time_call(job, seconds))
+    return {name: values[1:] for name, values in times.items()}
+
+
+def _version(peer: str) -> str:
+    from importlib.metadata import version
+
+    return version("smplx" if peer.startswith("smplx") else peer)
+
+
+def make_rows(suite: str, case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Time one case and write one row per peer."""
+    times = time_interleaved({"ours": case.ours, **case.others}, rounds, seconds)
+
+    def figures(name: str) -> tuple[float, float, float]:
+        low, *_, high = statistics.quantiles(times[name], n=10, method="inclusive")
+        return statistics.median(times[name]), low, high
+
+    ours, ours_low, ours_high = figures("ours")
+    rows = []
+    for peer in case.others:
+        median, low, high = figures(peer)
+        values = (suite, case.name, case.size, peer, ours, median, median / ours)
+        values += (ours_low, ours_high, low, high, rounds, torch.get_num_threads())
+        values += (ops.build_info()["simd"], round(os.getloadavg()[0], 1), _version(peer))
+        rows.append(dict(zip(FIELDS, values, strict=True)))
+    return rows
+
+
+def compare(
+    suite: str, sizes: list[int], names: list[str], rounds: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Rows of a suite, as they are measured."""
+    for size in sizes:
+        for case in SUITES[suite](size, names):
+            yield from make_rows(suite, case, rounds, seconds)
+
+
+def device_name() -> str:
+    """The processor, short enough for a file name."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
+        model = found[1] if found else model
+    name = re.sub(r"\(.*?\)|CPU|Processor|@.*", "", model)
+    return re.sub(r"[^a-z0-9]+", "-", f"{name}-{torch.get_num_threads()}threads".lower()).strip("-")
+
+
+def save(rows: list[dict[str, Any]]) -> Path:
+    """Append rows to today's file of this device and torch."""
+    version = torch.__version__.split("+")[0]
+    path = RESULTS / f"{datetime.date.today()}-{device_name()}-torch{version}.csv"
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if is_new:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+    return path
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    print(
+        f"{row['case']:26s} {row['size']:5d}  {row['peer']:15s} ours {row['ours_ms']:9.4f} "
+        f"[{row['ours_p10_ms']:.4f} {row['ours_p90_ms']:.4f}]  peer {row['peer_ms']:9.3f} "
+        f"[{row['peer_p10_ms']:.3f} {row['peer_p90_ms']:.3f}] ms  ratio {row['ratio']:7.1f}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("suite", nargs="?", choices=sorted(SUITES), default="smpl")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="people")
+    parser.add_argument("--peers", nargs="+", choices=peers.PEERS, help="default: all installed")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.15, help="of each job in each round")
+    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument("--json", action="store_true", help="one line on stdout")
+    parser.add_argument("--save", action="store_true", help="append to benchmarks/results")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    names = options.peers or peers.installed()
+    if not names:
+        print("compare: install a peer first: pip install '.[bench]'", file=sys.stderr)
+        return 2
+    rows = []
+    for row in compare(options.suite, options.sizes, names, options.rounds, options.seconds):
+        _print_row(row)
+        rows.append(row)
+    if options.save:
+        print(f"saved to {save(rows)}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
