@@ -1,17 +1,10 @@
-// The scheduler behind on_host.h: fibres, barriers, shared memory, asynchronous copies, limits.
-#include "on_host.h"
-
-#include <ucontext.h>
-
+// The scheduler behind on_host.h: fibres, barriers, limits and errors.
 #include <cstdarg>
 #include <cstdio>
-#include <map>
-#include <memory>
 #include <numeric>
-#include <random>
-#include <string>
-#include <utility>
-#include <vector>
+#include <string_view>
+
+#include "on_host_machine.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -24,63 +17,10 @@ constexpr size_t kStackBytes = 128 << 10;
 #endif
 
 namespace eft_fast::on_host {
-namespace {
-
-enum class State { kReady, kAtBarrier, kInWarp, kDone };
-
-struct Copy {
-  void* target;
-  const void* source;
-};
-
-struct Fibre {
-  std::unique_ptr<ucontext_t> context;  // apart: it is large, and warps look at the rest often
-  std::unique_ptr<char[]> stack;
-  void* asan_stack = nullptr;
-  uint3 thread;
-  State state;
-  Site site;
-  const char* operation;
-  unsigned mask;
-  void* packet;
-  std::vector<std::vector<Copy>> copies;  // groups in flight, oldest first; the last one is open
-};
-
-struct SharedArray {
-  std::unique_ptr<unsigned char[]> bytes;  // its own, so that AddressSanitizer sees its ends
-  size_t size = 0;
-  bool fresh = false;  // not yet poisoned for this block
-};
-
-struct Machine {
-  int order = 0;
-  std::mt19937 random;
-  std::string message;
-  cudaError_t error = cudaSuccess;
-  std::map<const void*, int> allowed_shared;
-
-  std::vector<Fibre> fibres;
-  int count = 0;  // threads of the running block
-  int current = -1;
-  void (*thread)(void*) = nullptr;
-  void* closure = nullptr;
-  std::map<std::pair<std::string, int>, SharedArray> shared;
-  SharedArray dynamic;
-  ucontext_t scheduler;
-  void* asan_scheduler = nullptr;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_stack_bytes = 0;
-};
 
 Machine machine;
 
-Fibre& self() { return machine.fibres[machine.current]; }
-
-void set_error(cudaError_t error, const std::string& message) {
-  if (machine.error != cudaSuccess) return;
-  machine.error = error;
-  machine.message = message;
-}
+namespace {
 
 std::string name(const Site& site) {
   return std::string(basename(site.file)) + ":" + std::to_string(site.line);
@@ -188,21 +128,38 @@ void open_barrier() {
   for (int i = 0; i < machine.count; ++i) machine.fibres[i].state = State::kReady;
 }
 
+// Resumes the ready threads among some until none is left; returns whether there were any.
+bool run_threads(int* first, int* last) {
+  bool moved = false;
+  for (bool again = true; again && machine.error == cudaSuccess;) {
+    again = false;
+    if (machine.order == 2) std::shuffle(first, last, machine.random);
+    for (int* index = first; index < last && machine.error == cudaSuccess; ++index) {
+      if (machine.fibres[*index].state != State::kReady) continue;
+      resume(*index);
+      again = moved = true;
+    }
+  }
+  return moved;
+}
+
+// In the two fixed orders a warp runs as far as it can before the next one starts; in random order
+// all warps advance together.
 void run_block(std::vector<int>& order, const dim3& block) {
   for (int i = 0; i < machine.count; ++i) prepare_fibre(i, block);
   for (auto& [site, array] : machine.shared) array.fresh = true;
   machine.dynamic.fresh = true;
-  for (int left = machine.count; left > 0 && machine.error == cudaSuccess;) {
-    if (machine.order == 2) std::shuffle(order.begin(), order.end(), machine.random);
+  const int unit = machine.order == 2 ? machine.count : 32;
+  while (machine.error == cudaSuccess) {
     bool moved = false;
-    for (int index : order) {
-      if (machine.fibres[index].state != State::kReady) continue;
-      resume(index);
-      moved = true;
-      if (machine.error != cudaSuccess) return;
-      if (machine.fibres[index].state == State::kDone) --left;
+    for (int at = 0; at < machine.count; at += unit) {
+      moved |= run_threads(order.data() + at, order.data() + std::min(at + unit, machine.count));
     }
-    if (!moved) open_barrier();
+    if (moved) continue;
+    const auto is_done = [](const Fibre& fibre) { return fibre.state == State::kDone; };
+    if (std::all_of(machine.fibres.begin(), machine.fibres.begin() + machine.count, is_done))
+      return;
+    open_barrier();
   }
 }
 
@@ -212,9 +169,7 @@ bool accept(const void* kernel, const dim3& grid, const dim3& block, size_t shar
                          grid.z >= 1 && grid.z <= 65535;
   if (!grid_fits || threads < 1 || threads > 1024 || block.z > 64) {
     set_error(cudaErrorInvalidConfiguration,
-              "a launch of " + std::to_string(grid.x) + "x" + std::to_string(grid.y) + "x" +
-                  std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
-                  " threads is beyond the limits");
+              "a grid or a block of " + std::to_string(threads) + " threads is beyond the limits");
     return false;
   }
   const auto allowed = machine.allowed_shared.find(kernel);
@@ -226,11 +181,6 @@ bool accept(const void* kernel, const dim3& grid, const dim3& block, size_t shar
     return false;
   }
   return true;
-}
-
-unsigned char* refresh(SharedArray& array, void (*poison)(void*, size_t)) {
-  if (std::exchange(array.fresh, false)) poison(array.bytes.get(), array.size);
-  return array.bytes.get();
 }
 
 }  // namespace
@@ -273,23 +223,6 @@ void run(const void* kernel,
     run_block(threads, block);
     if (machine.error != cudaSuccess) return;
   }
-}
-
-void* shared_array(Site site, size_t bytes, void (*poison)(void*, size_t)) {
-  SharedArray& array = machine.shared[{site.file, site.line}];
-  if (!array.bytes) {
-    array.bytes.reset(new unsigned char[bytes]);
-    array.size = bytes;
-    array.fresh = true;
-    size_t total = 0;
-    for (const auto& [key, other] : machine.shared) total += other.size;
-    if (total > kStaticShared) fail("%zu bytes of static shared memory, 48 KB are allowed", total);
-  }
-  return refresh(array, poison);
-}
-
-void* dynamic_shared_array(void (*poison)(void*, size_t)) {
-  return refresh(machine.dynamic, poison);
 }
 
 void block_barrier(Site site) {
@@ -353,25 +286,6 @@ void warp_operation(Site site,
   resolve(packets, mask);
   for (int lane = 0; lane < 32; ++lane) {
     if (mask >> lane & 1) machine.fibres[first + lane].state = State::kReady;
-  }
-}
-
-void copy_async(void* shared, const void* global) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16) {
-    fail("cp_async_16: both addresses must be 16-byte aligned, got %p and %p", shared, global);
-  }
-  self().copies.back().push_back({shared, global});
-  poison<float>(shared, 16);
-}
-
-void copy_commit() { self().copies.emplace_back(); }
-
-void copy_wait(int groups_left) {
-  auto& copies = self().copies;
-  // The last group is open: its copies stay in flight, as on a GPU.
-  while (static_cast<int>(copies.size()) - 1 > groups_left) {
-    for (const Copy& copy : copies.front()) std::memcpy(copy.target, copy.source, 16);
-    copies.erase(copies.begin());
   }
 }
 

@@ -33,7 +33,9 @@ def make_plan(points: int = 30) -> PointsPlan:
     """Kinematic joints, picked vertices, sums of both, one point of nothing, and repeats."""
     rng = np.random.default_rng(0)
     joints: list[dict[int, float]] = [{7: 1.0}, {}, {3: 0.5, 8: 0.25}, {}, {7: 1.0}, {2: 0.4}]
-    vertices: list[dict[int, float]] = [{}, {5: 1.0}, {}, {}, {}, {4: 0.3, 9: 0.3}]
+    # All 37 vertices of a point that comes early: cheaper as one row per joint than per vertex.
+    dense = {i: 0.01 + 0.001 * i for i in range(37)}
+    vertices: list[dict[int, float]] = [{}, {5: 1.0}, dense, {}, {}, {4: 0.3, 9: 0.3}]
     while len(joints) < points:
         count = int(rng.choice([1, 3, 20]))
         picked = rng.choice(37, count, replace=False).tolist()
@@ -250,3 +252,18 @@ def test_a_limb_of_missing_points_makes_the_loss_nan(gpu):
     assert loss.isnan().all()
     assert not parts[:, :3].isnan().any()
     assert back.pose.isnan().any()
+
+
+@pytest.mark.slow
+def test_a_block_takes_several_groups_of_people(gpu):
+    """More people than all blocks serve at once: a block's memory is used again."""
+    people = points_call.BLOCKS_LIMIT * 8 + 5
+    plan = make_plan(8).to(dtype=torch.float32)
+    body = cast(make_body(people), torch.float32)
+    weights = torch.randn(people, plan.num_points, 3)
+    back = points_call.backward(gpu, plan, *body, weights)
+    for chosen in (slice(0, 8), slice(people - 5, people)):
+        part = [x[chosen].contiguous() for x in body]
+        alone = points_call.backward(gpu, plan, *part, weights[chosen].contiguous())
+        assert torch.equal(back.pose[chosen], alone.pose)
+        assert torch.equal(back.betas[chosen], alone.betas)
