@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eft_fast.body import load_body as load_body
     from eft_fast.body.smpl import Smpl as Smpl
     from eft_fast.fitting.config import EftConfig as EftConfig
+    from eft_fast.fitting.recipes import SmplifyConfig as SmplifyConfig
     from eft_fast.fitting.result import FitResult as FitResult
     from eft_fast.models import load_regressor as load_regressor
     from eft_fast.models.base import Regressor as Regressor
@@ -25,6 +26,7 @@ _HOME = {
     "Regressor": "eft_fast.models.base",
     "RegressorOutput": "eft_fast.models.base",
     "Smpl": "eft_fast.body.smpl",
+    "SmplifyConfig": "eft_fast.fitting.recipes",
     "fit_batch": "eft_fast.api",
     "load_body": "eft_fast.body",
     "load_regressor": "eft_fast.models",

@@ -22,6 +22,7 @@ from eft_fast.fitting.eft import CropJob
 from eft_fast.fitting.engine import make_fitter
 from eft_fast.fitting.inputs import prepare_person, unread_person
 from eft_fast.fitting.progress import PeopleProgress
+from eft_fast.fitting.recipes import RECIPES, SmplifyConfig
 from eft_fast.fitting.result import FitResult
 from eft_fast.keypoints import JointSet
 from eft_fast.keypoints import joint_set as find_joint_set
@@ -30,8 +31,9 @@ from eft_fast.models.base import Regressor
 
 __all__ = ["fit_batch", "load_body", "load_regressor"]
 
-#: How a person can be fitted: fine-tuning, or the regressor's answer as it is.
-METHODS: Final = ("eft", "none")
+#: How a person can be fitted: fine-tuning, SMPLify by the recipe of the configuration or by name,
+#: or the regressor's answer as it is.
+METHODS: Final = ("eft", "smplify", *RECIPES, "none")
 Image = str | Path | npt.NDArray[np.uint8]
 
 
@@ -45,7 +47,7 @@ def fit_batch(
     mode: str = "full",
     regressor: Regressor | None = None,
     body: Smpl | None = None,
-    config: EftConfig | None = None,
+    config: EftConfig | SmplifyConfig | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     workers: int = 1,
@@ -64,11 +66,14 @@ def fit_batch(
         bboxes: ``[N, 4]``: x, y, width, height in photo pixels. ``None``, or a row of NaN or
             without area: the box of the labelled keypoints.
         joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``.
-        method: ``"eft"``: fine-tune the regressor on each person; ``"none"``: the regressor alone.
-        mode: Which weights EFT tunes: ``"full"``, ``"layer4"`` or ``"head"``.
+        method: ``"eft"``: fine-tune the regressor on each person; ``"smplify"`` or the name of a
+            recipe, such as ``"smplify2016"``: fit the parameters directly; ``"none"``: the
+            regressor alone.
+        mode: Which weights EFT tunes: ``"full"``, ``"layer4"`` or ``"head"``. SMPLify tunes none;
+            the result's ``mode`` names its prior.
         regressor: Start of every fit; default: the open one.
         body: Body model; default: the open one. It must be the one the regressor was trained on.
-        config: Options of the fit.
+        config: Options of the fit: an ``EftConfig``, or a ``SmplifyConfig`` for SMPLify.
         device: Where to compute; default: where the regressor is.
         progress: Show a progress bar; default: on a terminal.
         workers: Processes of one thread each, on the CPU only; each fits whole people.
@@ -89,9 +94,7 @@ def fit_batch(
     """
     points_set = find_joint_set(joint_set)
     given, boxes = _check_people(images, keypoints, bboxes, points_set)
-    if method not in METHODS:
-        raise ValueError(f"fit_batch: method must be one of {', '.join(METHODS)}, got {method!r}")
-    config = config or DEFAULT_CONFIG
+    method, mode, config = _choose_method(method, mode, config)
     regressor = _on_device(regressor or load_regressor(), device)
     where = next(regressor.parameters()).device
     body = body if body is not None else load_body(device=where)
@@ -112,13 +115,41 @@ def fit_batch(
     return assemble_result(rows)
 
 
+def _choose_method(
+    method: str, mode: str, config: EftConfig | SmplifyConfig | None
+) -> tuple[str, str, EftConfig | SmplifyConfig]:
+    """Method, mode and configuration as they are reported: recipe and prior go by their names."""
+    if method not in METHODS:
+        raise ValueError(f"fit_batch: method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not method.startswith("smplify"):
+        config = config or DEFAULT_CONFIG
+        if not isinstance(config, EftConfig):
+            raise TypeError(
+                f"fit_batch: method {method} takes an EftConfig, got {type(config).__name__}"
+            )
+        return method, mode, config
+    config = config or SmplifyConfig()
+    if not isinstance(config, SmplifyConfig):
+        raise TypeError(
+            f"fit_batch: method {method} takes a SmplifyConfig, got {type(config).__name__}"
+        )
+    if mode != "full":
+        raise ValueError(
+            f"fit_batch: method {method} tunes no weights, got mode {mode!r}; "
+            "choose the prior with SmplifyConfig(prior=...)"
+        )
+    if method != "smplify":
+        config = replace(config, recipe=method)
+    return config.recipe, config.prior, config
+
+
 def _jobs(
     rows: PersonRows,
     images: Sequence[Image],
     keypoints: npt.NDArray[np.float32],
     boxes: npt.NDArray[np.float64],
     input_size: int,
-    config: EftConfig,
+    config: EftConfig | SmplifyConfig,
     device: torch.device,
     bar: PeopleProgress,
 ) -> Iterator[CropJob]:

@@ -247,7 +247,7 @@ def test_interrupt_keeps_what_is_done(people, regressor, body, monkeypatch):
     ("change", "words"),
     [
         ({"joint_set": "coco18"}, "coco18"),
-        ({"method": "eftt"}, "method must be one of eft, none, got 'eftt'"),
+        ({"method": "eftt"}, "method must be one of eft, smplify, .*, none, got 'eftt'"),
         ({"mode": "haed"}, "mode must be one of full, layer4, head, got 'haed'"),
         ({"mode": "layer4"}, "mode 'layer4' needs a ResNet regressor, got open-1"),
         ({"bboxes": np.zeros((3, 4))}, r"bboxes must be \[4, 4\]"),

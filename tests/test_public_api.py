@@ -15,6 +15,7 @@ NAMES = [
     "Regressor",
     "RegressorOutput",
     "Smpl",
+    "SmplifyConfig",
     "__version__",
     "fit_batch",
     "load_body",

@@ -54,7 +54,18 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
     """Options that ``fit`` and ``demo`` share."""
-    parser.add_argument("--method", default="eft", help="eft, or none for the regressor alone")
+    parser.add_argument(
+        "--method",
+        default="eft",
+        help="eft; smplify or one of its recipes (smplify2016, smplify_spin, "
+        "smplify_eft_baseline, smplifyx); or none for the regressor alone",
+    )
+    parser.add_argument(
+        "--prior", help="of smplify: gmm (default), angle_off, limits, anchor or none"
+    )
+    parser.add_argument(
+        "--start", help="of smplify: regressor or mean; default: as the recipe was published"
+    )
     parser.add_argument(
         "--mode", default="full", help="which weights EFT tunes: full, layer4, head"
     )
@@ -64,8 +75,8 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes on the CPU (default 1)"
     )
-    parser.add_argument("--lr", type=float, help="learning rate of EFT")
-    parser.add_argument("--max-steps", type=int, metavar="N", help="forward passes at most")
+    parser.add_argument("--lr", type=float, help="learning rate of the fit")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="steps at most")
     parser.add_argument("--threshold", type=float, help="2D loss at which a fit has converged")
     parser.add_argument(
         "--strict-reference", action="store_true", help="repeat the reference's integer rounding"
@@ -96,14 +107,16 @@ def fit_and_write(people: People, options: argparse.Namespace, *, title: str | N
 
     from eft_fast.api import fit_batch, load_body, load_regressor
     from eft_fast.fitting.config import EftConfig
+    from eft_fast.fitting.recipes import SmplifyConfig
 
     if not len(people):
         raise UsageError(f"eft-fast {options.command}: {people.nobody()}")
     regressor = load_regressor(options.regressor, device=options.device)
     body = load_body(options.body, device=options.device)
+    kind = SmplifyConfig if options.method.startswith("smplify") else EftConfig
     given = {
         item.name: getattr(options, item.name)
-        for item in fields(EftConfig)
+        for item in fields(kind)
         if getattr(options, item.name, None) is not None
     }
     start = time.perf_counter()
@@ -116,7 +129,7 @@ def fit_and_write(people: People, options: argparse.Namespace, *, title: str | N
         mode=options.mode,
         regressor=regressor,
         body=body,
-        config=EftConfig(**given),
+        config=kind(**given),
         workers=options.workers,
         progress=False if options.quiet else None,
     )

@@ -1,4 +1,4 @@
-"""Which way people are fitted: one by one, in slots, or in worker processes."""
+"""Which way people are fitted: one by one, in slots, in worker processes, or in batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 
 from eft_fast.fitting.config import EftConfig
 from eft_fast.fitting.eft import CropJob, LoopFitter, PersonFit, Predictor, tuned_parameters
+from eft_fast.fitting.recipes import SmplifyConfig
 from eft_fast.fitting.slots import SlotFitter
+from eft_fast.fitting.smplify import SmplifyFitter
 from eft_fast.fitting.workers import WorkerFitter
 from eft_fast.models.base import Regressor
 
@@ -33,7 +35,7 @@ def make_fitter(
     *,
     method: str,
     mode: str,
-    config: EftConfig,
+    config: EftConfig | SmplifyConfig,
     workers: int = 1,
     slots: int | None = None,
 ) -> Fitter:
@@ -44,6 +46,13 @@ def make_fitter(
     """
     if workers < 1:
         raise ValueError(f"fit_batch: workers must be at least 1, got {workers}")
+    if isinstance(config, SmplifyConfig):
+        if workers > 1 or slots is not None:
+            raise ValueError(
+                "fit_batch: smplify fits in batches and takes no workers or slots; "
+                "set SmplifyConfig.batch"
+            )
+        return SmplifyFitter(regressor, body, config=config)
     device = next(regressor.parameters()).device
     tuned_parameters(regressor, mode)
     if workers > 1:

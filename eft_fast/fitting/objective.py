@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 NUM_KEYPOINTS: Final = 49
 NUM_PARAMETERS: Final = 85
+#: Numbers of float32 in a cache line.
+ALIGNMENT: Final = 16
 POSE: Final = slice(0, 72)
 BODY_POSE: Final = slice(3, 72)
 BETAS: Final = slice(72, 82)
@@ -156,7 +158,10 @@ class StageObjective:
             slope = (self._sigma**2 / (self._sigma**2 + error.square())) ** 1.5
         scale = (2 * self._data_weight * confidence).sqrt() * slope * self._unit
         weighted = scale[..., None] * jacobian * self.free
-        total = weighted.transpose(1, 2) @ weighted
+        # Whole cache lines, so that nobody's rounding depends on their place in the batch.
+        padded = torch.nn.functional.pad(weighted, (0, -NUM_PARAMETERS % ALIGNMENT))
+        total = padded.transpose(1, 2) @ padded
+        total = total[:, :NUM_PARAMETERS, :NUM_PARAMETERS].contiguous()
         self._add_prior_curvature(x, total)
         frozen = 1 - self.free
         total = total * self.free * self.free[:, None] + frozen.diag()

@@ -105,8 +105,8 @@ class FitResult:
         joint_set: Name of their joint set.
         body_id: Id of the body model that the parameters belong to.
         regressor_id: Id of the regressor that started the fits.
-        method: ``eft``, ``none``, ...
-        mode: Which weights were tuned: ``full``, ``head``, ...
+        method: ``eft``, ``none``, or the recipe of SMPLify.
+        mode: Which weights were tuned: ``full``, ``head``, ...; the prior, if SMPLify was run.
     """
 
     params: SmplParams

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eft_fast.fitting.objective import Evaluation
+from eft_fast.fitting.objective import ALIGNMENT, Evaluation
 
 #: Called with the number of the update and the loss of each person before it.
 StepCallback = Callable[[int, Tensor], None]
@@ -176,7 +176,7 @@ def _lbfgs(
         is_descent = (slope < 0) & torch.isfinite(slope)
         direction = torch.where(is_descent[:, None], direction, -gradient)
         slope = torch.where(is_descent, slope, -gradient.square().sum(1))
-        length = torch.full_like(slope, lr)
+        length = torch.ones_like(slope)
         if not pairs:
             length = lr * torch.clamp_max(1 / gradient.abs().sum(1).clamp_min(1e-12), 1.0)
         old_x, old_loss = people.x, people.loss
@@ -256,17 +256,31 @@ def _lm(
         diagonal = curvature.diagonal(dim1=1, dim2=2)
         # A parameter that nothing depends on still needs a pivot.
         diagonal += damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True)
-        factor, failed = torch.linalg.cholesky_ex(curvature)
-        move = torch.cholesky_solve(torch.nan_to_num(current.gradient)[..., None], factor)[..., 0]
+        move, solved = _solve(curvature, torch.nan_to_num(current.gradient))
         x = people.x - move * objective.free
         trial = objective.evaluate(x)
-        better = people.active & (failed == 0) & _is_finite(trial) & (trial.loss < people.loss)
+        better = people.active & solved & _is_finite(trial) & (trial.loss < people.loss)
         small = better & (_relative(people.loss, trial.loss) < _TOLERANCE)
         people.accept(better, x, trial)
         current = _merge(better, trial, current)
         damping = torch.where(better, damping * _EASED, damping * _RAISED)
         people.converge(small | (damping > _HOPELESS))
         people.stop_good(current.keypoint)
+
+
+def _solve(matrix: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve positive definite systems; also tells which ones were.
+
+    Rows are padded to whole cache lines: libraries sum in another order where a matrix begins
+    elsewhere in a line, and then a person's bits would depend on their place in the batch.
+    """
+    size = vector.shape[1]
+    missing = -size % ALIGNMENT
+    matrix = torch.nn.functional.pad(matrix, (0, missing, 0, missing))
+    matrix.diagonal(dim1=1, dim2=2)[:, size:] = 1
+    right = torch.nn.functional.pad(vector, (0, missing))[..., None]
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.cholesky_solve(right, factor)[:, :size, 0], failed == 0
 
 
 def _merge(who: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:

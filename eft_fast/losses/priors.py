@@ -127,7 +127,7 @@ def make_mixture(
     wide = factors.transpose(1, 0, 2).reshape(dims, count * dims)
     shift = np.einsum("md,mde->me", mu, factors).reshape(-1)
     parts = (mu, precision, wide, shift, norm - np.log(share), share)
-    return GaussianMixture(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+    return GaussianMixture(*(torch.from_numpy(np.array(part, order="C")) for part in parts))
 
 
 def mixture_loss(prior: GaussianMixture, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
