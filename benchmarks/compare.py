@@ -1,4 +1,4 @@
-"""Ratios from interleaved rounds: ``python -m benchmarks.compare smpl|points [--json] [--save]``.
+"""Ratios from interleaved rounds: ``python -m benchmarks.compare smpl|points|smplify [--json]``.
 
 In every round each implementation runs once for a while, one after the other, so that a busy
 machine slows all of them alike; the table shows medians over the rounds, and the ratio of medians.
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers
+from benchmarks import peers, smplify
 from benchmarks.cases import SIZES, SUITES, Case, Job
 from eft_fast import ops
 
@@ -124,6 +124,9 @@ def _print_row(row: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["smplify"]:
+        return smplify.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("suite", nargs="?", choices=sorted(SUITES), default="smpl")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="people")
