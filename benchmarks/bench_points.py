@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import peers
 from benchmarks.cases import SIZES, points_cases
+from benchmarks.peers import QUICK
 
 CASES = ("points49_forward", "points49_forward_backward", "keypoint_loss_fused")
 
 
-@pytest.mark.parametrize("who", ["eft_fast", *peers.installed()])
+@pytest.mark.parametrize("who", ["eft_fast", *QUICK])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("size", SIZES)
 def test_points(benchmark, size: int, name: str, who: str) -> None:

@@ -34,6 +34,10 @@ def installed() -> list[str]:
     return [peer for peer in PEERS if importlib.util.find_spec(modules[peer]) is not None]
 
 
+#: Peers of the pytest suites: compiling smplx for every size takes minutes, compare.py does it.
+QUICK = [peer for peer in installed() if peer != "smplx-compiled"]
+
+
 @lru_cache(maxsize=1)
 def body() -> Any:
     """The open body."""
