@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import peers, smplify
+from benchmarks import peers
 from benchmarks.cases import SIZES, SUITES, Case, Job
 from eft_fast import ops
 
@@ -126,6 +126,8 @@ def _print_row(row: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["smplify"]:
+        from benchmarks import smplify
+
         return smplify.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("suite", nargs="?", choices=sorted(SUITES), default="smpl")

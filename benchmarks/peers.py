@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import eft_fast
+from eft_fast.body.model_io import load_arrays
 from eft_fast.body.plan import PointRows
+from eft_fast.body.smpl import Smpl
 
 PEERS = ("smplx", "smplx-compiled", "body-models", "smplfitter")
 #: From betas [B,10], axis-angle pose [B,24,3] and transl [B,3] to positions.
@@ -41,7 +42,7 @@ QUICK = [peer for peer in installed() if peer != "smplx-compiled"]
 @lru_cache(maxsize=1)
 def body() -> Any:
     """The open body."""
-    return eft_fast.load_body()
+    return Smpl(load_arrays("open"))
 
 
 @lru_cache(maxsize=1)
