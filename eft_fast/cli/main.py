@@ -14,6 +14,7 @@ from eft_fast.cli.output import UsageError
 COMMANDS: Final = {
     "demo": ("eft_fast.cli.demo", "fit the sample that ships with the package"),
     "fit": ("eft_fast.cli.fit", "fit bodies to the people of photos"),
+    "eval": ("eft_fast.cli.eval", "measure methods on people whose truth is known"),
     "doctor": ("eft_fast.cli.doctor", "say what is installed, what is missing, and what to do"),
 }
 

@@ -1,0 +1,111 @@
+"""``eft-fast eval`` and ``fit --method smplify`` from outside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eft_fast.cli import main
+from eft_fast.fitting.result import FitResult
+from eft_fast.models.open_file import save_open_regressor
+from eft_fast.models.open_regressor import OpenRegressor
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("regressor") / "tiny.npz"
+    save_open_regressor(OpenRegressor.make_tiny(), path, licence="Apache-2.0", source_sha256="0")
+    return str(path)
+
+
+@pytest.fixture
+def motion(tmp_path):
+    """The three files that the scenes read, with a few frames each in the test split."""
+    rng = np.random.default_rng(0)
+
+    def pose(frames: int) -> np.ndarray:
+        return (0.2 * rng.normal(size=(frames, 72))).astype(np.float16)
+
+    np.savez(
+        tmp_path / "cmu_smpl24_12fps.npz",
+        pose=pose(6), seq=np.repeat([0, 1], 3).astype(np.int16),
+        names=np.array(["x/indian/13.bvh", "x/indian/01.bvh"]), fps=12,
+    )  # fmt: skip
+    np.savez(tmp_path / "cmu_subjects_01_03_10hz.npz", pose=pose(4))
+    np.savez(
+        tmp_path / "cmu_more_subjects_10hz.npz",
+        pose=pose(4), subject=np.array([6, 6, 5, 5]), clip=np.array(["a", "a", "b", "b"]),
+        action=np.array(["walk"] * 4),
+    )  # fmt: skip
+    return tmp_path
+
+
+def test_openbench(motion, tiny, tmp_path, capsys):
+    out = tmp_path / "bench"
+    arguments = ["eval", "openbench", "--motion", str(motion), "--count", "3", "--quiet"]
+    arguments += ["--regressor", tiny, "--out", str(out), "--json"]
+    arguments += ["--methods", "regressor", "eft_head", "smplify_spin_gmm"]
+    assert main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert list(summary["methods"]) == ["regressor", "eft_head", "smplify_spin_gmm"]
+    for row in summary["methods"].values():
+        for key in ("pa_mpjpe_mm", "mpjpe_mm", "pve_mm", "kp_error_px", "fits_per_second"):
+            assert row[key] > 0
+    assert len(summary["set_sha256"]) == 64
+    assert json.loads((out / "openbench.json").read_text()) == summary
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["set_sha256"] == summary["set_sha256"]
+
+
+def test_cards(capsys):
+    assert main(["eval", "cards"]) == 0
+    printed = capsys.readouterr().out
+    assert "3dpw14" in printed
+    assert "joint 0 of h36m17_Jreg" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "openbench needs --motion"),
+        (["--motion", "absent"], "no file cmu_smpl24_12fps.npz"),
+        (["--motion", "absent", "--count", "0"], "--count must be at least 1"),
+        (["--methods", "smplify"], "method must be one of regressor, eft"),
+    ],
+)
+def test_wrong_use_is_one_sentence(more, words, tiny, tmp_path, capsys):
+    arguments = ["eval", "openbench", "--regressor", tiny, "--out", str(tmp_path / "b"), *more]
+    assert main([*arguments, "--quiet"]) == 2
+    *progress, sentence = capsys.readouterr().err.strip().splitlines()
+    assert words in sentence
+    assert not any("Traceback" in line for line in progress)
+
+
+def test_fit_by_smplify(tiny, tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(photo)
+    keypoints = np.concatenate([rng.uniform(30, 130, (17, 2)), np.full((17, 1), 2)], 1)
+    annotation = {
+        "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [20, 20, 120, 120],
+        "area": 14400, "num_keypoints": 17, "keypoints": keypoints.ravel().tolist(),
+    }  # fmt: skip
+    document = {
+        "images": [{"id": 1, "file_name": "photo.png", "width": 160, "height": 160}],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    path = tmp_path / "people.json"
+    path.write_text(json.dumps(document))
+    arguments = ["fit", str(photo), "--annotations", str(path), "--regressor", tiny, "--json"]
+    arguments += ["--quiet", "--no-pictures", "--method", "smplify2016", "--prior", "limits"]
+    assert main([*arguments, "--max-steps", "3", "--out", str(tmp_path / "fits")]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["method"], summary["mode"]) == ("smplify2016", "limits")
+    result = FitResult.load(tmp_path / "fits" / "fits.npz")
+    assert int(result.steps[0]) > 0
+    assert main([*arguments[:-1], "vposer", "--out", str(tmp_path / "fits")]) == 2
+    assert "prior must be one of" in capsys.readouterr().err
