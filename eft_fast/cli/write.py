@@ -84,8 +84,8 @@ def _write_pictures(
         )
     facts = {
         "method": f"{result.method}, mode {result.mode}",
-        "body": result.body_id,
-        "regressor": result.regressor_id,
+        "body": _with_licence(result.body_id, "CC0-1.0"),
+        "regressor": _with_licence(result.regressor_id, "Apache-2.0"),
         "keypoints": people.source,
         "eft_fast": version("eft-fast"),
         "torch": torch.__version__,
@@ -99,6 +99,11 @@ def _write_pictures(
         notes=people.problems,
     )
     write_report(out / "report.html", rows, report)
+
+
+def _with_licence(model_id: str, ours: str) -> str:
+    """A model and its licence; what users bring stays under its own."""
+    return f"{model_id} ({ours})" if model_id.startswith("open") else f"{model_id} (your licence)"
 
 
 def _lines(summary: dict[str, Any], out: Path, *, pictures: bool) -> list[str]:
