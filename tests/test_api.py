@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 import eft_fast
-from eft_fast import keypoints as kp
 from eft_fast.fitting.result import FitResult
 from eft_fast.models.open_regressor import OpenRegressor
 
