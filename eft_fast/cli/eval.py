@@ -1,4 +1,4 @@
-"""``eft-fast eval``: methods side by side on rendered people."""
+"""``eft-fast eval``: methods side by side on rendered people or on annotated photos."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         help=help_line,
         description=(
             "Measure methods. openbench: renders the open body in motion that no training saw, "
-            "fits it by every method, and compares with the truth. cards: prints what each "
-            "published protocol means."
+            "fits it by every method, and compares with the truth. coco: the same on your photos, "
+            "by 2D error alone, with pictures. cards: prints what each published protocol means."
         ),
         epilog=_EXAMPLE,
     )
-    parser.add_argument("protocol", choices=("openbench", "cards"))
+    parser.add_argument("protocol", choices=("openbench", "coco", "cards"))
     parser.add_argument("--motion", metavar="DIR", help="folder of converted motion capture")
     parser.add_argument("--backgrounds", metavar="DIR", help="folder of photographs, if any")
+    parser.add_argument("--photos", metavar="DIR", help="of coco: folder of photos")
+    parser.add_argument("--annotations", metavar="FILE", help="of coco: keypoints JSON")
+    parser.add_argument("--no-pictures", action="store_true", help="of coco: write no overlays")
     parser.add_argument("--count", type=int, default=200, metavar="N", help="people (default 200)")
     parser.add_argument(
         "--noise", type=float, default=0.0, help="of the keypoints, person sizes (default exact)"
@@ -48,14 +51,18 @@ def run(options: argparse.Namespace) -> int:
         cards = [protocol.card() for protocol in PROTOCOLS.values()]
         emit({"protocols": list(PROTOCOLS)}, ["\n\n".join(cards)], as_json=options.json)
         return 0
-    return _openbench(options)
+    methods = _chosen(options.methods)
+    if options.protocol == "coco":
+        from eft_fast.cli.eval_coco import run_coco
+
+        return run_coco(options, methods)
+    return _openbench(options, methods)
 
 
-def _openbench(options: argparse.Namespace) -> int:
+def _openbench(options: argparse.Namespace, methods: Any) -> int:
     from eft_fast.api import load_body, load_regressor
     from eft_fast.evaluation import openbench
 
-    methods = _chosen(options.methods)
     if options.motion is None:
         raise UsageError("eft-fast eval: openbench needs --motion, a folder of motion capture")
     if options.count < 1:

@@ -206,7 +206,10 @@ class _Measured:
 
 @torch.no_grad()
 def _measure_body(body: Smpl, rotmat: Tensor, betas: Tensor) -> _Measured:
-    joints, coco, vertices, root = [], [], [], []
+    joints: list[Tensor] = []
+    coco: list[Tensor] = []
+    vertices: list[Tensor] = []
+    root: list[Tensor] = []
     for first in range(0, len(betas), _CHUNK):
         rows = slice(first, first + _CHUNK)
         turns, shape = rotmat[rows].to(body.v_template), betas[rows].to(body.v_template)

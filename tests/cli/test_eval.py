@@ -84,10 +84,14 @@ def test_wrong_use_is_one_sentence(more, words, tiny, tmp_path, capsys):
     assert not any("Traceback" in line for line in progress)
 
 
-def test_fit_by_smplify(tiny, tmp_path, capsys):
+@pytest.fixture
+def dataset(tmp_path):
+    """A photo and its keypoints."""
     rng = np.random.default_rng(1)
-    photo = tmp_path / "photo.png"
-    Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(photo)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(photos / "photo.png")
     keypoints = np.concatenate([rng.uniform(30, 130, (17, 2)), np.full((17, 1), 2)], 1)
     annotation = {
         "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [20, 20, 120, 120],
@@ -100,7 +104,12 @@ def test_fit_by_smplify(tiny, tmp_path, capsys):
     }
     path = tmp_path / "people.json"
     path.write_text(json.dumps(document))
-    arguments = ["fit", str(photo), "--annotations", str(path), "--regressor", tiny, "--json"]
+    return photos, path
+
+
+def test_fit_by_smplify(dataset, tiny, tmp_path, capsys):
+    photos, path = dataset
+    arguments = ["fit", str(photos), "--annotations", str(path), "--regressor", tiny, "--json"]
     arguments += ["--quiet", "--no-pictures", "--method", "smplify2016", "--prior", "limits"]
     assert main([*arguments, "--max-steps", "3", "--out", str(tmp_path / "fits")]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -109,3 +118,20 @@ def test_fit_by_smplify(tiny, tmp_path, capsys):
     assert int(result.steps[0]) > 0
     assert main([*arguments[:-1], "vposer", "--out", str(tmp_path / "fits")]) == 2
     assert "prior must be one of" in capsys.readouterr().err
+
+
+def test_coco(dataset, tiny, tmp_path, capsys):
+    photos, path = dataset
+    arguments = ["eval", "coco", "--photos", str(photos), "--annotations", str(path), "--json"]
+    arguments += ["--regressor", tiny, "--quiet", "--out", str(tmp_path / "coco")]
+    arguments += ["--methods", "regressor", "smplify_spin_gmm"]
+    assert main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["methods"]
+    assert list(rows) == ["regressor", "smplify_spin_gmm"]
+    assert rows["smplify_spin_gmm"]["kp_error_px"] < rows["regressor"]["kp_error_px"]
+    assert rows["smplify_spin_gmm"]["pck_0.1"] >= rows["smplify_spin_gmm"]["pck_0.05"]
+    with Image.open(tmp_path / "coco" / "side_by_side" / "00001.png") as sheet:
+        panels = [Image.open(p).height for p in (tmp_path / "coco" / "panels").glob("*/*.png")]
+        assert sheet.height == sum(panels)
+    assert main(["eval", "coco", "--regressor", tiny]) == 2
+    assert "needs --photos and --annotations" in capsys.readouterr().err
