@@ -15,6 +15,8 @@ COMMANDS: Final = {
     "demo": ("eft_fast.cli.demo", "fit the sample that ships with the package"),
     "fit": ("eft_fast.cli.fit", "fit bodies to the people of photos"),
     "eval": ("eft_fast.cli.eval", "measure methods on people whose truth is known"),
+    "synth": ("eft_fast.cli.synth", "render people with their pose, shape, camera and keypoints"),
+    "train": ("eft_fast.cli.train", "train the open regressor on rendered people"),
     "doctor": ("eft_fast.cli.doctor", "say what is installed, what is missing, and what to do"),
 }
 

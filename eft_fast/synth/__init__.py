@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from eft_fast.synth.config import CameraConfig, PhotoConfig, PoseConfig, SynthConfig
 from eft_fast.synth.dataset import SynthArrays, SynthJob, load_shards, render_shards, stack_samples
+from eft_fast.synth.export import WrittenSet, write_set
 from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
 from eft_fast.synth.motion import PosePool, load_motion
+from eft_fast.synth.prior_motion import sample_prior_poses
 from eft_fast.synth.render import Renderer, SynthSample, make_renderer
 
 __all__ = [
@@ -22,10 +24,13 @@ __all__ = [
     "SynthConfig",
     "SynthJob",
     "SynthSample",
+    "WrittenSet",
     "body_landmarks",
     "load_motion",
     "load_shards",
     "make_renderer",
     "render_shards",
+    "sample_prior_poses",
     "stack_samples",
+    "write_set",
 ]

@@ -43,9 +43,9 @@ class SynthJob:
 
     Attributes:
         out: Folder of the shards.
-        split: "train" or "test".
+        split: "train", "test" or "val".
         count: Images.
-        motion: Folder of motion capture.
+        motion: Folder of motion capture; None: poses drawn from the shipped prior.
         backgrounds: Folder of photographs, or None.
         body: Source of the body model, as ``load_body`` takes it.
         config: How images look.
@@ -55,7 +55,7 @@ class SynthJob:
     out: Path
     split: Split
     count: int
-    motion: Path
+    motion: Path | None = None
     backgrounds: Path | None = None
     body: str = "open"
     config: SynthConfig = field(default_factory=SynthConfig)
@@ -129,7 +129,7 @@ class _ShardWriter:
         """Render shard number ``shard`` and return how many images it has."""
         job = self.job
         torch.set_num_threads(1)
-        renderer = _renderer(job)
+        renderer = renderer_of(job)
         first = shard * job.shard_size
         last = min(first + job.shard_size, job.count)
         arrays = stack_samples(renderer.render(index) for index in range(first, last))
@@ -138,8 +138,8 @@ class _ShardWriter:
 
 
 @lru_cache(maxsize=1)
-def _renderer(job: SynthJob) -> Renderer:
-    """Build the renderer of a job once per process."""
+def renderer_of(job: SynthJob) -> Renderer:
+    """Build the renderer of a job, once per process."""
     return make_renderer(
         load_body(job.body), job.motion, job.split, backgrounds=job.backgrounds, config=job.config
     )

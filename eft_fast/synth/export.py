@@ -1,0 +1,312 @@
+"""Sets of rendered people as other programs read them: pictures, COCO keypoints, parameters."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from eft_fast.geometry.rotations import matrix_to_axis_angle
+from eft_fast.keypoints import joint_set
+from eft_fast.synth.dataset import SynthJob, renderer_of, save_arrays
+from eft_fast.synth.landmarks import LANDMARKS, NUM_COCO
+from eft_fast.synth.render import SynthSample
+
+#: Pictures of the contact sheet.
+SHEET_PICTURES: Final = 48
+_SHEET_COLUMNS: Final = 8
+_SHEET_TILE: Final = 192  # pixels
+#: Colour of a keypoint by visibility: hidden, visible.
+_COLOURS: Final = {1: (255, 80, 80), 2: (80, 255, 80)}
+_SETTINGS: Final = "dataset.json"
+_FORMAT: Final = "eft-fast-synth/1"
+
+
+@dataclass(frozen=True)
+class WrittenSet:
+    """Where the parts of a written set are.
+
+    Attributes:
+        images: Folder of the pictures.
+        annotations: COCO person keypoints.
+        parameters: Pose, shape, camera and 3D points of everybody, one row per annotation.
+        sheet: The first pictures with their keypoints.
+        people: How many people were written.
+        rendered: How many pictures this call rendered; the others were there.
+    """
+
+    images: Path
+    annotations: Path
+    parameters: Path
+    sheet: Path
+    people: int
+    rendered: int
+
+
+def write_set(job: SynthJob, *, processes: int = 1, progress: bool = True) -> WrittenSet:
+    """Render a set into a folder that needs nothing of this package to be read.
+
+    ``images/*.png`` are the pictures, ``annotations.json`` holds their keypoints as COCO does,
+    ``parameters.npz`` everything else that is known, and ``contact_sheet.png`` shows the first of
+    them. Pictures depend on the options and on their number only; those that are there are kept,
+    so that a stopped run goes on and a larger ``count`` adds to a set.
+
+    Args:
+        job: What to render, and where to.
+        processes: Worker processes.
+        progress: Whether to show a bar on stderr.
+
+    Raises:
+        ValueError: If the folder holds a set with other options, or nobody is asked for.
+    """
+    if job.count < 1:
+        raise ValueError(f"write_set: count must be at least 1, got {job.count}")
+    images, parts = job.out / "images", job.out / "parts"
+    for folder in (images, parts):
+        folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(job)
+    todo = [shard for shard in range(job.num_shards) if not _is_done(job, shard)]
+    expected = [_rows(job, shard) for shard in range(job.num_shards)]
+    missing = sum(expected[shard] for shard in todo)
+    with tqdm(total=missing, desc="render", unit="img", disable=not progress) as bar:
+        if processes <= 1 or len(todo) <= 1:
+            _follow(map(_PartWriter(job), todo), bar)
+        else:
+            # Fork would copy the locks of torch's threads; spawn starts clean.
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(min(processes, len(todo))) as workers:
+                _follow(workers.imap_unordered(_PartWriter(job), todo), bar)
+    arrays = _load_parts(job)
+    annotations = job.out / "annotations.json"
+    _write_text(annotations, json.dumps(make_coco(arrays, job)))
+    parameters = job.out / "parameters.npz"
+    save_arrays(parameters, _make_parameters(arrays, job))
+    sheet = job.out / "contact_sheet.png"
+    _make_sheet(images, arrays, job).save(sheet)
+    return WrittenSet(images, annotations, parameters, sheet, job.count, missing)
+
+
+def image_name(job: SynthJob, index: int) -> str:
+    """Return the file name of picture number ``index``."""
+    return f"{job.split}_{index:07d}.png"
+
+
+def make_coco(arrays: dict[str, np.ndarray], job: SynthJob) -> dict[str, Any]:
+    """Make the COCO document of a set.
+
+    Boxes and areas are those of the person's pixels before anything stood in front, cut at the
+    border. Annotations carry the same numbers as their pictures, from 1.
+    """
+    coco = joint_set("coco17")
+    side = job.config.size
+    images, annotations = [], []
+    for row in range(len(arrays["box"])):
+        number = row + 1
+        images.append(
+            {"id": number, "file_name": image_name(job, row), "width": side, "height": side}
+        )
+        keypoints = arrays["keypoints_px"][row, :NUM_COCO].astype(np.float64)
+        keypoints[keypoints[:, 2] == 0] = 0
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": np.round(arrays["box"][row].astype(np.float64), 3).tolist(),
+                "area": float(arrays["area"][row]),
+                "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+                "keypoints": np.round(keypoints, 3).ravel().tolist(),
+            }
+        )
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(LANDMARKS[:NUM_COCO]),
+        "skeleton": [[a + 1, b + 1] for a, b in coco.edges],
+    }
+    info = {"description": "people rendered by eft_fast.synth", "seed": job.config.seed}
+    return {
+        "info": info,
+        "images": images,
+        "annotations": annotations,
+        "categories": [category],
+    }
+
+
+def _make_parameters(arrays: dict[str, np.ndarray], job: SynthJob) -> dict[str, np.ndarray]:
+    """One row per annotation; metres, camera frame (x right, y down, z forward), pixels."""
+    half = job.config.size / 2
+    focal, shift = arrays["camera"][:, 0], arrays["camera"][:, 1:]
+    intrinsics = np.zeros((len(focal), 3, 3), np.float32)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = half * focal
+    intrinsics[:, :2, 2] = half * (shift + 1)
+    intrinsics[:, 2, 2] = 1
+    pose = matrix_to_axis_angle(torch.from_numpy(arrays["rotmat"])).numpy()
+    count = len(focal)
+    return {
+        "format": np.array(_FORMAT),
+        "body": np.array(job.body),
+        "annotation_id": np.arange(1, count + 1),
+        "imgname": np.array([f"images/{image_name(job, row)}" for row in range(count)]),
+        "pose": pose.reshape(count, 72),
+        "rotmat": arrays["rotmat"],
+        "betas": arrays["betas"],
+        "transl": arrays["transl"],
+        "intrinsics": intrinsics,
+        "joints3d": arrays["joints"],
+        "landmarks3d": arrays["landmarks"],
+        "landmarks_px": arrays["keypoints_px"],
+        "landmark_names": np.array(LANDMARKS),
+    }
+
+
+class _PartWriter:
+    """Renders the pictures of one part and writes them; picklable, so that workers can run it."""
+
+    def __init__(self, job: SynthJob) -> None:
+        self.job = job
+
+    def __call__(self, shard: int) -> int:
+        """Write part number ``shard``; its labels come last, as the sign that it is whole."""
+        job = self.job
+        torch.set_num_threads(1)
+        renderer = renderer_of(job)
+        first = shard * job.shard_size
+        rows: list[dict[str, np.ndarray]] = []
+        for index in range(first, first + _rows(job, shard)):
+            sample = renderer.render(index)
+            path = job.out / "images" / image_name(job, index)
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            # Noise does not compress: a higher level costs time and saves hardly a byte.
+            Image.fromarray(sample.image).save(partial, format="PNG", compress_level=1)
+            partial.replace(path)
+            rows.append(_labels(sample))
+        save_arrays(_part_path(job, shard), {k: np.stack([r[k] for r in rows]) for k in rows[0]})
+        return len(rows)
+
+
+def _labels(sample: SynthSample) -> dict[str, np.ndarray]:
+    """Everything of a sample but its pixels; landmarks in pixels with COCO's visibility."""
+    size = len(sample.image)
+    pixels = (sample.landmarks_2d[:, :2] + 1) * (size / 2)
+    return {
+        "rotmat": sample.rotmat,
+        "betas": sample.betas,
+        "transl": sample.transl,
+        "joints": sample.joints,
+        "landmarks": sample.landmarks,
+        "camera": sample.camera,
+        "keypoints_px": np.column_stack([pixels, sample.landmarks_2d[:, 2]]).astype(np.float32),
+        "box": _box(sample.mask, pixels),
+        "area": np.array(max(int(sample.mask.sum()), 1), np.float32),
+    }
+
+
+def _box(mask: np.ndarray, pixels: Float[np.ndarray, "K 2"]) -> Float[np.ndarray, " 4"]:
+    """Return x, y, width and height of the person's pixels."""
+    rows, columns = np.nonzero(mask)
+    if len(rows):
+        low = np.array([columns.min(), rows.min()], np.float32)
+        high = np.array([columns.max(), rows.max()], np.float32) + 1
+    else:  # nothing of the person is in the picture: the points that would be
+        low = pixels.min(0).clip(0, len(mask) - 1)
+        high = pixels.max(0).clip(low + 1, len(mask))
+    return np.concatenate([low, high - low]).astype(np.float32)
+
+
+def _part_path(job: SynthJob, shard: int) -> Path:
+    return job.out / "parts" / f"{job.split}-{shard:05d}.npz"
+
+
+def _rows(job: SynthJob, shard: int) -> int:
+    return min(job.shard_size, job.count - shard * job.shard_size)
+
+
+def _is_done(job: SynthJob, shard: int) -> bool:
+    """Whether a part has all its rows; a last part may be shorter than a larger set needs."""
+    path = _part_path(job, shard)
+    if not path.is_file():
+        return False
+    with np.load(path, allow_pickle=False) as archive:
+        return len(archive["area"]) >= _rows(job, shard)
+
+
+def _load_parts(job: SynthJob) -> dict[str, np.ndarray]:
+    parts: list[dict[str, np.ndarray]] = []
+    for shard in range(job.num_shards):
+        with np.load(_part_path(job, shard), allow_pickle=False) as archive:
+            parts.append({key: archive[key][: _rows(job, shard)] for key in archive.files})
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _check_settings(job: SynthJob) -> None:
+    """Refuse to mix pictures of different options in one folder."""
+    path = job.out / _SETTINGS
+    mine = json.loads(
+        json.dumps(
+            {
+                "format": _FORMAT,
+                "split": job.split,
+                "body": job.body,
+                "motion": None if job.motion is None else str(job.motion),
+                "backgrounds": None if job.backgrounds is None else str(job.backgrounds),
+                "part": job.shard_size,
+                "config": asdict(job.config),
+            }
+        )
+    )
+    if not path.is_file():
+        _write_text(path, json.dumps(mine, indent=2) + "\n")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [key for key in mine if found.get(key) != mine[key]]
+    if different:
+        raise ValueError(
+            f"write_set: {job.out} holds a set with another {different[0]}; "
+            "name another folder, or repeat the options of the first run"
+        )
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _make_sheet(images: Path, arrays: dict[str, np.ndarray], job: SynthJob) -> Image.Image:
+    """Tile the first pictures with their keypoints: green visible, red hidden."""
+    count = min(len(arrays["box"]), SHEET_PICTURES)
+    columns = min(count, _SHEET_COLUMNS)
+    rows = -(-count // columns)
+    sheet = Image.new("RGB", (columns * _SHEET_TILE, rows * _SHEET_TILE))
+    for index in range(count):
+        with Image.open(images / image_name(job, index)) as file:
+            tile = file.convert("RGB").resize((_SHEET_TILE, _SHEET_TILE))
+        _draw_points(tile, arrays["keypoints_px"][index], _SHEET_TILE / job.config.size)
+        sheet.paste(tile, (index % columns * _SHEET_TILE, index // columns * _SHEET_TILE))
+    return sheet
+
+
+def _draw_points(tile: Image.Image, points: Float[np.ndarray, "K 3"], zoom: float) -> None:
+    draw = ImageDraw.Draw(tile)
+    for x, y, flag in points.tolist():
+        if int(flag) in _COLOURS:
+            u, v = zoom * (x + 0.5), zoom * (y + 0.5)
+            draw.ellipse((u - 2, v - 2, u + 2, v + 2), fill=_COLOURS[int(flag)])
+
+
+def _follow(counts: Iterable[int], bar: Any) -> None:
+    for count in counts:
+        bar.update(count)

@@ -1,0 +1,135 @@
+"""Options of a training run in a TOML file: the fields of ``Recipe``, by their own names."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from eft_fast.training.recipe import Recipe
+
+#: Stages that a run may consist of, in their order; ``export`` needs a file name and a hash.
+STAGES: Final = ("render", "head", "finetune", "evaluate")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A recipe and how it is run.
+
+    Attributes:
+        recipe: What to train, and in which folder.
+        stages: Which stages, of ``STAGES``.
+        processes: Worker processes of the stage ``render``.
+        threads: Threads of the others.
+    """
+
+    recipe: Recipe
+    stages: tuple[str, ...] = STAGES
+    processes: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown:
+            raise ValueError(f"train: stages must be of {', '.join(STAGES)}, got {unknown[0]!r}")
+
+
+def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingRun:
+    """Read a run from a TOML file.
+
+    The file holds ``stages``, ``processes`` and ``threads``, and a table ``[recipe]`` with the
+    fields of ``Recipe``; ``[recipe.head]``, ``[recipe.synth.camera]`` and so on are the fields of
+    the dataclasses in it. What is left out has its default. Paths count from the file's folder.
+
+    Args:
+        path: The file.
+        changes: Options that win over the file, keyed by their place: ``"recipe.train": 500``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not TOML, or an option is unknown or of a wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"train: no file {path}")
+    return run_from_table(_parse(path), path.parent, changes)
+
+
+def run_from_table(
+    table: Mapping[str, Any], folder: Path, changes: Mapping[str, Any] | None = None
+) -> TrainingRun:
+    """Make a run of nested tables; see ``load_run``."""
+    merged = _copy(table)
+    for place, value in (changes or {}).items():
+        target = merged
+        *parents, name = place.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        # Paths of the command line count from where the command runs.
+        target[name] = value.absolute() if isinstance(value, Path) else value
+    return _fill(TrainingRun, merged, "the file", folder)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        raise ValueError(
+            "train: TOML files need Python 3.11; give the options on the command line"
+        ) from None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"train: {path} must be a TOML file ({error})") from error
+
+
+def _copy(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in table.items()}
+
+
+def _fill(kind: type[_T], table: Mapping[str, Any], where: str, folder: Path) -> _T:
+    """Make a dataclass of a table, and of the tables in it."""
+    hints = typing.get_type_hints(kind)
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    for name in table:
+        if name not in known:
+            raise ValueError(
+                f"train: {where} has no option {name!r}; expected one of {', '.join(known)}"
+            )
+    prefix = "" if kind is TrainingRun else f"{where}."
+    values = {
+        name: _convert(hints[name], value, prefix + name, folder) for name, value in table.items()
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"train: {where} is incomplete ({error})") from error
+
+
+def _convert(hint: Any, value: Any, where: str, folder: Path) -> Any:
+    """Bring a TOML value to the type of a field."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"train: {where} must be a table, got {value!r}")
+        return _fill(typing.cast(type[Any], hint), value, where, folder)
+    if hint is Path and isinstance(value, str | Path):
+        return folder / value
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        kinds = typing.get_args(hint)
+        several = [kinds[0]] * len(value) if kinds[-1] is Ellipsis else list(kinds)
+        if len(several) == len(value):
+            pairs = zip(several, value, strict=True)
+            return tuple(_convert(kind, item, where, folder) for kind, item in pairs)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ValueError(f"train: {where} must be of type {name}, got {value!r}")
