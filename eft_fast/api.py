@@ -28,6 +28,7 @@ from eft_fast.keypoints import JointSet
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
+from eft_fast.ops import find_device
 
 __all__ = ["fit_batch", "load_body", "load_regressor"]
 
@@ -95,7 +96,7 @@ def fit_batch(
     points_set = find_joint_set(joint_set)
     given, boxes = _check_people(images, keypoints, bboxes, points_set)
     method, mode, config = _choose_method(method, mode, config)
-    regressor = _on_device(regressor or load_regressor(), device)
+    regressor = _on_device(regressor or load_regressor(), find_device("fit_batch", device))
     where = next(regressor.parameters()).device
     body = body if body is not None else load_body(device=where)
     _check_same_body(regressor, body)
@@ -236,9 +237,9 @@ def _as_array(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
         raise ValueError(f"fit_batch: {name} must be an array of numbers ({error})") from error
 
 
-def _on_device(regressor: Regressor, device: str | torch.device | None) -> Regressor:
+def _on_device(regressor: Regressor, device: torch.device | None) -> Regressor:
     """The regressor on ``device``; the caller's own module stays where it is."""
-    if device is None or next(regressor.parameters()).device == torch.device(device):
+    if device is None or next(regressor.parameters()).device == device:
         return regressor
     return copy.deepcopy(regressor).to(device)
 

@@ -12,6 +12,7 @@ from eft_fast.body.joints import check_owner, read_regressor
 from eft_fast.body.model_io import load_arrays
 from eft_fast.body.smpl import Smpl
 from eft_fast.keypoints import LANDMARKS
+from eft_fast.ops import find_device
 
 
 def load_body(
@@ -42,6 +43,7 @@ def load_body(
         TypeError: If ``source`` is of no known kind.
         ValueError: If the file is damaged or no body, asks to run something, or if the regressor
             belongs to another body.
+        RuntimeError: If ``device`` is a GPU that torch cannot use here.
 
     Example:
         >>> body = load_body()
@@ -50,6 +52,7 @@ def load_body(
     """
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"load_body: dtype must be torch.float32 or torch.float64, got {dtype}")
+    device = find_device("load_body", device)
     arrays = load_arrays(source)
     landmarks = None
     if extra_regressor is not None:

@@ -10,6 +10,7 @@ import torch
 from eft_fast.models.base import Regressor
 from eft_fast.models.checkpoint import load_hmr
 from eft_fast.models.open_file import load_open_regressor
+from eft_fast.ops import find_device
 
 #: Weights that ship with the package.
 OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
@@ -33,6 +34,7 @@ def load_regressor(
         TypeError: If ``source`` is neither text nor a path.
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, unsafe or does not hold such a network.
+        RuntimeError: If ``device`` is a GPU that torch cannot use here.
 
     Example:
         >>> regressor = load_regressor("model_checkpoint.pt")
@@ -43,6 +45,7 @@ def load_regressor(
         raise TypeError(
             f"load_regressor: source must be 'open' or a path, got {type(source).__name__}"
         )
+    device = find_device("load_regressor", device)
     regressor: Regressor
     if source == "open":
         regressor = load_open_regressor(OPEN_REGRESSOR_PATH)

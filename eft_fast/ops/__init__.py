@@ -4,6 +4,7 @@ Only this package touches the native library and ``torch.ops.eft_fast``.
 """
 
 from eft_fast.ops._load import build_info, choose_simd, has_cuda
+from eft_fast.ops.devices import find_device
 from eft_fast.ops.loss import (
     KeypointGradients,
     KeypointLoss,
@@ -28,6 +29,7 @@ __all__ = [
     "Raster",
     "build_info",
     "choose_simd",
+    "find_device",
     "has_cuda",
     "keypoint_gradients",
     "keypoint_loss",
