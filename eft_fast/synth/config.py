@@ -65,6 +65,7 @@ class PhotoConfig:
     Attributes:
         occluder: Flat things in front of the person.
         table: A wide thing that hides everything below a line, as a table does.
+        companion: Another person beside, behind or in front of the one who is labelled.
         photo_background: A crop of a photograph behind, where there are photographs.
         background_blur: Defocus of the background.
         blur: Defocus of the whole picture.
@@ -75,6 +76,7 @@ class PhotoConfig:
 
     occluder: float = 0.40
     table: float = 0.07
+    companion: float = 0.2
     photo_background: float = 0.6
     background_blur: float = 0.3
     blur: float = 0.5

@@ -1,4 +1,4 @@
-"""Motion capture as a pool of poses, with the test motion split off by subject or recording."""
+"""Motion capture as a pool of poses; test and validation motion are split off by recording."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float
 
-Split = Literal["train", "test"]
-SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+Split = Literal["train", "test", "val"]
+#: The order is part of every image's seed.
+SPLITS: Final[tuple[Split, ...]] = ("train", "test", "val")
 
 #: File of the pool, and how many times a frame of it counts against the others.
 _FILES: Final = {
@@ -28,6 +29,10 @@ TEST_RECORDINGS: Final = (
 #: without a stated subject may show subject 6 (basketball) or 14, so those actions go with them.
 TEST_SUBJECTS: Final = (6, 14)
 TEST_ACTIONS: Final = ("basketball", "washwindow", "everyday")
+#: The same for the validation split, on which models and options are chosen.
+VAL_RECORDINGS: Final = ("indian/08", "martial/05", "salsa/10", "salsa/25")
+VAL_SUBJECTS: Final = (10, 11, 131)
+VAL_ACTIONS: Final = ("soccer", "soccer kick")
 
 
 @dataclass(frozen=True)
@@ -62,27 +67,37 @@ class PosePool:
 
 
 def _recordings(name: str, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the recording of each frame and whether it belongs to the test split."""
+    """Return the recording of each frame and the number of its split in ``SPLITS``."""
     count = len(data["pose"])
     if "seq" in data:
         stems = [n.removesuffix(".bvh").split("/", 1)[-1] for n in data["names"].tolist()]
-        held = np.isin(stems, TEST_RECORDINGS)
-        return np.array([f"{name}/{s}" for s in stems])[data["seq"]], held[data["seq"]]
+        split = _number(np.isin(stems, TEST_RECORDINGS), np.isin(stems, VAL_RECORDINGS))
+        return np.array([f"{name}/{s}" for s in stems])[data["seq"]], split[data["seq"]]
     if "clip" in data:
-        held = np.isin(data["subject"], TEST_SUBJECTS) | np.isin(data["action"], TEST_ACTIONS)
-        return np.array([f"{name}/{c}" for c in data["clip"].tolist()]), held
+        subject, action = data["subject"], data["action"]
+        split = _number(
+            np.isin(subject, TEST_SUBJECTS) | np.isin(action, TEST_ACTIONS),
+            np.isin(subject, VAL_SUBJECTS) | np.isin(action, VAL_ACTIONS),
+        )
+        return np.array([f"{name}/{c}" for c in data["clip"].tolist()]), split
     # Recordings are not marked in this file, so all of it trains.
-    return np.full(count, f"{name}/all"), np.zeros(count, dtype=bool)
+    return np.full(count, f"{name}/all"), np.zeros(count, dtype=int)
+
+
+def _number(is_test: np.ndarray, is_val: np.ndarray) -> np.ndarray:
+    """Return the number of the split; who is held out twice is in the test split."""
+    number: np.ndarray = np.where(is_test, SPLITS.index("test"), is_val * SPLITS.index("val"))
+    return number
 
 
 def load_motion(folder: str | Path, split: Split) -> PosePool:
     """Read the pose pool of one split.
 
-    No recording is in both splits, nor is a subject that the files name.
+    No recording is in two splits, nor is a subject that the files name.
 
     Args:
         folder: Folder with the three ``cmu_*.npz`` files (``pose`` [N,72] axis-angle).
-        split: "train" or "test".
+        split: "train", "test" or "val".
 
     Returns:
         The frames of the split.
@@ -92,7 +107,7 @@ def load_motion(folder: str | Path, split: Split) -> PosePool:
         ValueError: If ``split`` is unknown or a file has another layout.
     """
     if split not in SPLITS:
-        raise ValueError(f'load_motion: split must be "train" or "test", got "{split}"')
+        raise ValueError(f'load_motion: split must be "train", "test" or "val", got "{split}"')
     poses, weights, names = [], [], []
     for name, weight in _FILES.items():
         path = Path(folder) / f"{name}.npz"
@@ -107,8 +122,8 @@ def load_motion(folder: str | Path, split: Split) -> PosePool:
         if pose is None or pose.ndim != 2 or pose.shape[1] != 72:
             got = "none" if pose is None else list(pose.shape)
             raise ValueError(f"load_motion: {path.name} must hold pose [N, 72], got {got}")
-        recording, is_test = _recordings(name, data)
-        keep = is_test if split == "test" else ~is_test
+        recording, number = _recordings(name, data)
+        keep = number == SPLITS.index(split)
         poses.append(pose[keep].astype(np.float32).reshape(-1, 24, 3))
         weights.append(np.full(int(keep.sum()), weight))
         names.append(recording[keep])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from eft_fast.synth.clothes import Wardrobe
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.landmarks import body_landmarks
 from eft_fast.synth.motion import SPLITS, PosePool, Split, load_motion
+from eft_fast.synth.prior_motion import sample_prior_poses
 from eft_fast.synth.scene import (
     CropCamera,
     Lights,
@@ -31,6 +33,13 @@ from eft_fast.synth.shade import shade
 #: A landmark farther behind the drawn surface than this, in metres, is behind another body part.
 #: Joints lie inside the body: hips up to about 0.12 m under the skin.
 HIDDEN_DEPTH = 0.15
+#: Seed branch of the other people, so that they leave the rest of a picture as it is.
+_COMPANION_BRANCH: Final = 1
+#: Where another person's pelvis may be, from the labelled one: to a side, and behind or in front.
+_COMPANION_SIDE: Final = (0.4, 1.4)
+_COMPANION_DEPTH: Final = (-0.8, 2.5)
+#: Nobody stands nearer to the camera than this, metres.
+_NEAREST: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,24 @@ class SynthSample:
     landmarks_2d: Float[np.ndarray, "27 3"]
     camera: Float[np.ndarray, " 3"]
     mask: Bool[np.ndarray, "S S"]
+
+
+class _Placed(NamedTuple):
+    """One person before the camera; metres, camera frame.
+
+    Attributes:
+        person: Pose, shape and looks.
+        transl: What was added to the posed body.
+        joints: Kinematic joints.
+        surface: Vertices with clothes.
+        normals: Of the skin.
+    """
+
+    person: Person
+    transl: torch.Tensor
+    joints: torch.Tensor
+    surface: torch.Tensor
+    normals: torch.Tensor
 
 
 class Renderer:
@@ -98,69 +125,113 @@ class Renderer:
         """Render image ``index``. Depends on nothing else: not on order, nor on processes."""
         config, rng = self.config, self.rng(index)
         person = sample_person(rng, self.pool, self._wardrobe, config)
-        rotmat = torch.from_numpy(person.rotmat.astype(np.float32))[None]
-        betas = torch.from_numpy(person.betas.astype(np.float32))[None]
-        posed = self.body(betas, rotmat[:, 1:], rotmat[:, :1], pose2rot=False)
-        transl = torch.tensor([0.0, 0.0, sample_distance(rng, config.camera)]) - posed.joints[0, 0]
-        vertices = posed.vertices[0] + transl
-        normals = vertex_normals(vertices, self._faces)
-        inflation = torch.from_numpy(person.outfit.inflation.astype(np.float32))
-        surface = vertices + normals * inflation[:, None]
-        joints = (posed.joints[0, :24] + transl).numpy()
-        landmarks = (body_landmarks(self.body, rotmat, betas)[0] + transl).numpy()
-        camera = sample_camera(rng, surface.numpy()[::7], landmarks, config.camera)
+        placed = self._place(person, np.array([0.0, 0.0, sample_distance(rng, config.camera)]))
+        landmarks = self._landmarks(placed)
+        camera = sample_camera(rng, placed.surface.numpy()[::7], landmarks, config.camera)
 
-        picture, coverage, depth = self._draw(rng, person, surface, normals, camera)
+        picture, coverage, depth, front = self._draw(rng, index, placed, camera)
         photo_area = _photo_area(camera, config.size)
         occluders = photo.sample_occluders(rng, config.size, config.photo)
         if occluders is not None:
             picture = photo.add_occluders(rng, picture, occluders, self.backgrounds)
+            front = np.maximum(front, occluders)
         image = photo.develop(rng, picture, config.photo) * photo_area[..., None]
         return SynthSample(
             image=image.astype(np.uint8),
-            rotmat=rotmat[0].numpy(),
-            betas=betas[0].numpy(),
-            transl=transl.numpy(),
-            joints=joints,
+            rotmat=person.rotmat.astype(np.float32),
+            betas=person.betas.astype(np.float32),
+            transl=placed.transl.numpy(),
+            joints=placed.joints.numpy(),
             landmarks=landmarks,
-            landmarks_2d=_label(landmarks, camera, depth, occluders, photo_area),
+            landmarks_2d=_label(landmarks, camera, depth, front, photo_area),
             camera=np.array([camera.focal, *camera.shift], dtype=np.float32),
             mask=(coverage > 0.5) & photo_area,
         )
 
+    def _place(self, person: Person, pelvis: Float[np.ndarray, " 3"]) -> _Placed:
+        """Pose and dress a person whose pelvis joint is at ``pelvis``."""
+        rotmat = torch.from_numpy(person.rotmat.astype(np.float32))[None]
+        betas = torch.from_numpy(person.betas.astype(np.float32))[None]
+        posed = self.body(betas, rotmat[:, 1:], rotmat[:, :1], pose2rot=False)
+        transl = torch.from_numpy(pelvis.astype(np.float32)) - posed.joints[0, 0]
+        vertices = posed.vertices[0] + transl
+        normals = vertex_normals(vertices, self._faces)
+        inflation = torch.from_numpy(person.outfit.inflation.astype(np.float32))
+        surface = vertices + normals * inflation[:, None]
+        return _Placed(person, transl, posed.joints[0, :24] + transl, surface, normals)
+
+    def _landmarks(self, placed: _Placed) -> Float[np.ndarray, "27 3"]:
+        rotmat = torch.from_numpy(placed.person.rotmat.astype(np.float32))[None]
+        betas = torch.from_numpy(placed.person.betas.astype(np.float32))[None]
+        points: np.ndarray = (body_landmarks(self.body, rotmat, betas)[0] + placed.transl).numpy()
+        return points
+
+    def _companion(self, rng: np.random.Generator, placed: _Placed) -> _Placed | None:
+        """Draw another person beside, behind or in front of this one, or nobody."""
+        if rng.random() >= self.config.photo.companion:
+            return None
+        side = rng.uniform(*_COMPANION_SIDE) * (1 if rng.random() < 0.5 else -1)
+        offset = np.array([side, rng.normal() * 0.08, rng.uniform(*_COMPANION_DEPTH)])
+        pelvis = placed.joints[0].numpy() + offset
+        pelvis[2] = max(pelvis[2], _NEAREST)
+        return self._place(sample_person(rng, self.pool, self._wardrobe, self.config), pelvis)
+
     def _draw(
+        self, rng: np.random.Generator, index: int, placed: _Placed, camera: CropCamera
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the person over a background, perhaps with somebody else.
+
+        People who touch are not told apart by pixel: the one whose pelvis is nearer covers.
+
+        Returns:
+            Levels in [0, 255], coverage and depth of the person, coverage of what is in front.
+        """
+        lights, texture = sample_lights(rng), self.backgrounds.draw(rng, 64)
+        picture = self._background(rng).astype(np.float32)
+        branch = np.random.default_rng(
+            [self.config.seed, SPLITS.index(self.split), index, _COMPANION_BRANCH]
+        )
+        other = self._companion(branch, placed)
+        behind = other is not None and bool(other.joints[0, 2] >= placed.joints[0, 2])
+        if other is not None and behind:
+            self._paint(picture, other, camera, lights, texture)
+        coverage, depth = self._paint(picture, placed, camera, lights, texture)
+        front = np.zeros_like(coverage)
+        if other is not None and not behind:
+            front, _ = self._paint(picture, other, camera, lights, texture)
+        return picture, coverage, depth, front
+
+    def _paint(
         self,
-        rng: np.random.Generator,
-        person: Person,
-        surface: torch.Tensor,
-        normals: torch.Tensor,
+        picture: np.ndarray,
+        placed: _Placed,
         camera: CropCamera,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw the person over a background: levels in [0, 255], coverage and depth."""
-        config = self.config
+        lights: Lights,
+        texture: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one person into ``picture``, in place; return coverage and depth."""
+        config, surface = self.config, placed.surface
         size = config.size
         pixels = (camera.project(surface.numpy()) + 1) * (size / 2)
-        fields = torch.from_numpy(person.outfit.fields.T.astype(np.float32))
+        fields = torch.from_numpy(placed.person.outfit.fields.T.astype(np.float32))
         drawn = rasterize(
             torch.from_numpy(np.column_stack([pixels, surface[:, 2].numpy()]).astype(np.float32)),
             self._faces,
-            torch.cat([normals, self._rest, fields], dim=1),
+            torch.cat([placed.normals, self._rest, fields], dim=1),
             height=size,
             width=size,
             samples=config.supersample,
             perspective=True,
         )
         coverage, depth = drawn.coverage.numpy(), drawn.depth.numpy()
-        lights, texture = sample_lights(rng), self.backgrounds.draw(rng, 64)
-        picture = self._background(rng).astype(np.float32)
         rows, columns = np.nonzero(coverage)
         if len(rows):
             share = coverage[rows, columns][:, None]
             values = drawn.image.numpy()[rows, columns] / share
             softness = max(0.003, 2 / (camera.focal * size) * float(surface[:, 2].mean()))
-            colour = _shade(values, person, lights, texture, softness)
+            colour = _shade(values, placed.person, lights, texture, softness)
             picture[rows, columns] = picture[rows, columns] * (1 - share) + 255 * colour * share
-        return picture, coverage, depth
+        return coverage, depth
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         options = self.config.photo
@@ -183,14 +254,18 @@ def make_wardrobe(body: Smpl) -> Wardrobe:
 
 def make_renderer(
     body: Smpl,
-    motion: str | Path,
+    motion: str | Path | None,
     split: Split,
     *,
     backgrounds: str | Path | None = None,
     config: SynthConfig | None = None,
 ) -> Renderer:
-    """Build a renderer from a folder of motion capture and one of photographs."""
-    return Renderer(body, load_motion(motion, split), split, Backgrounds(backgrounds), config)
+    """Build a renderer from a folder of motion capture and one of photographs.
+
+    Without motion capture, poses are drawn from the pose prior that ships with the package.
+    """
+    pool = sample_prior_poses(split) if motion is None else load_motion(motion, split)
+    return Renderer(body, pool, split, Backgrounds(backgrounds), config)
 
 
 def _shade(
@@ -213,7 +288,7 @@ def _label(
     landmarks: Float[np.ndarray, "27 3"],
     camera: CropCamera,
     depth: Float[np.ndarray, "S S"],
-    occluders: Float[np.ndarray, "S S"] | None,
+    front: Float[np.ndarray, "S S"],
     photo_area: Bool[np.ndarray, "S S"],
 ) -> Float[np.ndarray, "27 3"]:
     """Project landmarks and say which of them can be seen."""
@@ -224,7 +299,6 @@ def _label(
     column, row = np.clip(pixel, 0, size - 1).T
     inside &= photo_area[row, column]
     hidden = landmarks[:, 2] > depth[row, column] + HIDDEN_DEPTH
-    if occluders is not None:
-        hidden |= occluders[row, column] > 0.5
+    hidden |= front[row, column] > 0.5
     seen = np.where(inside, np.where(hidden, 1, 2), 0)
     return np.column_stack([flat, seen]).astype(np.float32)

@@ -49,14 +49,19 @@ def test_weights_are_probabilities_and_decide_the_draw(tmp_path: Path) -> None:
 
 
 def test_shipped_motion_is_split_without_overlap(shared_dir: Path) -> None:
-    """The real files: no recording is in both splits, and about one frame in seven is held out."""
+    """The real files: no recording is in both splits, and the others hold about what is planned."""
     folder = shared_dir / "data" / "cmu_mocap_smpl24"
-    train, test = load_motion(folder, "train"), load_motion(folder, "test")
-    assert not set(train.recording) & set(test.recording)
-    assert 0.1 < len(test) / (len(train) + len(test)) < 0.2
-    # A frame that is in both, under whatever name, would be a leak.
-    seen = {frame.tobytes() for frame in train.full_pose}
-    assert not any(frame.tobytes() in seen for frame in test.full_pose)
+    train = load_motion(folder, "train")
+    for split, share in (("test", 0.15), ("val", 0.05)):
+        held = load_motion(folder, split)
+        assert not set(train.recording) & set(held.recording)
+        assert len(held) / len(train) == pytest.approx(share, abs=0.04)
+        # A frame that is in both, under whatever name, would be a leak.
+        seen = {frame.tobytes() for frame in train.full_pose}
+        assert not any(frame.tobytes() in seen for frame in held.full_pose)
+    assert not set(load_motion(folder, "test").recording) & set(
+        load_motion(folder, "val").recording
+    )
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -72,5 +77,5 @@ def test_wrong_layout_is_named(tmp_path: Path) -> None:
 
 
 def test_unknown_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='must be "train" or "test", got "val"'):
-        load_motion(tmp_path, "val")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='must be "train", "test" or "val", got "all"'):
+        load_motion(tmp_path, "all")  # type: ignore[arg-type]

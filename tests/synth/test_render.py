@@ -8,7 +8,7 @@ import pytest
 from eft_fast.synth import CameraConfig, PhotoConfig, Renderer, SynthConfig, SynthSample
 from eft_fast.synth.landmarks import NUM_COCO
 
-CLEAN = PhotoConfig(occluder=0, table=0)
+CLEAN = PhotoConfig(occluder=0, table=0, companion=0)
 WHOLE = CameraConfig(cut_hips=0, cut_elbows=0, cut_knees=0, cut_side=0)
 
 
@@ -105,7 +105,7 @@ def test_beyond_the_photo_is_black_and_unlabelled(renderer: Renderer) -> None:
 
 def test_occluders_hide_landmarks(renderer: Renderer) -> None:
     clear = variant(renderer, photo=CLEAN, camera=WHOLE)
-    covered = variant(renderer, photo=PhotoConfig(occluder=1, table=1), camera=WHOLE)
+    covered = variant(renderer, photo=PhotoConfig(occluder=1, table=1, companion=0), camera=WHOLE)
     hidden = 0
     for index in range(6):
         before = clear.render(index).landmarks_2d
@@ -114,6 +114,24 @@ def test_occluders_hide_landmarks(renderer: Renderer) -> None:
         assert (after[:, 2] <= before[:, 2]).all()
         hidden += int((after[:, 2] < before[:, 2]).sum())
     assert hidden > 20
+
+
+def test_another_person_hides_the_labelled_one_or_stands_behind(renderer: Renderer) -> None:
+    """Labels and mask are those of the labelled person; pixels change, visibility only falls."""
+    alone = variant(renderer, photo=CLEAN, camera=WHOLE)
+    joined = variant(renderer, photo=PhotoConfig(occluder=0, table=0, companion=1), camera=WHOLE)
+    alone, joined = variant(alone, supersample=1), variant(joined, supersample=1)
+    changed, hidden = 0, 0
+    for index in range(30):
+        before, after = alone.render(index), joined.render(index)
+        for name in ("rotmat", "betas", "joints", "landmarks", "camera", "mask"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name), name)
+        assert (after.landmarks_2d[:, 2] <= before.landmarks_2d[:, 2]).all()
+        gap = np.abs(before.image.astype(int) - after.image.astype(int)).max(2) > 60
+        changed += int(gap.mean() > 0.002)
+        hidden += int((after.landmarks_2d[:, 2] < before.landmarks_2d[:, 2]).any())
+    assert changed >= 10
+    assert 1 <= hidden < changed
 
 
 def test_the_far_side_of_the_body_is_hidden(renderer: Renderer) -> None:
