@@ -1,0 +1,313 @@
+"""Check an exported folder against the stored answers of torch, with or without torch at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from eft_fast.serving.card import OUTPUT_SHAPES, ModelCard, find_model, load_card
+from eft_fast.serving.session import Session, open_session
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SAMPLES_NAME: Final = "samples.npz"
+PARITY_NAME: Final = "parity.json"
+HASHES_NAME: Final = "files.json"
+#: Key of the crops in ``samples.npz``; the outputs stand beside it under their own names.
+IMAGES: Final = "images"
+#: Batches that are run, besides the largest that the card promises.
+BATCHES: Final = (1, 7)
+#: Largest differences to torch that may pass, by precision: rotations in degrees, lengths in
+#: metres. Observed in single precision: 3e-6. Half precision keeps 11 bits in the trunk.
+TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
+    "fp32": {"rotmat": 0.01, "betas": 1e-4, "cam": 1e-4, "joints": 1e-4, "vertices": 1e-4},
+    "fp16": {"rotmat": 0.5, "betas": 0.05, "cam": 0.02, "joints": 0.01, "vertices": 0.01},
+}
+#: How far ``R^T R`` may be from the identity.
+ORTHONORMAL: Final = 1e-4
+#: What a file would hold if places of the exporting machine had been left in it.
+_TRACES: Final = re.compile(
+    rb"pkg\.torch\.onnx\.stack_trace|site-packages|(?:/home/|/root/|/Users/|[A-Z]:\\)[\w.\-/\\]+"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the checks of a folder found.
+
+    Attributes:
+        provider: What ran the model.
+        batches: Batch sizes that were run.
+        max_difference: Per output, largest difference to torch; ``rotmat`` in degrees.
+        tolerance: Per output, what would have passed.
+        orthonormality: Largest ``|R^T R - I|``.
+        checks: Check -> ``passed``, or why it was left out.
+        problems: What is wrong, a sentence each; empty if all is well.
+    """
+
+    provider: str
+    batches: tuple[int, ...]
+    max_difference: dict[str, float]
+    tolerance: dict[str, float]
+    orthonormality: float
+    checks: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``parity.json``."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def verify_folder(
+    folder: str | Path,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    precision: str | None = None,
+) -> Report:
+    """Check names, shapes, metadata and graph, and run the stored samples in batches.
+
+    Needs the runtime of the model. Where ``onnx`` is installed too, its full checker runs.
+
+    Args:
+        folder: What ``eft-fast export`` wrote.
+        provider: What is to run the model; see ``serving.open_session``.
+        threads: Threads on the CPU.
+        precision: Of OpenVINO only; ``bf16`` is held to the tolerances of half precision.
+
+    Raises:
+        FileNotFoundError: If model, card or samples are not there.
+        ValueError: If one of them is damaged or from another version.
+        RuntimeError: If the provider does not run here.
+    """
+    path, kind = find_model(folder)
+    card = load_card(folder)
+    session = open_session(folder, provider=provider, threads=threads, precision=precision)
+    samples = load_samples(path.parent, card)
+    problems: list[str] = []
+    checks: dict[str, str] = {}
+    _check_cards(session.card, card, problems, checks)
+    _check_hashes(path.parent, problems, checks)
+    if kind == "onnx":
+        _check_graph(path, card, problems, checks)
+    else:
+        checks["checker"] = checks["traces"] = "left out: not an ONNX file"
+    rough = "fp16" if precision == "bf16" else card.precision
+    return compare(session, samples, TOLERANCES[rough], checks=checks, problems=problems)
+
+
+def load_samples(folder: Path, card: ModelCard) -> dict[str, np.ndarray]:
+    """Read the stored crops and the answers of torch.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are damaged or do not belong to the model.
+    """
+    path = folder / SAMPLES_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"verify: no {SAMPLES_NAME} in {folder}; run eft-fast export again")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            samples = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"verify: {path} is damaged ({type(error).__name__})") from error
+    count, size = len(samples.get(IMAGES, ())), card.input_size
+    shapes: dict[str, tuple[int, ...]] = {IMAGES: (count, size, size, 3)}
+    shapes |= {name: (count, *shape) for name, shape in card.outputs.items()}
+    for name, shape in shapes.items():
+        got = samples[name].shape if name in samples else None
+        if not count or got != shape:
+            raise ValueError(
+                f"verify: {path} must hold {name} {list(shape)}, got "
+                f"{'none' if got is None else list(got)}; run eft-fast export again"
+            )
+    return samples
+
+
+def compare(
+    session: Session,
+    samples: Mapping[str, np.ndarray],
+    tolerance: Mapping[str, float],
+    *,
+    checks: dict[str, str] | None = None,
+    problems: list[str] | None = None,
+) -> Report:
+    """Run the samples in several batch sizes and hold every answer against torch's."""
+    checks, problems = checks if checks is not None else {}, list(problems or ())
+    images = samples[IMAGES]
+    batches = tuple(sorted({*BATCHES, len(images), session.card.max_batch}))
+    worst = dict.fromkeys(session.card.outputs, 0.0)
+    skew = 0.0
+    for batch in batches:
+        rows = np.arange(batch) % len(images)
+        outputs = session.run(images[rows])
+        for name, value in outputs.items():
+            expected = samples[name][rows]
+            if value.shape != expected.shape or value.dtype != np.float32:
+                problems.append(
+                    f"{name} must be float32 {list(expected.shape)} in a batch of {batch}, got "
+                    f"{value.dtype} {list(value.shape)}"
+                )
+                continue
+            # NaN compares false to everything: it has to count as infinitely far.
+            far = np.nan_to_num(difference(name, value, expected), nan=np.inf).max()
+            worst[name] = max(worst[name], float(far))
+        skew = max(skew, _skew(outputs["rotmat"]))
+    limits = {name: tolerance[name] for name in worst}
+    over = [name for name in worst if not worst[name] <= limits[name]]
+    if over:
+        listed = ", ".join(f"{name} {_amount(name, worst[name], limits[name])}" for name in worst)
+        problems.append(f"the answers differ from torch: {listed}")
+    if not skew <= ORTHONORMAL:
+        problems.append(f"rotations must be orthonormal to {ORTHONORMAL:g}, got {skew:.2g}")
+    checks.setdefault("answers", "failed" if over else "passed")
+    return Report(
+        provider=session.provider,
+        batches=batches,
+        max_difference=worst,
+        tolerance=limits,
+        orthonormality=skew,
+        checks=checks,
+        problems=tuple(problems),
+    )
+
+
+def difference(name: str, got: np.ndarray, expected: np.ndarray) -> Float[np.ndarray, " N"]:
+    """Largest difference of each person: degrees for ``rotmat``, else the output's own unit."""
+    got, expected = got.astype(np.float64), expected.astype(np.float64)
+    if name == "rotmat":
+        return np.asarray(rotation_angle(got, expected).max(axis=1))
+    return np.asarray(np.abs(got - expected).reshape(len(got), -1).max(axis=1))
+
+
+def rotation_angle(
+    a: Float[np.ndarray, "*batch 3 3"], b: Float[np.ndarray, "*batch 3 3"]
+) -> Float[np.ndarray, "*batch"]:
+    """Angle between rotations in degrees: 2 asin(|A - B| / sqrt 8).
+
+    The arc cosine of the trace has a floor of .04 degrees in single precision; this has none.
+    """
+    distance = np.sqrt(((a - b) ** 2).sum(axis=(-2, -1)) / 8.0)
+    return np.asarray(np.degrees(2.0 * np.arcsin(np.minimum(distance, 1.0))))
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a folder, except of the reports on them."""
+    reports = (PARITY_NAME, HASHES_NAME)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.name not in reports
+    }
+
+
+def _skew(rotmat: np.ndarray) -> float:
+    wide = rotmat.astype(np.float64)
+    product = np.swapaxes(wide, -1, -2) @ wide
+    return float(np.nan_to_num(np.abs(product - np.eye(3)), nan=np.inf).max())
+
+
+def _amount(name: str, got: float, limit: float) -> str:
+    unit = " degrees" if name == "rotmat" else ""
+    return f"{got:.2g}{unit} (at most {limit:g})"
+
+
+def _check_cards(
+    inside: ModelCard, beside: ModelCard, problems: list[str], checks: dict[str, str]
+) -> None:
+    """What the file says of itself and what stands beside it must agree."""
+    ours, theirs = asdict(inside), asdict(beside)
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing:
+        problems.append(
+            f"model and export.json must agree, but {differing[0]} is {ours[differing[0]]!r} in "
+            f"the one and {theirs[differing[0]]!r} in the other"
+        )
+    checks["metadata"] = "failed" if differing else "passed"
+
+
+def _check_hashes(folder: Path, problems: list[str], checks: dict[str, str]) -> None:
+    path = folder / HASHES_NAME
+    if not path.is_file():
+        checks["hashes"] = f"left out: no {HASHES_NAME}"
+        return
+    try:
+        stored = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        problems.append(f"{HASHES_NAME} is damaged")
+        return
+    found = hash_files(folder)
+    changed = [name for name, digest in stored.items() if found.get(name) != digest]
+    if changed:
+        problems.append(f"{changed[0]} is not the file that was exported")
+    checks["hashes"] = "failed" if changed else "passed"
+
+
+def _check_graph(path: Path, card: ModelCard, problems: list[str], checks: dict[str, str]) -> None:
+    """Opset, operators, full checker with strict shape inference: needs ``onnx``."""
+    try:
+        import onnx
+    except ImportError:
+        checks["checker"] = checks["traces"] = "left out: onnx is not installed"
+        return
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:  # Protobuf, the checker and shape inference have their own kinds.
+        problems.append(f"the ONNX checker refuses the file ({' '.join(str(error).split())[:200]})")
+        checks["checker"] = "failed"
+        return
+    wrong = list(_graph_faults(model, card))
+    problems += wrong
+    checks["checker"] = "failed" if wrong else "passed"
+    found = find_trace(model)
+    if found is not None:
+        problems.append(f"the file must not name places of the exporting machine, got {found}")
+    checks["traces"] = "passed" if found is None else "failed"
+
+
+def find_trace(model: Any) -> str | None:
+    """A path or stack trace that the exporter left in the model, or None."""
+    copied = type(model)()
+    copied.CopyFrom(model)
+    # Weights are no text, but any text can be found in them.
+    tensors = list(copied.graph.initializer)
+    tensors += [
+        item.t for node in copied.graph.node for item in node.attribute if item.HasField("t")
+    ]
+    for tensor in tensors:
+        tensor.ClearField("raw_data")
+    found = _TRACES.search(copied.SerializeToString())
+    return found[0].decode("ascii", "replace") if found else None
+
+
+def _graph_faults(model: Any, card: ModelCard) -> Any:
+    opsets = {item.domain: item.version for item in model.opset_import}
+    if opsets.get("") != card.opset:
+        yield f"the opset must be {card.opset}, got {opsets.get('')}"
+    foreign = sorted({node.domain for node in model.graph.node} - {""})
+    if foreign or len(model.functions):
+        yield f"only standard operators may be used, got {foreign or 'functions'}"
+    for value in (*model.graph.input, *model.graph.output):
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if dims[:1] != ["batch"]:
+            yield f"{value.name} must have the batch first and open, got {dims}"
+        known = OUTPUT_SHAPES.get(value.name)
+        if known is not None and dims[1:] != card.outputs.get(value.name):
+            yield f"{value.name} must be {card.outputs.get(value.name)}, got {dims[1:]}"

@@ -1,0 +1,20 @@
+"""Exported regressors at work, without torch: photos and boxes in, bodies out.
+
+Needs numpy, Pillow and one runtime: ONNX Runtime (extra ``onnx`` or ``onnx-gpu``) or OpenVINO.
+"""
+
+from __future__ import annotations
+
+from eft_fast.serving.card import ModelCard, load_card
+from eft_fast.serving.predictor import Prediction, Predictor
+from eft_fast.serving.session import Session, open_session, usable_cpus
+
+__all__ = [
+    "ModelCard",
+    "Prediction",
+    "Predictor",
+    "Session",
+    "load_card",
+    "open_session",
+    "usable_cpus",
+]

@@ -1,0 +1,193 @@
+"""What an exported model says of itself: in its metadata, and in ``export.json`` beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+FORMAT: Final = "eft_fast-export-1"
+CARD_NAME: Final = "export.json"
+#: File of each kind of exported folder, the one that a session opens.
+MODEL_NAMES: Final = {"onnx": "model.onnx", "openvino": "model.xml"}
+INPUT_NAME: Final = "image"
+#: Shapes behind the batch dimension; -1 depends on the body.
+OUTPUT_SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
+    "rotmat": (24, 3, 3),
+    "betas": (10,),
+    "cam": (3,),
+    "joints": (-1, 3),
+    "vertices": (-1, 3),
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything that a program needs to feed the model and to read its answer.
+
+    Attributes:
+        regressor: Id of the regressor.
+        weights_sha256: Hash of its weights.
+        body: Id of the body that shape and joints belong to.
+        outputs: Name and shape of each output, without the batch dimension.
+        input_size: Side of the square crop in pixels. The input is ``image``, uint8
+            ``[B, S, S, 3]``, RGB, not normalised: that happens inside.
+        mean: Mean of the normalisation inside.
+        std: Standard deviation of the normalisation inside.
+        box_margin: Side of the crop over the longer side of the person's box.
+        camera_convention: Meaning of ``cam``; ``scale_shift`` is u = s * X + t.
+        joint_set: Name of the order of ``joints``; empty without that output.
+        joint_names: Name of each row of ``joints``.
+        precision: ``fp32``, or ``fp16``: trunk in half precision, head in single.
+        opset: ONNX opset.
+        max_batch: Largest batch that was verified.
+        licence: SPDX expression of weights and body data in the file, as far as known.
+        notice: What whoever passes the file on must know.
+        eft_fast_version: Version that exported it.
+        exported: When, UTC.
+        max_difference: Per output, largest difference to torch on the stored samples; ``rotmat``
+            in degrees.
+        format: Version of this record.
+    """
+
+    regressor: str
+    weights_sha256: str
+    body: str
+    outputs: dict[str, list[int]]
+    input_size: int
+    mean: list[float]
+    std: list[float]
+    box_margin: float
+    camera_convention: str
+    joint_set: str
+    joint_names: list[str]
+    precision: str
+    opset: int
+    max_batch: int
+    licence: str
+    notice: str
+    eft_fast_version: str
+    exported: str
+    max_difference: dict[str, float] = field(default_factory=dict)
+    format: str = FORMAT
+
+    def to_strings(self) -> dict[str, str]:
+        """The form of ONNX metadata: text stays as it is, everything else is JSON."""
+        return {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in asdict(self).items()
+        }
+
+    def to_json(self) -> str:
+        """The text of ``export.json``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_strings(cls, values: Mapping[str, str], who: str) -> ModelCard:
+        """Read ONNX metadata; ``who`` stands at the head of the error."""
+        kinds = {item.name: item.type for item in fields(cls)}
+        parsed: dict[str, Any] = {}
+        for key, text in values.items():
+            try:
+                parsed[key] = text if kinds.get(key) == "str" else json.loads(text)
+            except json.JSONDecodeError:
+                parsed[key] = text
+        return cls.from_mapping(parsed, who)
+
+    @classmethod
+    def from_mapping(cls, values: Any, who: str) -> ModelCard:
+        """Check and take the values.
+
+        Raises:
+            ValueError: If they are from another version, or not complete.
+        """
+        got = values.get("format") if isinstance(values, Mapping) else None
+        if got is None:
+            raise ValueError(
+                f"{who} is not a model that eft-fast exported: it does not describe itself; run "
+                "eft-fast export"
+            )
+        if got != FORMAT:
+            raise ValueError(
+                f"{who} must be of format {FORMAT}, got {got!r}; export it again with this version "
+                "of eft_fast, or use the one that wrote it"
+            )
+        wanted = {item.name: str(item.type) for item in fields(cls)}
+        wrong = [name for name, kind in wanted.items() if not _fits(values.get(name), kind)]
+        if wrong:
+            raise ValueError(f"{who} does not describe itself: {wrong[0]} is missing or wrong")
+        card = cls(**{name: values[name] for name in wanted})
+        card.check_outputs(who)
+        return card
+
+    def check_outputs(self, who: str) -> None:
+        """Raise ValueError unless names and shapes of the outputs are ones that we know."""
+        for name, shape in self.outputs.items():
+            known = OUTPUT_SHAPES.get(name)
+            if known is None or len(known) != len(shape):
+                raise ValueError(f"{who} has an unknown output {name} {shape}")
+            if any(k not in (-1, n) for k, n in zip(known, shape, strict=True)):
+                raise ValueError(f"{who}: {name} must be [B, {known}], got {shape}")
+        lacking = [name for name in ("rotmat", "betas", "cam") if name not in self.outputs]
+        if lacking:
+            raise ValueError(f"{who} has no output {lacking[0]}")
+        if "joints" in self.outputs and len(self.joint_names) != self.outputs["joints"][0]:
+            raise ValueError(f"{who} must name each of its joints")
+
+
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "list[float]": (list,),
+    "list[str]": (list,),
+    "dict[str, list[int]]": (dict,),
+    "dict[str, float]": (dict,),
+}
+
+
+def _fits(value: Any, kind: str) -> bool:
+    return isinstance(value, _KINDS[kind]) and not isinstance(value, bool)
+
+
+def find_model(model: str | Path) -> tuple[Path, str]:
+    """The model file of an exported folder (or the file itself), and its kind.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    path = Path(model)
+    if path.is_file():
+        kinds = {".onnx": "onnx", ".xml": "openvino"}
+        kind = kinds.get(path.suffix)
+        if kind is None:
+            raise ValueError(f"serving: expected a folder, .onnx or .xml file, got {path}")
+        return path, kind
+    if not path.is_dir():
+        raise FileNotFoundError(f"serving: no folder or model {path}; run eft-fast export first")
+    for kind, name in MODEL_NAMES.items():
+        if (path / name).is_file():
+            return path / name, kind
+    names = " or ".join(MODEL_NAMES.values())
+    raise FileNotFoundError(f"serving: {path} holds no {names}; run eft-fast export first")
+
+
+def load_card(model: str | Path) -> ModelCard:
+    """Read ``export.json`` of an exported folder.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is damaged or from another version.
+    """
+    folder = Path(model)
+    folder = folder.parent if folder.is_file() else folder
+    path = folder / CARD_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"serving: no {CARD_NAME} in {folder}; run eft-fast export again")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"serving: {path} is damaged ({type(error).__name__})") from error
+    return ModelCard.from_mapping(values, f"serving: {path}")

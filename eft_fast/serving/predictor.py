@@ -1,0 +1,237 @@
+"""Photos and boxes to bodies: the same crop as in training, one model, any number of people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from eft_fast.conventions import BOX_UNIT
+from eft_fast.imaging import Crop, crop_image, load_image
+from eft_fast.serving.card import ModelCard
+from eft_fast.serving.session import open_session
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, UInt8
+    from numpy.typing import ArrayLike
+
+    from eft_fast.imaging.load import ImageSource
+
+#: Batches on a GPU are padded to these: each new size costs a search for the fastest kernels.
+GPU_BUCKETS: Final = (1, 8, 32, 64, 128)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Bodies of N people, in the order they were given.
+
+    A person who could not be read has NaN everywhere and says why in ``message``.
+
+    Attributes:
+        rotmat: Rotation of each joint relative to its parent; joint 0 is the root, body to camera.
+        betas: Shape coefficients of the model's body.
+        cam: ``s, tx, ty``: u = s * X + t in [-1, 1] of the crop.
+        bbox_center: Centre of each crop, photo pixels.
+        bbox_scale: Side of each crop over 200 photo pixels.
+        joints: Joints in metres, camera axes; None if the model does not compute them.
+        joints_2d_px: The same joints in photo pixels.
+        vertices: Mesh in metres; None if the model does not compute it.
+        message: What was wrong with each person, or empty.
+        card: The model.
+    """
+
+    rotmat: Float32[np.ndarray, "N 24 3 3"]
+    betas: Float32[np.ndarray, "N 10"]
+    cam: Float32[np.ndarray, "N 3"]
+    bbox_center: Float64[np.ndarray, "N 2"]
+    bbox_scale: Float64[np.ndarray, " N"]
+    joints: Float32[np.ndarray, "N K 3"] | None
+    joints_2d_px: Float32[np.ndarray, "N K 2"] | None
+    vertices: Float32[np.ndarray, "N V 3"] | None
+    message: tuple[str, ...]
+    card: ModelCard = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a ``.npz`` without pickles; names are those of the attributes."""
+        names = "rotmat betas cam bbox_center bbox_scale joints joints_2d_px vertices".split()
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in names}
+        arrays = {name: value for name, value in arrays.items() if value is not None}
+        arrays["message"] = np.array(self.message, dtype=np.str_)
+        arrays["card"] = np.array(self.card.to_json())
+        if self.joints is not None:
+            arrays["joint_names"] = np.array(self.card.joint_names)
+        with open(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+
+class Predictor:
+    """An exported regressor: ``preprocess``, ``infer`` and ``postprocess``; a call joins them.
+
+    Args:
+        model: Folder that ``eft-fast export`` wrote, or the model file in it.
+        provider: See ``open_session``.
+        threads: Threads on the CPU; default: the processors that this program may use.
+        precision: Of OpenVINO only: ``fp32`` or ``bf16``.
+        batch_size: Most crops that run at once; more people are cut into such pieces.
+
+    Example:
+        >>> predictor = Predictor("exported")
+        >>> prediction = predictor(["skater.jpg"], [[30, 40, 200, 380]])
+        >>> prediction.betas.shape
+        (1, 10)
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        precision: str | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Predictor: batch_size must be 1 or more, got {batch_size}")
+        self.session = open_session(model, provider=provider, threads=threads, precision=precision)
+        self.card = self.session.card
+        self.batch_size = batch_size
+        self._pads = self.session.provider in ("cuda", "tensorrt")
+
+    def __call__(self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None) -> Prediction:
+        """Predict one body per photo and box.
+
+        Args:
+            photos: Whole photos, one per person: paths, encoded bytes or RGB arrays. One that
+                stands several times in a row is read once.
+            boxes: ``[N, 4]``: x, y, width, height in photo pixels. ``None``, or a row of NaN: the
+                whole photo.
+        """
+        crops, pixels, messages = self.preprocess(photos, boxes)
+        return self.postprocess(self.infer(pixels), crops, messages)
+
+    def preprocess(
+        self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None
+    ) -> tuple[list[Crop | None], UInt8[np.ndarray, "N S S 3"], list[str]]:
+        """Read and crop: the square of each person (None if that failed), its pixels, a message."""
+        if isinstance(photos, str | bytes | os.PathLike):
+            raise TypeError("Predictor: photos must be a sequence, got a single one; use a list")
+        given = _check_boxes(boxes, len(photos))
+        size = self.card.input_size
+        crops: list[Crop | None] = []
+        pixels = np.zeros((len(photos), size, size, 3), np.uint8)
+        messages = []
+        source: Any = None
+        photo: np.ndarray | Exception | None = None
+        for index, item in enumerate(photos):
+            if photo is None or item is not source:
+                source, photo = item, _read(item)
+            try:
+                crop = self._crop(photo, given[index])
+                pixels[index] = crop_image(photo, crop)  # type: ignore[arg-type]
+            except (OSError, ValueError, TypeError) as error:
+                crops.append(None)
+                messages.append(str(error))
+            else:
+                crops.append(crop)
+                messages.append("")
+        return crops, pixels, messages
+
+    def _crop(self, photo: np.ndarray | Exception, box: np.ndarray) -> Crop:
+        if isinstance(photo, Exception):
+            raise photo
+        if np.isnan(box).all():
+            box = np.array([0.0, 0.0, photo.shape[1], photo.shape[0]])
+        return Crop.from_box(box, self.card.input_size, margin=self.card.box_margin)
+
+    def infer(self, pixels: UInt8[np.ndarray, "N S S 3"]) -> dict[str, np.ndarray]:
+        """Run the model on any number of crops, in pieces of ``batch_size``."""
+        pieces = [
+            self._run_padded(pixels[start : start + self.batch_size])
+            for start in range(0, len(pixels), self.batch_size)
+        ] or [self.session.run(pixels)]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _run_padded(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        count = len(pixels)
+        bucket = pad_to_bucket(count) if self._pads else count
+        if bucket > count:
+            pixels = np.concatenate(
+                [pixels, np.zeros((bucket - count, *pixels.shape[1:]), np.uint8)]
+            )
+        return {name: value[:count] for name, value in self.session.run(pixels).items()}
+
+    def postprocess(
+        self,
+        outputs: dict[str, np.ndarray],
+        crops: Sequence[Crop | None],
+        messages: Sequence[str] | None = None,
+    ) -> Prediction:
+        """Put the model's answer into the photos; who has no crop becomes NaN."""
+        is_bad = np.array([crop is None for crop in crops], dtype=bool)
+        values: dict[str, Any] = {}
+        for name, value in outputs.items():
+            value = np.array(value, np.float32)
+            value[is_bad] = np.nan
+            values[name] = value
+        nowhere = np.full(2, np.nan)
+        center = np.array(
+            [nowhere if crop is None else crop.center for crop in crops], np.float64
+        ).reshape(-1, 2)
+        scale = np.array([np.nan if crop is None else crop.scale for crop in crops], np.float64)
+        joints = values.get("joints")
+        return Prediction(
+            rotmat=values["rotmat"],
+            betas=values["betas"],
+            cam=values["cam"],
+            bbox_center=center,
+            bbox_scale=scale,
+            joints=joints,
+            joints_2d_px=None if joints is None else _project(joints, values["cam"], center, scale),
+            vertices=values.get("vertices"),
+            message=tuple(messages) if messages is not None else ("",) * len(crops),
+            card=self.card,
+        )
+
+
+def pad_to_bucket(count: int) -> int:
+    """The smallest bucket that holds ``count`` crops; beyond the largest, ``count`` itself."""
+    return min((size for size in GPU_BUCKETS if size >= count), default=count)
+
+
+def _project(
+    joints: np.ndarray, cam: np.ndarray, center: np.ndarray, scale: np.ndarray
+) -> Float32[np.ndarray, "N K 2"]:
+    """Joints in photo pixels: u = s * X + t of the crop, then x = c + u * side / 2."""
+    unit = cam[:, None, :1] * joints[..., :2] + cam[:, None, 1:]
+    half_side = (BOX_UNIT / 2 * scale)[:, None, None]
+    return np.asarray(center[:, None] + half_side * unit, np.float32)
+
+
+def _read(source: ImageSource) -> np.ndarray | Exception:
+    try:
+        return load_image(source)
+    except (OSError, ValueError, TypeError) as error:
+        return error
+
+
+def _check_boxes(boxes: ArrayLike | None, count: int) -> np.ndarray:
+    if boxes is None:
+        return np.full((count, 4), np.nan)
+    try:
+        given = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("Predictor: boxes must be numbers x, y, width, height") from None
+    if given.size == 0 and count == 0:
+        return given.reshape(0, 4)
+    if given.shape != (count, 4):
+        raise ValueError(
+            f"Predictor: boxes must be [{count}, 4] (x, y, width, height), got {list(given.shape)}"
+        )
+    return given
