@@ -14,6 +14,7 @@ import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
+from eft_fast.cli.run_folder import save_names
 from eft_fast.evaluation.metrics import pck
 from eft_fast.fitting.assemble import keypoint_distances
 from eft_fast.viz.fits import write_overlays
@@ -40,6 +41,7 @@ def write_outputs(
     result.save(out / "fits.npz")
     summary = summarise(result, people, info)
     write_json(str(out / "summary.json"), summary)
+    save_names(out, people)
     if not info.options.no_pictures:
         _write_pictures(result, people, out, info, summary)
     return summary, _lines(summary, out, pictures=not info.options.no_pictures)

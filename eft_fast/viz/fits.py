@@ -15,6 +15,7 @@ from torch import Tensor
 from eft_fast import imaging
 from eft_fast.fitting.result import FitResult
 from eft_fast.keypoints import joint_set
+from eft_fast.viz.mesh_export import save_mesh
 from eft_fast.viz.panel import ProjectedBody, person_panel
 from eft_fast.viz.report import ReportRow
 
@@ -83,6 +84,35 @@ def write_overlays(
             if on_person is not None:
                 on_person()
     return rows
+
+
+def write_meshes(
+    result: FitResult, names: Sequence[str], folder: Path | str, kind: str
+) -> list[Path]:
+    """Write one upright mesh per person (y up, metres), ``<number>_<name>.<kind>``.
+
+    Args:
+        result: The fits; a person whose fit is not finite gets no file.
+        names: What to call each person.
+        folder: Where to write; made if it is not there.
+        kind: ``obj``, ``ply`` or ``glb``.
+
+    Raises:
+        ValueError: If there are more or fewer names than fits, or the kind is unknown.
+    """
+    if len(names) != len(result):
+        counts = f"got {len(names)} for {len(result)} fits"
+        raise ValueError(f"write_meshes: one name per fit expected, {counts}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    faces = np.asarray(result.body().faces)
+    written: list[Path] = []
+    for begin in range(0, len(result), _CHUNK):
+        for k, mesh in enumerate(result[begin : begin + _CHUNK].vertices().numpy(), begin):
+            if not np.isfinite(mesh).all():
+                continue
+            path = Path(folder) / f"{k + 1:05d}_{_safe_stem(names[k])}.{kind}"
+            written.append(save_mesh(path, mesh * np.array([1.0, -1.0, -1.0]), faces))
+    return written
 
 
 def _draw_person(

@@ -1,0 +1,79 @@
+"""The folder that ``fit`` and ``demo`` leave: fits, and who is who in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from eft_fast.cli.output import UsageError, write_json
+
+if TYPE_CHECKING:
+    from eft_fast.cli.people import People
+    from eft_fast.fitting.result import FitResult
+
+FITS: Final = "fits.npz"
+NAMES: Final = "people.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Fits with their names.
+
+    Attributes:
+        folder: Where they lie.
+        result: The fits.
+        photos: Path of each person's photo; empty where no names are known.
+        ids: Annotation of each person.
+        source: Where the keypoints came from.
+    """
+
+    folder: Path
+    result: FitResult
+    photos: list[str]
+    ids: list[str]
+    source: str
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each photo; a number where none is known."""
+        if self.photos:
+            return [Path(photo).name for photo in self.photos]
+        return [f"person {row + 1}" for row in range(len(self.result))]
+
+
+def save_names(out: Path, people: People) -> None:
+    """Write who is who beside the fits."""
+    content: dict[str, Any] = {
+        "photos": [str(photo) for photo in people.photos],
+        "ids": people.ids,
+        "source": people.source,
+    }
+    write_json(str(out / NAMES), content)
+
+
+def load_run_folder(command: str, path: str, body: str) -> RunFolder:
+    """Read the fits of a folder, or of a file, and their names if they are there.
+
+    Raises:
+        UsageError: If there are no fits, or the names are those of other fits.
+    """
+    from eft_fast.api import load_body
+    from eft_fast.fitting.result import FitResult
+
+    given = Path(path)
+    file = given / FITS if given.is_dir() else given
+    if not file.is_file():
+        raise UsageError(f"eft-fast {command}: no file {file}; run eft-fast fit first")
+    result = FitResult.load(file, body=None if body == "open" else load_body(body))
+    names = file.parent / NAMES
+    content: dict[str, Any] = {"photos": [], "ids": [], "source": "unknown"}
+    if file.name == FITS and names.is_file():
+        content |= json.loads(names.read_text(encoding="utf-8"))
+        if len(content["photos"]) != len(result):
+            raise UsageError(
+                f"eft-fast {command}: {names} names {len(content['photos'])} people, but {file} "
+                f"holds {len(result)}; run eft-fast fit again"
+            )
+    return RunFolder(file.parent, result, content["photos"], content["ids"], content["source"])

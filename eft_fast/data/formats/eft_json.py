@@ -1,0 +1,157 @@
+"""Fits in the JSON form of the EFT dataset: ``{"ver": number, "data": [record, ...]}``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+
+#: Version that is written. Files of other versions are read alike.
+VERSION: Final = 1.0
+_WHO: Final = "load_eft_json"
+#: Key of a record -> shape.
+_ARRAYS: Final = {
+    "parm_pose": (24, 3, 3),
+    "parm_shape": (10,),
+    "parm_cam": (3,),
+    "bbox_center": (2,),
+    "joint_validity_openpose18": (18,),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class EftRecord:
+    """One fitted person.
+
+    Attributes:
+        image_name: Base name of the photo.
+        full_pose_rotmat: Rotations relative to the parent; the root's in the crop camera's frame.
+        betas: Shape coefficients.
+        pred_cam: s, tx, ty with u = s*X + t in [-1, 1] of the crop.
+        bbox_scale: Side of the crop / 200, pixels.
+        bbox_center: Its centre, pixels.
+        joint_validity: Which of OpenPose's 18 joints were annotated.
+        annot_id: Id of the annotation (not of the image), or None.
+        subject_id: Name of the person in a video, or None.
+        smpltype: Kind of body model, ``"smpl"`` or ``"smplx"``.
+        keypoints_2d_px: The annotation, 49 points in photo pixels and confidence, or None.
+    """
+
+    image_name: str
+    full_pose_rotmat: Float[np.ndarray, "24 3 3"]
+    betas: Float[np.ndarray, " 10"]
+    pred_cam: Float[np.ndarray, " 3"]
+    bbox_scale: float
+    bbox_center: Float[np.ndarray, " 2"]
+    joint_validity: Float[np.ndarray, " 18"]
+    annot_id: int | None = None
+    subject_id: str | None = None
+    smpltype: str = "smpl"
+    keypoints_2d_px: Float[np.ndarray, "49 3"] | None = None
+
+
+def save_eft_json(path: str | Path, records: Iterable[EftRecord]) -> Path:
+    """Write fits; every float comes back with the same bits.
+
+    Raises:
+        ValueError: If a number is not finite: JSON has no NaN, and readers of these files know no
+            missing fits. Select before writing.
+    """
+    rows = [_to_row(record) for record in records]
+    text = json.dumps({"ver": VERSION, "data": rows}, allow_nan=False)
+    path = Path(path)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load_eft_json(path: str | Path) -> list[EftRecord]:
+    """Read fits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file; the sentence names the record and the field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{_WHO}: no file {path}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{_WHO}: {path} is not JSON ({error})") from error
+    rows = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(f'{_WHO}: {path} must hold an object with a list "data"')
+    return [_from_row(row, number) for number, row in enumerate(rows)]
+
+
+def _to_row(record: EftRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "parm_pose": record.full_pose_rotmat,
+        "parm_shape": record.betas,
+        "parm_cam": record.pred_cam,
+        "bbox_scale": float(record.bbox_scale),
+        "bbox_center": record.bbox_center,
+        "joint_validity_openpose18": record.joint_validity,
+        "smpltype": record.smpltype,
+        "imageName": record.image_name,
+    }
+    if record.annot_id is not None:
+        row["annotId"] = int(record.annot_id)
+    if record.subject_id is not None:
+        row["subjectId"] = record.subject_id
+    if record.keypoints_2d_px is not None:
+        row["gt_keypoint_2d"] = record.keypoints_2d_px
+    for name, value in row.items():
+        if isinstance(value, np.ndarray):
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"save_eft_json: {name} of {record.image_name} must be finite, got NaN or "
+                    "infinity; leave failed fits out"
+                )
+            # A float32 is exact as a float64, which JSON writes with all its digits.
+            row[name] = value.astype(np.float64).tolist()
+    return row
+
+
+def _from_row(row: Any, number: int) -> EftRecord:
+    if not isinstance(row, dict):
+        raise ValueError(f"{_WHO}: record {number} must be an object, got {type(row).__name__}")
+    arrays = {name: _array(row, name, shape, number) for name, shape in _ARRAYS.items()}
+    points = None
+    if "gt_keypoint_2d" in row:
+        points = _array(row, "gt_keypoint_2d", (49, 3), number)
+    scale, name = row.get("bbox_scale"), row.get("imageName")
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not isinstance(name, str):
+        raise ValueError(f"{_WHO}: record {number} must have a number bbox_scale and an imageName")
+    annotation, subject = row.get("annotId"), row.get("subjectId")
+    return EftRecord(
+        image_name=name,
+        full_pose_rotmat=arrays["parm_pose"],
+        betas=arrays["parm_shape"],
+        pred_cam=arrays["parm_cam"],
+        bbox_scale=float(scale),
+        bbox_center=arrays["bbox_center"],
+        joint_validity=arrays["joint_validity_openpose18"],
+        annot_id=None if annotation is None else int(annotation),
+        subject_id=None if subject is None else str(subject),
+        smpltype=str(row.get("smpltype", "smpl")),
+        keypoints_2d_px=points,
+    )
+
+
+def _array(row: dict[str, Any], name: str, shape: tuple[int, ...], number: int) -> np.ndarray:
+    try:
+        value = np.array(row[name], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        value = np.zeros(0)
+    if value.shape != shape:
+        raise ValueError(
+            f"{_WHO}: {name} of record {number} must be numbers {list(shape)}, "
+            f"got {list(value.shape) if name in row else 'none'}"
+        )
+    return value

@@ -1,0 +1,123 @@
+"""``eft-fast convert``, ``report`` and ``view`` on what ``fit`` left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from eft_fast.cli import main
+from eft_fast.data.formats.eft_json import load_eft_json
+from eft_fast.data.formats.spin_npz import load_spin_npz
+from eft_fast.fitting.result import FitResult
+from eft_fast.models.open_file import save_open_regressor
+from eft_fast.models.open_regressor import OpenRegressor
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of fits of two rendered people."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny, photos = folder / "tiny.npz", folder / "photos"
+    save_open_regressor(OpenRegressor.make_tiny(), tiny, licence="Apache-2.0", source_sha256="0")
+    assert main(["synth", "--out", str(photos), "--n", "2", "--size", "64", "--quiet"]) == 0
+    arguments = ["fit", str(photos), "--annotations", str(photos / "annotations.json")]
+    arguments += ["--regressor", str(tiny), "--max-steps", "1", "--no-pictures", "--quiet"]
+    arguments += ["--min-keypoints", "1", "--min-area", "0", "--out", str(folder / "fits")]
+    assert main(arguments) == 0
+    return folder / "fits"
+
+
+@pytest.fixture
+def fits(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "fits")
+
+
+def call(capsys, *arguments):
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments] + ["--json", "--quiet"])
+    out, error = capsys.readouterr()
+    return code, json.loads(out) if code == 0 else error
+
+
+def test_convert_to_labels(fits, tmp_path, capsys):
+    result = FitResult.load(fits / "fits.npz")
+    for source in (fits, fits / "fits.npz"):
+        out = tmp_path / "new" / "fits.json"
+        code, summary = call(capsys, "convert", source, "--to", "eft-json", "--out", out)
+        assert code == 0
+        assert summary == {"fits": 2, "format": "eft-json", "written": 2, "out": str(out)}
+        records = load_eft_json(out)
+        assert [r.image_name for r in records] == ["train_0000000.png", "train_0000001.png"]
+        assert [r.annot_id for r in records] == [1, 2]
+        assert np.array_equal(records[1].betas, result.params.betas[1].numpy())
+    assert call(capsys, "convert", fits, "--to", "spin-npz", "--out", tmp_path / "s.npz")[0] == 0
+    assert np.array_equal(load_spin_npz(tmp_path / "s.npz").betas, result.params.betas.numpy())
+    assert call(capsys, "convert", fits, "--to", "amass-npz", "--out", tmp_path / "a.npz")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "glb"])
+def test_convert_to_meshes(fits, tmp_path, capsys, kind):
+    code, summary = call(capsys, "convert", fits, "--to", kind, "--out", tmp_path / "meshes")
+    assert (code, summary["written"]) == (0, 2)
+    files = sorted(path.name for path in (tmp_path / "meshes").iterdir())
+    assert files == [f"0000{n + 1}_train_000000{n}.{kind}" for n in range(2)]
+    if kind == "obj":
+        lines = (tmp_path / "meshes" / files[0]).read_text().splitlines()
+        points = np.array([line.split()[1:] for line in lines if line[0] == "v"], float)
+        expected = FitResult.load(fits / "fits.npz").vertices()[0].numpy() * [1, -1, -1]
+        np.testing.assert_allclose(points, expected, atol=1e-6)
+
+
+def test_convert_selects(fits, tmp_path, capsys):
+    out = tmp_path / "x.json"
+    base = ["convert", fits, "--to", "eft-json", "--out", out, "--select"]
+    code, error = call(capsys, *base, "--max-loss-2d", 0)
+    assert code == 2
+    assert "no fit passes the rules (2 loss_2d)" in error
+    code, summary = call(capsys, *base, "--max-loss-2d", 1000, "--max-beta", 1000)
+    assert (code, summary["selected"], summary["rejected"]) == (0, 2, {})
+
+
+def test_report_and_view(fits, capsys):
+    code, summary = call(capsys, "report", fits)
+    assert (code, summary["without_photo"]) == (0, 0)
+    assert len(list((fits / "overlays").iterdir())) == 2
+    assert "train_0000001.png" in (fits / "report.html").read_text()
+    code, summary = call(capsys, "view", fits, "--limit", 1)
+    assert (code, summary["people"], summary["shown"]) == (0, 2, 1)
+    assert (fits / "view.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["convert", "{fits}", "--to", "fbx", "--out", "x"], "--to must be one of eft-json"),
+        (["convert", "nowhere", "--to", "obj", "--out", "x"], "no file nowhere; run eft-fast fit"),
+        (["convert", "{fits}", "--to", "eft-json", "--out", "{fits}"], "got the folder"),
+        (["convert", "{fits}", "--to", "obj", "--out", "{fits}/fits.npz"], "got the file"),
+        (["report", "nowhere"], "no file nowhere"),
+        (["view", "{fits}", "--limit", "0"], "--limit must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_sentence(fits, capsys, arguments, words):
+    code, error = call(capsys, *(text.format(fits=fits) for text in arguments))
+    assert code == 2
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_names_must_be_those_of_the_fits(fits, capsys):
+    names = json.loads((fits / "people.json").read_text())
+    names["photos"].pop()
+    (fits / "people.json").write_text(json.dumps(names))
+    code, error = call(capsys, "report", fits)
+    assert code == 2
+    assert "names 1 people, but" in error
+    (fits / "people.json").unlink()
+    code, error = call(capsys, "report", fits)
+    assert code == 2
+    assert "no people.json" in error
+    assert call(capsys, "view", fits)[0] == 0
