@@ -7,16 +7,29 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.conventions import BOX_UNIT, FOCAL_LENGTH, HMR_CROP
 
+#: Depth at which pinholes hold points that come nearer or lie behind, metres.
+MIN_DEPTH: Final = 1e-3
+
 
 def _check_cam(who: str, pred_cam: Tensor) -> None:
     if pred_cam.ndim != 2 or pred_cam.shape[-1] != 3:
         raise ValueError(f"{who}: pred_cam must be [B, 3], got {list(pred_cam.shape)}")
+
+
+def _check_intrinsics(who: str, intrinsics: Tensor, people: int) -> None:
+    if tuple(intrinsics.shape) != (people, 3, 3):
+        raise ValueError(
+            f"{who}: intrinsics must be [{people}, 3, 3], got {list(intrinsics.shape)}"
+        )
 
 
 def _check_points(who: str, points: Tensor, size: int, people: int) -> None:
@@ -84,6 +97,69 @@ def to_cam_transl(
     return torch.cat([pred_cam[:, 1:] / scale, 2 * focal_length / (crop_size * scale)], 1)
 
 
+def to_weak_camera(
+    cam_transl: Float[Tensor, "B 3"],
+    *,
+    focal_length: float = FOCAL_LENGTH,
+    crop_size: float = HMR_CROP,
+) -> Float[Tensor, "B 3"]:
+    """Undo ``to_cam_transl``: the weak camera s*X + t that agrees in the plane of the root."""
+    if cam_transl.ndim != 2 or cam_transl.shape[-1] != 3:
+        raise ValueError(f"to_weak_camera: cam_transl must be [B, 3], got {list(cam_transl.shape)}")
+    scale = 2 * focal_length / (crop_size * _with_scale_floor(cam_transl[:, 2:]))
+    return torch.cat([scale, scale * cam_transl[:, :2]], 1)
+
+
+def default_focal_length(width: float, height: float) -> float:
+    """Focal length of a photo of which nothing is known, pixels: its diagonal, 53 degrees."""
+    return math.hypot(width, height)
+
+
+def crop_intrinsics(
+    intrinsics: Float[Tensor, "B 3 3"],
+    bbox_center: Float[Tensor, "B 2"],
+    bbox_scale: Float[Tensor, " B"],
+) -> Float[Tensor, "B 3 3"]:
+    """Turn the pinhole of a photo, pixels, into that of each crop, which images to [-1, 1]."""
+    _check_intrinsics("crop_intrinsics", intrinsics, len(bbox_scale))
+    half_side = BOX_UNIT / 2 * bbox_scale[:, None, None]
+    shifted = intrinsics.clone()
+    shifted[:, :2, 2] -= bbox_center
+    return torch.cat([shifted[:, :2] / half_side, intrinsics[:, 2:]], 1)
+
+
+def weak_to_pinhole(
+    pred_cam: Float[Tensor, "B 3"], intrinsics: Float[Tensor, "B 3 3"]
+) -> Float[Tensor, "B 3"]:
+    """Place the body before a pinhole where the weak camera of the same picture sees it, metres.
+
+    Z = f_x / s; the root lands exactly where the weak camera puts it, and a person parallel to the
+    picture has the weak camera's size.
+
+    Args:
+        pred_cam: (s, tx, ty), u = s*X + t.
+        intrinsics: Pinhole that images to the same u, such as ``crop_intrinsics``; no skew.
+    """
+    _check_cam("weak_to_pinhole", pred_cam)
+    _check_intrinsics("weak_to_pinhole", intrinsics, len(pred_cam))
+    focal = intrinsics.diagonal(dim1=1, dim2=2)[:, :2]
+    depth = focal[:, :1] / _with_scale_floor(pred_cam[:, :1])
+    return torch.cat([(pred_cam[:, 1:] - intrinsics[:, :2, 2]) * depth / focal, depth], 1)
+
+
+def pinhole_to_weak(
+    cam_transl: Float[Tensor, "B 3"], intrinsics: Float[Tensor, "B 3 3"]
+) -> Float[Tensor, "B 3"]:
+    """Undo ``weak_to_pinhole``: the weak camera that agrees in the plane of the root."""
+    _check_cam("pinhole_to_weak", cam_transl)
+    _check_intrinsics("pinhole_to_weak", intrinsics, len(cam_transl))
+    focal = intrinsics.diagonal(dim1=1, dim2=2)[:, :2]
+    depth = _with_scale_floor(cam_transl[:, 2:])
+    return torch.cat(
+        [focal[:, :1] / depth, focal * cam_transl[:, :2] / depth + intrinsics[:, :2, 2]], 1
+    )
+
+
 def image_pinhole(
     pred_cam: Float[Tensor, "B 3"],
     bbox_center: Float[Tensor, "B 2"],
@@ -108,6 +184,18 @@ def image_pinhole(
     per_pixel = 1 / (scale * BOX_UNIT / 2 * bbox_scale)  # metres per photo pixel in the root plane
     shift = pred_cam[:, 1:] / scale[:, None] + (bbox_center - principal) * per_pixel[:, None]
     return torch.cat([shift, (focal_length * per_pixel)[:, None]], 1)
+
+
+def project_intrinsics(
+    points: Float[Tensor, "B K 3"], intrinsics: Float[Tensor, "B 3 3"]
+) -> Float[Tensor, "B K 2"]:
+    """Project points of the camera frame, metres: u = K X / X_z, X_z held at 1 mm or more."""
+    _check_intrinsics("project_intrinsics", intrinsics, len(points))
+    _check_points("project_intrinsics", points, 3, len(points))
+    flat = points[..., :2] / points[..., 2:].clamp_min(MIN_DEPTH)
+    # Sums instead of a product of matrices: nobody's rounding may depend on the others.
+    columns = intrinsics[:, None, :2]
+    return flat[..., :1] * columns[..., 0] + flat[..., 1:] * columns[..., 1] + columns[..., 2]
 
 
 def project_pinhole(

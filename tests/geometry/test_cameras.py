@@ -4,13 +4,19 @@ import pytest
 import torch
 
 from eft_fast.geometry import (
+    crop_intrinsics,
     crop_to_image,
+    default_focal_length,
     image_pinhole,
+    pinhole_to_weak,
+    project_intrinsics,
     project_pinhole,
     to_cam_transl,
     to_scale_shift,
     to_shift_scale,
+    to_weak_camera,
     weak_project,
+    weak_to_pinhole,
 )
 
 
@@ -90,3 +96,92 @@ def test_wrong_shapes_are_named():
         weak_project(torch.zeros(1, 4, 3), torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"crop_to_image: points must be \[B, K, 2\]"):
         crop_to_image(torch.zeros(1, 4, 3), torch.zeros(1, 2), torch.zeros(1))
+
+
+def photo_intrinsics(focal, principal) -> torch.Tensor:
+    """Pinholes with different focal lengths along x and y."""
+    count = len(focal)
+    matrix = torch.zeros(count, 3, 3, dtype=torch.float64)
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = focal, 1.1 * focal, 1
+    matrix[:, :2, 2] = principal
+    return matrix
+
+
+def test_weak_and_pinhole_of_the_crop_are_inverse(scene):
+    _, pred_cam, _, _ = scene
+    for focal, size in ((5000.0, 224.0), (600.0, 256.0)):
+        transl = to_cam_transl(pred_cam, focal_length=focal, crop_size=size)
+        back = to_weak_camera(transl, focal_length=focal, crop_size=size)
+        torch.testing.assert_close(back, pred_cam, rtol=1e-7, atol=1e-9)
+
+
+def test_crop_intrinsics_are_the_photo_seen_in_the_crop(scene):
+    points, _, center, scale = scene
+    focal = torch.tensor([600.0, 900.0, 1200.0, 5000.0], dtype=torch.float64)
+    photo = photo_intrinsics(focal, torch.tensor([320.0, 240.0], dtype=torch.float64))
+    before = points + torch.tensor([0.3, -0.2, 4.0], dtype=torch.float64)
+    crop = project_intrinsics(before, crop_intrinsics(photo, center, scale))
+    torch.testing.assert_close(
+        crop_to_image(crop, center, scale), project_intrinsics(before, photo)
+    )
+
+
+def test_weak_crop_full_image_round_trip(scene):
+    """Weak camera to the photo's pinhole and back, both ways, and the one-step converter."""
+    _, pred_cam, center, scale = scene
+    focal = torch.tensor([600.0, 900.0, 1200.0, 5000.0], dtype=torch.float64)
+    principal = torch.tensor([[310.0, 250.0]], dtype=torch.float64).expand(4, 2)
+    photo = photo_intrinsics(focal, principal)
+    photo[:, 1, 1] = focal
+    crop = crop_intrinsics(photo, center, scale)
+    transl = weak_to_pinhole(pred_cam, crop)
+    torch.testing.assert_close(
+        transl, image_pinhole(pred_cam, center, scale, focal, principal), rtol=1e-7, atol=1e-9
+    )
+    torch.testing.assert_close(pinhole_to_weak(transl, crop), pred_cam, rtol=1e-7, atol=1e-8)
+    other = transl + 0.1
+    torch.testing.assert_close(
+        weak_to_pinhole(pinhole_to_weak(other, crop), crop), other, rtol=1e-7, atol=1e-7
+    )
+    unequal = crop_intrinsics(photo_intrinsics(focal, principal), center, scale)
+    transl = weak_to_pinhole(pred_cam, unequal)
+    torch.testing.assert_close(pinhole_to_weak(transl, unequal), pred_cam, rtol=1e-7, atol=1e-8)
+    root = torch.zeros_like(points[:, :1])
+    torch.testing.assert_close(
+        project_intrinsics(root + transl[:, None], unequal)[:, 0],
+        pred_cam[:, 1:],
+        rtol=0,
+        atol=1e-7,
+    )
+
+
+def test_points_behind_the_camera_stay_finite():
+    camera = torch.eye(3)[None]
+    behind = torch.tensor([[[0.1, 0.2, -1.0]]], requires_grad=True)
+    image = project_intrinsics(behind, camera)
+    image.sum().backward()
+    assert torch.isfinite(image).all()
+    assert torch.isfinite(behind.grad).all()
+
+
+def test_an_unknown_focal_length_is_the_diagonal():
+    assert default_focal_length(640, 480) == 800
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: to_weak_camera(torch.zeros(4)), r"cam_transl must be \[B, 3\], got \[4\]"),
+        (
+            lambda: weak_to_pinhole(torch.zeros(2, 3), torch.zeros(3, 3)),
+            r"intrinsics must be \[2, 3, 3\], got \[3, 3\]",
+        ),
+        (
+            lambda: project_intrinsics(torch.zeros(2, 4, 2), torch.zeros(2, 3, 3)),
+            r"points must be \[B, K, 3\]",
+        ),
+    ],
+)
+def test_wrong_shapes_of_pinholes_are_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
