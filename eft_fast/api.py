@@ -18,9 +18,9 @@ from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
 from eft_fast.fitting.assemble import PersonRows, assemble_result
 from eft_fast.fitting.config import DEFAULT_CONFIG, EftConfig
-from eft_fast.fitting.eft import CropJob
 from eft_fast.fitting.engine import make_fitter
 from eft_fast.fitting.inputs import prepare_person, unread_person
+from eft_fast.fitting.person import CropJob
 from eft_fast.fitting.progress import PeopleProgress
 from eft_fast.fitting.recipes import RECIPES, SmplifyConfig
 from eft_fast.fitting.result import FitResult

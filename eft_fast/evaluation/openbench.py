@@ -21,8 +21,8 @@ from eft_fast import imaging
 from eft_fast.evaluation import metrics
 from eft_fast.evaluation.protocols import J24_TO_J14
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import CropJob
 from eft_fast.fitting.engine import make_fitter
+from eft_fast.fitting.person import CropJob
 from eft_fast.fitting.pose_priors import load_pose_prior
 from eft_fast.fitting.recipes import SmplifyConfig
 from eft_fast.geometry.cameras import weak_project

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body.smpl import Smpl
-from eft_fast.fitting.eft import PersonFit, collect_fits
 from eft_fast.fitting.inputs import Person
+from eft_fast.fitting.person import PersonFit, collect_fits
 from eft_fast.fitting.result import FitResult, Prediction, SmplParams
 from eft_fast.keypoints import JointSet
 

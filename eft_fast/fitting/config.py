@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: Which weights EFT tunes. ``layer4``: the last trunk stage and the head.
-EFT_MODES: Final = ("full", "layer4", "head")
+#: What EFT tunes. ``layer3``, ``layer4``: the trunk from that stage on, and the head; ``feature``:
+#: the vector that the head reads; ``lora``: low-rank additions to every weight; ``subspace``: one
+#: step length for each of a few sign directions.
+EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora", "subspace")
+#: Learning rates where ``EftConfig.lr`` is None. That of weights is the reference's own; the others
+#: move other quantities, and were chosen on rendered people (docs/fitting.md).
+MODE_LR: Final = {"feature": 1e-2, "lora": 1e-3}
+WEIGHT_LR: Final = 5e-6
+#: Arithmetic of the network's layers, and types in which slots keep differences and moments.
+PRECISIONS: Final = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -14,7 +22,8 @@ class EftConfig:
     """Options of Exemplar Fine-Tuning. The defaults are those of the reference implementation.
 
     Attributes:
-        lr: Learning rate of Adam.
+        lr: Learning rate of Adam; None: 5e-6, the reference's, where weights are tuned, and
+            ``MODE_LR`` in the modes that tune something else.
         max_steps: Forward passes at most. The last one is not followed by an update, so a fit
             that never converges returns the result of ``max_steps - 1`` updates.
         threshold: A fit has converged when the 2D term (mean over 49 x 2 squared errors in
@@ -33,9 +42,15 @@ class EftConfig:
         strict_reference: Repeat the reference's quirks: crop corners and keypoints truncated to
             integers, the raw camera of SPIN checkpoints read as u = s*X + t, and the rule that
             drops ankles near the lower border of the photo.
+        precision: ``fp32``, or ``bf16``: matrix products and convolutions of the network round
+            their operands to bfloat16. Weights, moments, body and loss stay in float32.
+        state: ``fp32``, or ``bf16``: differences from the start weights and both moments of Adam
+            are stored in bfloat16 and computed in float32. Weights themselves never are.
+        lora_rank: Rank of the additions of mode ``lora``.
+        directions: Directions of mode ``subspace``: gradient evaluations of the network.
     """
 
-    lr: float = 5e-6
+    lr: float | None = None
     max_steps: int = 20
     threshold: float = 1e-4
     keypoint_weight: float = 5.0
@@ -50,15 +65,31 @@ class EftConfig:
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-8
     strict_reference: bool = False
+    precision: str = "fp32"
+    state: str = "fp32"
+    lora_rank: int = 4
+    directions: int = 3
 
     def __post_init__(self) -> None:
         """Refuse values that no fit can use."""
-        if self.max_steps < 1:
-            raise ValueError(f"EftConfig: max_steps must be at least 1, got {self.max_steps}")
+        for name in ("max_steps", "lora_rank", "directions"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"EftConfig: {name} must be at least 1, got {value}")
         for name in ("lr", "threshold", "adam_eps"):
             value = getattr(self, name)
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f"EftConfig: {name} must not be negative, got {value}")
+        for name in ("precision", "state"):
+            value = getattr(self, name)
+            if value not in PRECISIONS:
+                raise ValueError(
+                    f"EftConfig: {name} must be one of {', '.join(PRECISIONS)}, got {value!r}"
+                )
+
+    def lr_of(self, mode: str) -> float:
+        """The learning rate that a mode runs with."""
+        return MODE_LR.get(mode, WEIGHT_LR) if self.lr is None else self.lr
 
 
 DEFAULT_CONFIG: Final = EftConfig()

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import CropJob, LoopFitter, PersonFit, Predictor, tuned_parameters
+from eft_fast.fitting.eft import Predictor, make_loop
+from eft_fast.fitting.memory import slots_that_fit
+from eft_fast.fitting.modes import check_mode
+from eft_fast.fitting.person import Fitter
 from eft_fast.fitting.recipes import SmplifyConfig
 from eft_fast.fitting.slots import SlotFitter
 from eft_fast.fitting.smplify import SmplifyFitter
+from eft_fast.fitting.subspace import SubspaceFitter
 from eft_fast.fitting.workers import WorkerFitter
 from eft_fast.models.base import Regressor
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
-
-#: More slots than this fill any GPU and only delay the first results.
-_MOST_SLOTS = 128
-
-
-class Fitter(Protocol):
-    """Takes people and yields their fits, in any order."""
-
-    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
-        """Yield each person's number and fit as soon as it is done."""
 
 
 def make_fitter(
@@ -54,7 +47,7 @@ def make_fitter(
             )
         return SmplifyFitter(regressor, body, config=config)
     device = next(regressor.parameters()).device
-    tuned_parameters(regressor, mode)
+    check_mode(regressor, mode)
     if workers > 1:
         if device.type != "cpu":
             raise ValueError(f"fit_batch: workers are for the CPU, got device {device}; use slots")
@@ -64,17 +57,26 @@ def make_fitter(
     if method == "none":
         return Predictor(regressor, body, config=config)
     if slots is None:
-        slots = _default_slots(regressor, mode, device)
-    if slots == 1:
-        return LoopFitter(regressor, body, config=config, mode=mode)
+        slots = _default_slots(regressor, body, mode, config, device)
+    return make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)
+
+
+def make_slot_fitter(
+    regressor: Regressor, body: Smpl, *, config: EftConfig, mode: str, slots: int
+) -> Fitter:
+    """The loop for one slot, and what shares its work for several."""
+    if mode == "subspace":
+        return SubspaceFitter(regressor, body, config=config, slots=slots)
+    # The loop keeps weights, not differences: a state in bfloat16 would swallow its updates.
+    if slots == 1 and config.state == "fp32":
+        return make_loop(regressor, body, config=config, mode=mode)
     return SlotFitter(regressor, body, config=config, mode=mode, slots=slots)
 
 
-def _default_slots(regressor: Regressor, mode: str, device: torch.device) -> int:
-    """One on the CPU; on a GPU as many as fit: weights, gradient, two moments and activations."""
+def _default_slots(
+    regressor: Regressor, body: Smpl, mode: str, config: EftConfig, device: torch.device
+) -> int:
+    """One on the CPU, where company gains nothing; on a GPU as many as its free memory holds."""
     if device.type != "cuda":
         return 1
-    free, _ = torch.cuda.mem_get_info(device)
-    tuned = sum(p.numel() * p.element_size() for p in tuned_parameters(regressor, mode))
-    everything = sum(p.numel() * p.element_size() for p in regressor.parameters())
-    return max(1, min(_MOST_SLOTS, int(0.8 * free) // (5 * tuned + everything)))
+    return slots_that_fit(regressor, body, mode=mode, config=config)

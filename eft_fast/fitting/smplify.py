@@ -18,8 +18,9 @@ from torch import Tensor
 
 from eft_fast.conventions import HMR_CROP
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import CropJob, PersonFit, Predictor
+from eft_fast.fitting.eft import Predictor
 from eft_fast.fitting.objective import BETAS, BODY_POSE, CAMERA, POSE, StageObjective
+from eft_fast.fitting.person import CropJob, PersonFit
 from eft_fast.fitting.pose_priors import PosePrior, load_pose_prior
 from eft_fast.fitting.recipes import (
     OPENPOSE_TORSO,

@@ -9,18 +9,15 @@ batch in which row i uses weights i. Batch normalisation is frozen and stays a s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
 
-from eft_fast.models.base import Regressor
-
-#: Layers that have a stacked twin. Others are refused by name.
-STACKABLE: Final = (nn.Conv2d, nn.Linear, nn.LayerNorm)
+from eft_fast.fitting.modes import FeatureShift, leaves, share
 
 
 class StackedLayer(nn.Module):
@@ -28,24 +25,31 @@ class StackedLayer(nn.Module):
 
     Attributes:
         start: The shared weights, by name.
-        delta: Differences by name, each ``[slots, *shape]``; narrowed to the active slots.
+        storage: Differences by name, each ``[slots, *shape]``, in the type of the state.
+        delta: The active rows of ``storage`` in the type of the weights; gradients arrive here.
+        at_start: All differences are known to be zero: products with the shared weights are then
+            ordinary ones of the whole batch, and only weight gradients are private.
     """
 
-    def __init__(self, layer: nn.Module, slots: int, tuned: set[int]) -> None:
+    def __init__(
+        self, layer: nn.Module, slots: int, tuned: set[int], state: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.start: dict[str, Tensor] = {}
         self.storage: dict[str, Tensor] = {}
         self.delta: dict[str, Tensor] = {}
+        self.at_start = False
         for name, parameter in layer.named_parameters(recurse=False):
             self.start[name] = parameter.detach()
             if id(parameter) in tuned:
-                self.storage[name] = parameter.new_zeros((slots, *parameter.shape))
+                shape = (slots, *parameter.shape)
+                self.storage[name] = parameter.new_zeros(shape, dtype=state)
         self.narrow(slots)
 
     def narrow(self, active: int) -> None:
         """Let the first ``active`` slots take part in the next forward pass."""
         self.delta = {
-            name: storage[:active].detach().requires_grad_()
+            name: storage[:active].detach().to(self.start[name].dtype).requires_grad_()
             for name, storage in self.storage.items()
         }
 
@@ -56,30 +60,88 @@ class StackedLayer(nn.Module):
         start = self.start[name]
         return start + self.delta[name] if name in self.delta else start
 
+    def shared_product(self, x: Tensor, start: Tensor) -> Tensor:
+        """The layer's product with the shared weights, without bias."""
+        raise NotImplementedError
+
+    def input_gradient(self, grad: Tensor, x: Tensor, start: Tensor) -> Tensor:
+        """Gradient by ``x`` of ``shared_product``."""
+        raise NotImplementedError
+
+    def weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        """Gradient by each slot's own weights, ``[slots, *shape]``."""
+        raise NotImplementedError
+
+
+class _StartProduct(torch.autograd.Function):
+    """A product at zero differences: forward and input gradient shared, weight gradient private."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, layer: StackedLayer) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        return layer.shared_product(x, layer.start["weight"])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        (x,), (grad,), layer = ctx.saved_tensors, grads, ctx.layer
+        below = None
+        if ctx.needs_input_grad[0]:
+            below = layer.input_gradient(grad, x, layer.start["weight"])
+        return below, layer.weight_gradient(grad, x), None
+
 
 class StackedLinear(StackedLayer):
     """``y[i] = x[i] W[i]^T + b[i]`` for x of shape ``[slots, ..., in]``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply row i's weights to row i."""
-        weight, bias = self.weight_of("weight"), self.weight_of("bias")
-        assert weight is not None
         rows = x.reshape(len(x), -1, x.shape[-1])
-        if weight.ndim == 2:
-            out = rows @ weight.T
+        if "weight" not in self.delta:
+            out = self.shared_product(rows, self.start["weight"])
+        elif self.at_start:
+            out = _start_product(rows, self)
         else:
+            weight = self.start["weight"] + self.delta["weight"]
             out = torch.bmm(rows, weight.transpose(1, 2))
         out = out.reshape(*x.shape[:-1], out.shape[-1])
-        if bias is None:
-            return out
-        return out + _beside(bias, out, feature_axis=-1)
+        bias = self.weight_of("bias")
+        return out if bias is None else out + _beside(bias, out, feature_axis=-1)
+
+    def shared_product(self, x: Tensor, start: Tensor) -> Tensor:
+        """``x W0^T`` of rows ``[slots, rows, in]``."""
+        return x @ start.T
+
+    def input_gradient(self, grad: Tensor, x: Tensor, start: Tensor) -> Tensor:
+        """``dy W0``."""
+        return grad @ start
+
+    def weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        """``dy^T x`` of each slot."""
+        return torch.bmm(grad.transpose(1, 2), x)
+
+
+class StackedShift(StackedLayer):
+    """A vector per slot, added to its row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift each row by its own vector."""
+        shift = self.weight_of("shift")
+        assert shift is not None
+        return x + shift
 
 
 class StackedLayerNorm(StackedLayer):
     """Layer normalisation with a scale and shift per slot."""
 
-    def __init__(self, layer: nn.LayerNorm, slots: int, tuned: set[int]) -> None:
-        super().__init__(layer, slots, tuned)
+    def __init__(
+        self,
+        layer: nn.LayerNorm,
+        slots: int,
+        tuned: set[int],
+        state: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(layer, slots, tuned, state)
         if len(layer.normalized_shape) != 1:
             raise ValueError(
                 "fit_batch: LayerNorm must normalise the last axis only, "
@@ -101,16 +163,23 @@ class StackedLayerNorm(StackedLayer):
 class StackedConv2d(StackedLayer):
     """A convolution with weights per slot.
 
-    1 x 1 convolutions are batched matrix products; all others one grouped convolution over
-    slots x groups. The small maps at the end of a ResNet go through unfolding and a batched product
-    (3.4 against 1.7 times the one-by-one loop for 3 x 3, 512 channels at 7 x 7, 8 slots, one core).
+    There are four ways to compute it, and ``python -m benchmarks.layers`` times them; the choice is
+    what is fastest there on one AVX2 core. 1 x 1 convolutions are batched matrix products. The
+    small maps at the end of a ResNet go through unfolding and a batched product, all others
+    through one grouped convolution over slots x groups.
     """
 
     #: Output pixels up to which unfolding beats the grouped convolution.
     UNFOLD_PIXELS: Final = 64
 
-    def __init__(self, layer: nn.Conv2d, slots: int, tuned: set[int]) -> None:
-        super().__init__(layer, slots, tuned)
+    def __init__(
+        self,
+        layer: nn.Conv2d,
+        slots: int,
+        tuned: set[int],
+        state: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(layer, slots, tuned, state)
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise ValueError(
                 f"fit_batch: convolutions must be padded with zeros by numbers, got padding "
@@ -122,37 +191,38 @@ class StackedConv2d(StackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply row i's weights to row i."""
-        weight, bias = self.weight_of("weight"), self.weight_of("bias")
-        assert weight is not None
-        if weight.ndim == 4:
-            out = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
-        elif self.kernel_size == (1, 1) and self.groups == 1 and self.padding == (0, 0):
-            out = self._as_product(x, weight)
-        elif self.groups == 1 and self._pixels(x) <= self.UNFOLD_PIXELS:
-            out = self._unfolded(x, weight)
+        if "weight" not in self.delta:
+            out = self.shared_product(x, self.start["weight"])
+        elif self.at_start:
+            out = _start_product(x, self)
         else:
-            out = self._grouped(x, weight)
-        if bias is None:
-            return out
-        return out + _beside(bias, out, feature_axis=1)
+            weight = self.start["weight"] + self.delta["weight"]
+            out = getattr(self, self.choose(x))(x, weight)
+        bias = self.weight_of("bias")
+        return out if bias is None else out + _beside(bias, out, feature_axis=1)
 
-    def _pixels(self, x: Tensor) -> int:
-        height, width = x.shape[2:]
-        return (height // self.stride[0]) * (width // self.stride[1])
+    def choose(self, x: Tensor) -> str:
+        """The name of the method that computes private weights of this input fastest."""
+        if self._is_pointwise():
+            return "as_product"
+        is_small = self._pixels(x) <= self.UNFOLD_PIXELS
+        return "unfolded" if self.groups == 1 and is_small else "grouped"
 
-    def _as_product(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.stride != (1, 1):
-            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+    def as_product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """One batched matrix product; 1 x 1 without groups and padding only."""
+        x = self._strided(x)
         slots, channels, height, width = x.shape
-        product = torch.bmm(weight.flatten(2).flatten(2), x.reshape(slots, channels, -1))
+        product = torch.bmm(weight.flatten(2), x.reshape(slots, channels, -1))
         return product.reshape(slots, -1, height, width)
 
-    def _unfolded(self, x: Tensor, weight: Tensor) -> Tensor:
+    def unfolded(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Patches as columns, then a batched matrix product; without groups only."""
         columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
         height = _out_size(x.shape[2], 0, self)
         return torch.bmm(weight.flatten(2), columns).reshape(len(x), weight.shape[1], height, -1)
 
-    def _grouped(self, x: Tensor, weight: Tensor) -> Tensor:
+    def grouped(self, x: Tensor, weight: Tensor) -> Tensor:
+        """One convolution with a group per slot and group."""
         slots, channels = x.shape[:2]
         out = F.conv2d(
             x.reshape(1, slots * channels, *x.shape[2:]),
@@ -165,54 +235,103 @@ class StackedConv2d(StackedLayer):
         )
         return out.reshape(slots, -1, *out.shape[2:])
 
+    def one_by_one(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A convolution per slot."""
+        rows = [self.shared_product(row[None], own) for row, own in zip(x, weight, strict=True)]
+        return torch.cat(rows)
+
+    def shared_product(self, x: Tensor, start: Tensor) -> Tensor:
+        """An ordinary convolution of the whole batch."""
+        return F.conv2d(x, start, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def input_gradient(self, grad: Tensor, x: Tensor, start: Tensor) -> Tensor:
+        """An ordinary transposed convolution of the whole batch."""
+        shape, where = list(x.shape), (self.stride, self.padding, self.dilation, self.groups)
+        below: Tensor = conv2d_input(shape, start, grad, *where)
+        return below
+
+    def weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        """A batched product, or the weight gradient of one grouped convolution."""
+        shape = self.start["weight"].shape
+        if self._is_pointwise():
+            columns = self._strided(x).flatten(2)
+            return torch.bmm(grad.flatten(2), columns.transpose(1, 2)).reshape(-1, *shape)
+        slots = len(x)
+        out: Tensor = conv2d_weight(
+            x.reshape(1, -1, *x.shape[2:]),
+            (slots * shape[0], *shape[1:]),
+            grad.reshape(1, -1, *grad.shape[2:]),
+            self.stride,
+            self.padding,
+            self.dilation,
+            slots * self.groups,
+        )
+        return out.reshape(slots, *shape)
+
+    def _is_pointwise(self) -> bool:
+        return self.kernel_size == (1, 1) and self.groups == 1 and self.padding == (0, 0)
+
+    def _pixels(self, x: Tensor) -> int:
+        return _out_size(x.shape[2], 0, self) * _out_size(x.shape[3], 1, self)
+
+    def _strided(self, x: Tensor) -> Tensor:
+        return x if self.stride == (1, 1) else x[:, :, :: self.stride[0], :: self.stride[1]]
+
 
 class StackedRegressor:
-    """A frozen copy of a regressor whose tuned layers hold one difference per slot.
+    """A frozen copy of a network whose tuned layers hold one difference per slot.
 
     Args:
-        regressor: The network; it is not changed and its tensors are shared where they are frozen.
+        regressor: The network, or a part of it; it is not changed and its tensors are shared where
+            they are frozen.
         tuned: The parameters that are private to a slot.
         slots: People at once.
+        state: Type in which differences are kept; default: that of the weights.
+
+    Attributes:
+        network: The copy, to be called as the original is, on a batch of ``slots`` rows.
 
     Raises:
         ValueError: If a tuned parameter belongs to a layer that has no stacked twin.
     """
 
-    def __init__(self, regressor: Regressor, tuned: list[nn.Parameter], slots: int) -> None:
+    def __init__(
+        self,
+        regressor: nn.Module,
+        tuned: list[nn.Parameter],
+        slots: int,
+        *,
+        state: torch.dtype | None = None,
+    ) -> None:
         self.slots = slots
-        # Aliases without gradient: the copy shares every number with the regressor, and backward
-        # passes leave the regressor's own ``grad`` alone.
-        aliases: dict[int, Any] = {
-            id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
-            for parameter in regressor.parameters()
-        }
-        shared = aliases | {id(buffer): buffer for buffer in regressor.buffers()}
-        self.network = copy.deepcopy(regressor, shared).eval()
+        self.network, aliases = share(regressor)
         self.layers: list[StackedLayer] = []
         missing = {id(aliases[id(parameter)]) for parameter in tuned}
-        for parent, name, layer in list(_leaves(self.network)):
+        for parent, name, layer in list(leaves(self.network)):
             own = {id(parameter) for parameter in layer.parameters(recurse=False)}
             if not own & missing:
                 continue
-            if not isinstance(layer, STACKABLE):
-                raise ValueError(
-                    f"fit_batch: {type(layer).__name__} has no batched form; fit one by one with "
-                    "slots=1"
-                )
-            twin = _twin(layer, slots, missing)
+            if type(layer) not in _TWINS:
+                raise ValueError(f"fit_batch: {type(layer).__name__} has no batched form")
+            twin = _TWINS[type(layer)](layer, slots, missing, state)
             setattr(parent, name, twin)
             self.layers.append(twin)
             missing -= own
         if missing:
             raise ValueError(
-                f"fit_batch: {len(missing)} tuned weights of {regressor.id} lie outside of "
-                "Conv2d, Linear and LayerNorm layers; fit one by one with slots=1"
+                f"fit_batch: {len(missing)} tuned weights lie outside of the layers that have a "
+                "batched form"
             )
 
     def narrow(self, active: int) -> None:
         """Let the first ``active`` slots take part."""
         for layer in self.layers:
             layer.narrow(active)
+
+    def set_at_start(self, at_start: bool) -> None:
+        """Say whether all differences are zero, see ``StackedLayer.at_start``."""
+        for layer in self.layers:
+            layer.at_start = at_start
 
     def deltas(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Storage ``[slots, ...]`` and its narrowed leaf, whose ``grad`` the backward fills."""
@@ -221,19 +340,26 @@ class StackedRegressor:
                 yield storage, layer.delta[name]
 
 
-def _leaves(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every module with its parent, so that it can be replaced."""
-    for name, child in module.named_children():
-        yield module, name, child
-        yield from _leaves(child)
+def can_stack(network: nn.Module, tuned: list[nn.Parameter]) -> bool:
+    """Whether every tuned layer has a batched form."""
+    try:
+        StackedRegressor(network, tuned, 0)
+    except ValueError:
+        return False
+    return True
 
 
-def _twin(layer: nn.Module, slots: int, tuned: set[int]) -> StackedLayer:
-    if isinstance(layer, nn.Conv2d):
-        return StackedConv2d(layer, slots, tuned)
-    if isinstance(layer, nn.LayerNorm):
-        return StackedLayerNorm(layer, slots, tuned)
-    return StackedLinear(layer, slots, tuned)
+_TWINS: Final[dict[type[nn.Module], type[StackedLayer]]] = {
+    nn.Conv2d: StackedConv2d,
+    nn.Linear: StackedLinear,
+    nn.LayerNorm: StackedLayerNorm,
+    FeatureShift: StackedShift,
+}
+
+
+def _start_product(x: Tensor, layer: StackedLayer) -> Tensor:
+    out: Tensor = _StartProduct.apply(x, layer.delta["weight"], layer)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _beside(values: Tensor, out: Tensor, *, feature_axis: int) -> Tensor:

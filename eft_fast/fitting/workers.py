@@ -2,20 +2,24 @@
 
 On a CPU the exact fit is bound by arithmetic, and private weights share nothing: two processes of
 one thread get more out of two cores than one process with two threads. The start weights and the
-crops lie in shared memory.
+crops lie in shared memory; a worker owns the memory of what it tunes, and of one person's fit.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.multiprocessing
 
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import CropJob, LoopFitter, PersonFit, Predictor
+from eft_fast.fitting.eft import Predictor, make_loop
+from eft_fast.fitting.person import CropJob, Fitter, PersonFit
+from eft_fast.fitting.slots import SlotFitter
 from eft_fast.models.base import Regressor
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 #: Jobs that wait per worker: enough to keep it busy, few enough to keep memory flat.
 _QUEUED_PER_WORKER: Final = 2
 
-_fitter: LoopFitter | Predictor | None = None
+_fitter: Fitter | None = None
 
 
 class WorkerFitter:
@@ -78,6 +82,11 @@ class WorkerFitter:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"fit_batch: one of {self._count} workers was ended from outside, perhaps for want "
+                "of memory; use fewer workers"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -86,13 +95,18 @@ def _start_worker(
     regressor: Regressor, body: Smpl, method: str, mode: str, config: EftConfig
 ) -> None:
     global _fitter
+    # Ctrl-C reaches every process of a terminal; the parent decides what becomes of the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     if method == "none":
         _fitter = Predictor(regressor, body, config=config)
+    elif config.state != "fp32" and mode != "subspace":
+        _fitter = SlotFitter(regressor, body, config=config, mode=mode, slots=1)
     else:
-        _fitter = LoopFitter(regressor, body, config=config, mode=mode)
+        _fitter = make_loop(regressor, body, config=config, mode=mode)
 
 
-def _fit_one(job: CropJob) -> tuple[int, Any]:
+def _fit_one(job: CropJob) -> tuple[int, PersonFit]:
     assert _fitter is not None
-    return job.index, _fitter.fit_person(job)
+    ((index, fit),) = _fitter.fit([job])
+    return index, fit

@@ -41,6 +41,10 @@ class Regressor(nn.Module, ABC):
     input_size: int
     id: str
     body_id: str
+    #: Where the network can be cut, from front to back. ``layer3``, ``layer4``: before the last but
+    #: one and the last stage of the trunk; ``feature``: at the vector [B, D] that everything behind
+    #: the trunk reads; ``head``: between ``features`` and ``head_forward``, which everyone has.
+    stages: tuple[str, ...] = ("head",)
 
     @property
     def camera_convention(self) -> str:
@@ -75,6 +79,37 @@ class Regressor(nn.Module, ABC):
     @abstractmethod
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Weights behind ``head_forward``."""
+
+    def run_to(self, stage: str, img: Float[Tensor, "B 3 H W"]) -> Any:
+        """Run the network up to a stage; ``run_from`` goes on from the result.
+
+        Args:
+            stage: One of ``stages``.
+            img: As for ``forward``.
+
+        Raises:
+            ValueError: If the network cannot be cut there.
+        """
+        self.check_stage(stage)
+        return self.features(img)
+
+    def run_from(self, stage: str, state: Any, *, raw_camera: bool = False) -> RegressorOutput:
+        """Finish ``forward`` from the result of ``run_to`` at the same stage."""
+        self.check_stage(stage)
+        return self.head_forward(state, raw_camera=raw_camera)
+
+    def parameters_from(self, stage: str) -> Iterator[nn.Parameter]:
+        """Weights behind ``run_from`` that move the output."""
+        self.check_stage(stage)
+        return self.head_parameters()
+
+    def check_stage(self, stage: str) -> None:
+        """Raise ValueError unless the network can be cut at ``stage``."""
+        if stage not in self.stages:
+            raise ValueError(
+                f"{type(self).__name__}: stage must be one of {', '.join(self.stages)}, "
+                f"got {stage!r}"
+            )
 
     def check_img(self, img: Tensor) -> None:
         """Raise ValueError unless ``img`` is a batch of crops of the right size."""

@@ -268,28 +268,55 @@ class BlazePose(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + lateral
         return self._output(maps[-1]), self.heatmap_out(x)
 
-    def _encode(self, rgb: Tensor) -> list[Tensor]:
-        """The three stage outputs that the heatmaps need, and the last encoder map (8 x 8)."""
+    def run_to_stage(self, stage: int, rgb: Float[Tensor, "B 3 256 256"]) -> Tensor:
+        """Run the encoder up to the input of one of its stages."""
+        x = self._stem(rgb)
+        for each in self.stages[:stage]:
+            x = each(x)
+        return x
+
+    def run_to_features(self, stage: int, x: Tensor) -> Float[Tensor, "B D"]:
+        """Run from the input of a stage to ``BlazePoseOutput.features``."""
+        for each in self.stages[stage:]:
+            x = each(x)
+        return self._encode_top(self._top(x)).flatten(1)
+
+    def read_out(self, features: Float[Tensor, "B D"]) -> BlazePoseOutput:
+        """Finish ``forward`` from the features."""
+        batch = features.shape[0]
+        encoded = features.reshape(batch, self.config.head_width, 2, 2)
+        return BlazePoseOutput(
+            landmarks=self.landmark_out(encoded).reshape(batch, NUM_LANDMARKS, 5),
+            world=self.world_out(encoded).reshape(batch, NUM_LANDMARKS, 3),
+            score=torch.sigmoid(self.score_out(encoded)).reshape(batch),
+            features=features,
+        )
+
+    def _stem(self, rgb: Tensor) -> Tensor:
         if rgb.dim() != 4 or tuple(rgb.shape[1:]) != (3, INPUT_SIZE, INPUT_SIZE):
             raise ValueError(
                 f"BlazePose: rgb must be [B, 3, {INPUT_SIZE}, {INPUT_SIZE}], got {list(rgb.shape)}"
             )
         x = F.relu6(self.stem(rgb))
-        x = self.stem_project(F.relu6(self.stem_depthwise(x)))
+        out: Tensor = self.stem_project(F.relu6(self.stem_depthwise(x)))
+        return out
+
+    def _top(self, x: Tensor) -> Tensor:
+        return F.relu6(self.top_depthwise(F.relu6(self.top_expand(x))))
+
+    def _encode(self, rgb: Tensor) -> list[Tensor]:
+        """The three stage outputs that the heatmaps need, and the last encoder map (8 x 8)."""
+        x = self._stem(rgb)
         maps = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in _LATERAL_STAGES:
                 maps.append(x)
-        return [*maps, F.relu6(self.top_depthwise(F.relu6(self.top_expand(x))))]
+        return [*maps, self._top(x)]
+
+    def _encode_top(self, top: Float[Tensor, "B C 8 8"]) -> Float[Tensor, "B D 2 2"]:
+        encoded: Tensor = self.head(F.relu6(self.neck_project(F.relu6(self.neck_depthwise(top)))))
+        return encoded
 
     def _output(self, top: Float[Tensor, "B C 8 8"]) -> BlazePoseOutput:
-        x = F.relu6(self.neck_project(F.relu6(self.neck_depthwise(top))))
-        encoded = self.head(x)
-        batch = top.shape[0]
-        return BlazePoseOutput(
-            landmarks=self.landmark_out(encoded).reshape(batch, NUM_LANDMARKS, 5),
-            world=self.world_out(encoded).reshape(batch, NUM_LANDMARKS, 3),
-            score=torch.sigmoid(self.score_out(encoded)).reshape(batch),
-            features=encoded.flatten(1),
-        )
+        return self.read_out(self._encode_top(top).flatten(1))

@@ -24,6 +24,7 @@ from eft_fast.models.base import Regressor, RegressorOutput
 
 #: Blocks and width of the four ResNet-50 stages; a block widens fourfold at its end.
 _STAGES: Final = ((3, 64), (4, 128), (6, 256), (3, 512))
+_STAGE_NAMES: Final = ("layer1", "layer2", "layer3", "layer4")
 _EXPANSION: Final = 4
 _HIDDEN: Final = 1024
 _NUM_POSE: Final = conventions.NUM_JOINTS * 6
@@ -91,6 +92,7 @@ class Hmr(Regressor):
             ``"scale_shift"``. What leaves the network is ``scale_shift`` either way.
     """
 
+    stages = ("layer3", "layer4", "feature", "head")
     #: Where the weights came from; None for a new network.
     checkpoint: CheckpointInfo | None
     init_pose: Tensor
@@ -155,11 +157,29 @@ class Hmr(Regressor):
 
     def features(self, img: Float[Tensor, "B 3 224 224"]) -> Float[Tensor, "B 2048"]:
         """Run the trunk: pooled features of each crop."""
+        return self.run_to("head", img)
+
+    def run_to(self, stage: str, img: Float[Tensor, "B 3 224 224"]) -> Tensor:
+        """Run the network up to a stage; see ``Regressor.run_to``."""
+        self.check_stage(stage)
         self.check_img(img)
         x = F.relu(self.bn1(self.conv1(img)))
         x = F.max_pool2d(x, 3, 2, padding=1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return F.avg_pool2d(x, 7, 1).flatten(1)
+        return self._run_trunk(x, "layer1", stage)
+
+    def run_from(self, stage: str, state: Tensor, *, raw_camera: bool = False) -> RegressorOutput:
+        """Finish ``forward`` from the result of ``run_to``; see ``Regressor.run_from``."""
+        self.check_stage(stage)
+        return self.head_forward(self._run_trunk(state, stage, "head"), raw_camera=raw_camera)
+
+    def _run_trunk(self, x: Tensor, first: str, end: str) -> Tensor:
+        """Run the stages from ``first`` up to, but without, ``end``; pool behind the last."""
+        places = [*_STAGE_NAMES, "feature", "head"]
+        for name in _STAGE_NAMES[places.index(first) : places.index(end)]:
+            x = getattr(self, name)(x)
+        if first in _STAGE_NAMES and end not in _STAGE_NAMES:
+            x = F.avg_pool2d(x, 7, 1).flatten(1)
+        return x
 
     def head_forward(
         self, features: Float[Tensor, "B 2048"], *, raw_camera: bool = False
@@ -189,13 +209,25 @@ class Hmr(Regressor):
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
         """Convolutions of the ResNet; the frozen batch norm is left out."""
-        convolutions = (m for m in self.modules() if isinstance(m, nn.Conv2d))
-        return chain.from_iterable(module.parameters() for module in convolutions)
+        return _convolutions(self)
+
+    def parameters_from(self, stage: str) -> Iterator[nn.Parameter]:
+        """Convolutions from a stage on, and the head; see ``Regressor.parameters_from``."""
+        self.check_stage(stage)
+        names = _STAGE_NAMES[_STAGE_NAMES.index(stage) :] if stage in _STAGE_NAMES else ()
+        trunk = chain.from_iterable(_convolutions(getattr(self, name)) for name in names)
+        return chain(trunk, self.head_parameters())
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """The five linear layers."""
         layers = (self.fc1, self.fc2, self.decpose, self.decshape, self.deccam)
         return chain.from_iterable(layer.parameters() for layer in layers)
+
+
+def _convolutions(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Weights of all convolutions; the frozen batch norm is left out."""
+    convolutions = (m for m in module.modules() if isinstance(m, nn.Conv2d))
+    return chain.from_iterable(each.parameters() for each in convolutions)
 
 
 def _make_stages(stride_in_1x1: bool) -> list[nn.Sequential]:

@@ -7,7 +7,8 @@ into pose, shape and camera of the open body. Every weight may be fine-tuned.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -44,6 +45,10 @@ NUM_LANDMARK_FEATURES: Final = len(LANDMARK_ROWS) * 8 + 3
 MIN_FRAME_SIZE: Final = 0.05
 #: Smallest standard deviation that a feature is divided by: many trunk features never fire.
 MIN_FEATURE_STD: Final = 1e-2
+
+#: Encoder stages that stand where ``layer3`` and ``layer4`` stand in a ResNet: the last ones at 16
+#: and at 8 cells.
+_ENCODER_STAGES: Final = {"layer3": 3, "layer4": 4}
 
 _NUM_POSE: Final = conventions.NUM_JOINTS * 6
 #: Camera scale over the RMS radius of the limb landmarks, of an average pose: 1 / radius in metres.
@@ -192,6 +197,7 @@ class OpenRegressor(Regressor):
         use_features: Let the head see the trunk's last map beside the landmarks.
     """
 
+    stages = ("layer3", "layer4", "feature", "head")
     img_mean: Tensor
     img_std: Tensor
 
@@ -249,6 +255,39 @@ class OpenRegressor(Regressor):
         self.check_img(img)
         output: BlazePoseOutput = self.trunk(img * self.img_std + self.img_mean)
         return output
+
+    def run_to(self, stage: str, img: Float[Tensor, "B 3 256 256"]) -> Any:
+        """Run the network up to a stage; see ``Regressor.run_to``."""
+        self.check_stage(stage)
+        if stage == "head":
+            return self.features(img)
+        self.check_img(img)
+        rgb = img * self.img_std + self.img_mean
+        if stage in _ENCODER_STAGES:
+            return self.trunk.run_to_stage(_ENCODER_STAGES[stage], rgb)
+        return self.trunk.run_to_features(0, self.trunk.run_to_stage(0, rgb))
+
+    def run_from(self, stage: str, state: Any, *, raw_camera: bool = False) -> RegressorOutput:
+        """Finish ``forward`` from the result of ``run_to``; see ``Regressor.run_from``."""
+        self.check_stage(stage)
+        if stage in _ENCODER_STAGES:
+            state = self.trunk.run_to_features(_ENCODER_STAGES[stage], state)
+        if stage != "head":
+            state = self.trunk.read_out(state)
+        return self.head_forward(state, raw_camera=raw_camera)
+
+    def parameters_from(self, stage: str) -> Iterator[nn.Parameter]:
+        """Weights from a stage on; see ``Regressor.parameters_from``."""
+        self.check_stage(stage)
+        trunk, parts = self.trunk, list[nn.Module]()
+        if stage in _ENCODER_STAGES:
+            parts += trunk.stages[_ENCODER_STAGES[stage] :]
+            parts += [trunk.top_expand, trunk.top_depthwise, trunk.neck_depthwise]
+            parts += [trunk.neck_project, trunk.head]
+        if stage != "head":
+            parts += [trunk.landmark_out, trunk.world_out]
+        parameters = chain.from_iterable(part.parameters() for part in parts)
+        return chain(parameters, self.head_parameters())
 
     def head_input(self, features: BlazePoseOutput) -> tuple[Float[Tensor, "B F"], LandmarkFrame]:
         """What the head reads: landmark features and, if it uses them, the trunk's last map."""

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import CropJob, fit_crops, tuned_parameters
+from eft_fast.fitting.eft import fit_crops
+from eft_fast.fitting.modes import tuned_parameters
 from eft_fast.fitting.optim import StackedAdam
+from eft_fast.fitting.person import CropJob, output_loss
 from eft_fast.fitting.slots import SlotFitter
 from eft_fast.fitting.stacked import StackedRegressor
 from tests.fitting import toy
@@ -15,8 +17,8 @@ from tests.fitting import toy
 MODES = ("full", "layer4", "head")
 
 
-def fit_in_slots(net, body, img, target, *, config, mode="full", slots=4):
-    fitter = SlotFitter(net, body, config=config, mode=mode, slots=slots)
+def fit_in_slots(net, body, img, target, *, config, mode="full", slots=4, batched=True):
+    fitter = SlotFitter(net, body, config=config, mode=mode, slots=slots, batched=batched)
     jobs = (CropJob(i, img[i], target[i]) for i in range(len(img)))
     fits = dict(fitter.fit(jobs))
     return [fits[i] for i in range(len(img))]
@@ -181,7 +183,6 @@ def test_gradients_are_private_and_complete(mode):
 
 
 def sum_of_losses(body, output, target):
-    from eft_fast.fitting.eft import output_loss
     from eft_fast.losses.keypoints import EftLossWeights
 
     return output_loss(body, output, target, EftLossWeights())[0].sum()

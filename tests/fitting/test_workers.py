@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import CropJob, LoopFitter
+from eft_fast.fitting.eft import LoopFitter
 from eft_fast.fitting.engine import make_fitter
+from eft_fast.fitting.person import CropJob
 from eft_fast.fitting.slots import SlotFitter
 from tests.fitting import toy
 

@@ -54,6 +54,8 @@ class Bottleneck(nn.Module):
 class ToyRegressor(Regressor):
     """HMR in small: bottleneck trunk, iterative head, dropout, batch norm."""
 
+    stages = ("layer3", "layer4", "feature", "head")
+
     def __init__(self, width: int = 8, layers: tuple[int, ...] = (1, 2, 2, 1)) -> None:
         super().__init__()
         self.input_size = INPUT_SIZE
@@ -80,9 +82,25 @@ class ToyRegressor(Regressor):
         self.register_buffer("start", start)
 
     def features(self, img: Tensor) -> Tensor:
-        x = torch.relu(self.bn1(self.conv1(img)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean((2, 3))
+        return self.run_to("head", img)
+
+    def run_to(self, stage: str, img: Tensor) -> Tensor:
+        x = self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(img)))))
+        if stage != "layer3":
+            x = self.layer3(x)
+        return x if stage in ("layer3", "layer4") else self.layer4(x).mean((2, 3))
+
+    def run_from(self, stage: str, state: Tensor, *, raw_camera: bool = False) -> RegressorOutput:
+        if stage == "layer3":
+            state = self.layer3(state)
+        if stage in ("layer3", "layer4"):
+            state = self.layer4(state).mean((2, 3))
+        return self.head_forward(state)
+
+    def parameters_from(self, stage: str) -> list[nn.Parameter]:
+        parts = {"layer3": (self.layer3, self.layer4), "layer4": (self.layer4,)}.get(stage, ())
+        trunk = [parameter for part in parts for parameter in part.parameters()]
+        return trunk + self.head_parameters()
 
     def head_forward(self, features: Tensor, *, raw_camera: bool = False) -> RegressorOutput:
         theta = self.start.expand(len(features), -1)
