@@ -19,6 +19,8 @@ namespace eft_fast {
   void points_backward(const cpu::PointsBackward<double>&); \
   void keypoint_loss(const cpu::KeypointLoss<float>&);      \
   void keypoint_loss(const cpu::KeypointLoss<double>&);     \
+  void body_priors(const cpu::BodyPriors<float>&);          \
+  void body_priors(const cpu::BodyPriors<double>&);         \
   }
 
 #define EFT_TABLE(set)   \
@@ -32,7 +34,9 @@ namespace eft_fast {
    set::points_backward, \
    set::points_backward, \
    set::keypoint_loss,   \
-   set::keypoint_loss}
+   set::keypoint_loss,   \
+   set::body_priors,     \
+   set::body_priors}
 
 EFT_DECLARE_SET(portable)
 #if defined(__x86_64__)

@@ -117,6 +117,25 @@ struct KeypointLoss {
   BodyGradients<S> out;
 };
 
+// Numbers of a body pose: 23 joints below the root.
+constexpr int kBodyPose = 69;
+
+template <typename S>
+struct BodyPriors {
+  Pool pool;
+  int64_t people;
+  const S *pose, *betas;  // [B,69], [B,10]
+  // M Gaussians over the first D numbers: means [M,D], factors [D,M*D] (Cholesky factors of the
+  // precisions, lower triangles side by side), offset [M].
+  int64_t gaussians, dims;
+  const S *means, *factors, *offset;
+  const S *lower, *upper;               // [69]
+  const S *anchor_pose, *anchor_betas;  // [B,69], [B,10], or null
+  S softness;
+  S pose_weight, angle_weight, limits_weight, shape_weight, anchor_weight;  // 0: left out
+  S *loss, *parts, *g_pose, *g_betas;  // [B], [B,5], [B,69], [B,10]
+};
+
 struct Kernels {
   const char* name;
   void (*mesh_forward_f32)(const MeshForward<float>&);
@@ -129,6 +148,8 @@ struct Kernels {
   void (*points_backward_f64)(const PointsBackward<double>&);
   void (*keypoint_loss_f32)(const KeypointLoss<float>&);
   void (*keypoint_loss_f64)(const KeypointLoss<double>&);
+  void (*body_priors_f32)(const BodyPriors<float>&);
+  void (*body_priors_f64)(const BodyPriors<double>&);
 };
 
 // The table in use: the best set that this processor runs, unless eft_fast_choose_simd chose

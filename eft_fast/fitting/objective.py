@@ -37,6 +37,8 @@ POSE: Final = slice(0, 72)
 BODY_POSE: Final = slice(3, 72)
 BETAS: Final = slice(72, 82)
 CAMERA: Final = slice(82, 85)
+#: Distance of a pinhole; of a weak camera t_y.
+DEPTH: Final = slice(84, 85)
 #: Where each group of parameters lies in the row.
 _PLACES: Final = {
     "global_orient": slice(0, 3),
@@ -67,6 +69,8 @@ class StageObjective:
         keypoints_2d: The 49 keypoints, x and y in [-1, 1] of the crop, and confidence; not changed.
         start: Parameters at which the stage begins: where the depth term wants to stay.
         anchor: Parameters at which the fit began: where the anchor wants to stay.
+        cameras: Of a recipe with a perspective camera: the pinhole of each person, packed by
+            ``ops.pack_full_camera``, which images the crop to [-1, 1]; default: the recipe's own.
     """
 
     def __init__(
@@ -78,75 +82,73 @@ class StageObjective:
         keypoints_2d: Float[Tensor, "B 49 3"],
         start: Float[Tensor, "B 85"],
         anchor: Float[Tensor, "B 85"],
+        cameras: Float[Tensor, "B 21"] | None = None,
     ) -> None:
         self._body, self._prior, self._recipe, self._stage = body, prior, recipe, stage
         self._plan: Any = body.points_plan("spin49")
         self._start, self._anchor = start, anchor
         self._keypoints = _weigh(recipe, stage, keypoints_2d)
+        self._is_weak = recipe.camera == "weak"
+        self._cameras = pack_pinholes(crop_pinholes(recipe, start)) if cameras is None else cameras
         # The same for everybody, whoever is labelled: nobody's rounding may depend on the others.
         rows = (*OPENPOSE_TORSO, *TORSO) if stage.on_torso else _kept(recipe)
         self._rows = torch.tensor(rows, device=start.device)
-        weak_unit = recipe.torso_unit if stage.on_torso else _HALF_CROP
-        self._unit = weak_unit if recipe.camera == "weak" else 1.0
+        self._unit = recipe.torso_unit if stage.on_torso and self._is_weak else _HALF_CROP
         self._sigma = 0.0 if stage.on_torso else recipe.sigma_px
         self._data_weight = recipe.data_weight**2
-        self._angle_weight = stage.angle**2 if recipe.angle_is_squared else stage.angle
+        self._priors = priors.PriorWeights(
+            pose=stage.pose**2,
+            angle=stage.angle**2 if recipe.angle_is_squared else stage.angle,
+            limits=stage.limits**2,
+            shape=stage.shape**2,
+            anchor=stage.anchor**2,
+        )
         self.free = make_free(stage.free, start)
-
-    def _camera(self, x: Tensor) -> Tensor:
-        if self._recipe.camera == "weak":
-            return x[:, CAMERA].contiguous()
-        f, c = self._recipe.focal_length, _HALF_CROP
-        fixed = x.new_tensor([f, 0, c, 0, f, c, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1])
-        return torch.cat([fixed.expand(len(x), -1), x[:, CAMERA]], 1)
 
     @torch.no_grad()
     def evaluate(self, x: Float[Tensor, "B 85"]) -> Evaluation:
         """Value and gradient; the gradient of frozen parameters is zero."""
+        moving = x[:, CAMERA].contiguous()
         out = ops.keypoint_gradients(
             self._plan,
             x[:, BETAS].contiguous(),
             x[:, POSE].reshape(-1, 24, 3),
-            self._camera(x),
+            moving if self._is_weak else self._cameras,
             self._keypoints,
+            transl=None if self._is_weak else moving,
             # The operator takes the mean over 49 x 2 errors, SMPLify the sum.
             weights=ops.LossWeights(keypoints=2 * NUM_KEYPOINTS * self._data_weight),
             unit=self._unit,
             sigma=self._sigma,
             backend=self._body.backend,
         )
-        gradient = torch.cat([out.pose.reshape(-1, 72), out.betas, out.camera[:, -3:]], 1)
-        loss = self._add_priors(x, out.loss, gradient)
-        return Evaluation(loss, gradient * self.free, 2 * out.parts[:, 0])
+        by_camera = out.camera if self._is_weak else out.transl
+        gradient = torch.cat([out.pose.reshape(-1, 72), out.betas, by_camera], 1)
+        loss = out.loss
+        if any(self._priors.as_tuple()):
+            prior = self._prior_gradients(x)
+            loss = loss + prior.loss
+            gradient[:, BODY_POSE] += prior.body_pose
+            gradient[:, BETAS] += prior.betas
+        if self._stage.depth:
+            away = x[:, DEPTH] - self._start[:, DEPTH]
+            loss = loss + self._stage.depth**2 * away.square().sum(1)
+            gradient[:, DEPTH] += 2 * self._stage.depth**2 * away
+        return Evaluation(loss, gradient.mul_(self.free), 2 * out.parts[:, 0])
 
-    def _add_priors(self, x: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
-        """Add the other terms to ``gradient`` in place and return the sum of losses."""
-        stage, pose = self._stage, x[:, BODY_POSE]
-        terms: list[tuple[float, priors.PriorTerm]] = []
-        if stage.pose:
-            terms.append((stage.pose**2, priors.mixture_term(self._prior.mixture, pose)))
-        if self._angle_weight:
-            terms.append((self._angle_weight, priors.angle_term(pose)))
-        if stage.limits:
-            terms.append((stage.limits**2, priors.limits_term(self._prior.limits, pose)))
-        for weight, value in terms:
-            loss = loss + weight * value.loss
-            gradient[:, BODY_POSE] += weight * value.gradient
-        for weight, part, target in self._squares():
-            loss = loss + weight * (x[:, part] - target).square().sum(1)
-            gradient[:, part] += 2 * weight * (x[:, part] - target)
-        return loss
-
-    def _squares(self) -> list[tuple[float, slice, Tensor]]:
-        """Terms that are squared distances: weight, place and target."""
-        stage, depth = self._stage, slice(CAMERA.stop - 1, CAMERA.stop)
-        terms = [
-            (stage.shape**2, BETAS, torch.zeros_like(self._start[:, BETAS])),
-            (stage.depth**2, depth, self._start[:, depth]),
-            (stage.anchor**2, BODY_POSE, self._anchor[:, BODY_POSE]),
-            (stage.anchor**2, BETAS, self._anchor[:, BETAS]),
-        ]
-        return [term for term in terms if term[0]]
+    def _prior_gradients(self, x: Tensor) -> priors.PriorGradients:
+        anchor = None
+        if self._priors.anchor:
+            anchor = self._anchor[:, BODY_POSE], self._anchor[:, BETAS]
+        return priors.prior_gradients(
+            self._prior.mixture,
+            self._prior.limits,
+            x[:, BODY_POSE],
+            x[:, BETAS],
+            self._priors,
+            anchor=anchor,
+            backend=self._body.backend,
+        )
 
     @torch.no_grad()
     def curvature(self, x: Float[Tensor, "B 85"]) -> Float[Tensor, "B 85 85"]:
@@ -168,18 +170,20 @@ class StageObjective:
         return total
 
     def _add_prior_curvature(self, x: Tensor, total: Tensor) -> None:
-        stage, pose = self._stage, x[:, BODY_POSE]
-        if stage.pose:
+        weights, pose = self._priors, x[:, BODY_POSE]
+        if weights.pose:
             mixture = priors.mixture_curvature(self._prior.mixture, pose)
-            total[:, BODY_POSE, BODY_POSE] += stage.pose**2 * mixture
+            total[:, BODY_POSE, BODY_POSE] += weights.pose * mixture
         diagonal = total.diagonal(dim1=1, dim2=2)
-        if self._angle_weight:
-            diagonal[:, BODY_POSE] += self._angle_weight * priors.angle_curvature(pose)
-        if stage.limits:
-            curvature = priors.limits_curvature(self._prior.limits, pose)
-            diagonal[:, BODY_POSE] += stage.limits**2 * curvature
-        for weight, part, _ in self._squares():
-            diagonal[:, part] += 2 * weight
+        if weights.angle:
+            diagonal[:, BODY_POSE] += weights.angle * priors.angle_curvature(pose)
+        if weights.limits:
+            diagonal[:, BODY_POSE] += weights.limits * priors.limits_curvature(
+                self._prior.limits, pose
+            )
+        diagonal[:, BODY_POSE] += 2 * weights.anchor
+        diagonal[:, BETAS] += 2 * (weights.shape + weights.anchor)
+        diagonal[:, DEPTH] += 2 * self._stage.depth**2
 
     def _errors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Jacobian [B,R,85] of the R image coordinates, their errors and confidences [B,R].
@@ -217,20 +221,46 @@ class StageObjective:
 
     def _project(self, points: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Image points [B,R,2] and their derivatives [B,R,2,3] by point and by camera."""
-        zero = torch.zeros_like(points[..., 0])
-        if self._recipe.camera == "weak":
+        if self._is_weak:
+            zero, one = torch.zeros_like(points[..., 0]), torch.ones_like(points[..., 0])
             s = camera[:, None, 0].expand_as(zero)
-            one = torch.ones_like(zero)
             image = s[..., None] * points[..., :2] + camera[:, None, 1:]
             by_point = _rows((s, zero, zero), (zero, s, zero))
             by_camera = _rows((points[..., 0], one, zero), (points[..., 1], zero, one))
             return image, by_point, by_camera
-        moved = points + camera[:, None]
-        depth = moved[..., 2].clamp_min(1e-3)
-        f = self._recipe.focal_length
-        x, y = f * moved[..., 0] / depth, f * moved[..., 1] / depth
-        by_point = _rows((f / depth, zero, -x / depth), (zero, f / depth, -y / depth))
-        return torch.stack([x, y], -1) + _HALF_CROP, by_point, by_point
+        image, by_point = project_packed(points + camera[:, None], self._cameras)
+        return image, by_point, by_point
+
+
+def crop_pinholes(recipe: Recipe, like: Tensor) -> Float[Tensor, "B 3 3"]:
+    """The pinhole of a recipe, the same for everybody: it looks at the middle of the crop."""
+    f = recipe.focal_length / _HALF_CROP
+    return torch.diag(like.new_tensor([f, f, 1.0])).expand(len(like), 3, 3)
+
+
+def pack_pinholes(intrinsics: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 21"]:
+    """Pinholes in the axes of the body's own frame, for ``ops.keypoint_gradients``."""
+    identity = torch.eye(3, dtype=intrinsics.dtype, device=intrinsics.device)
+    people = len(intrinsics)
+    return ops.pack_full_camera(
+        intrinsics, identity.expand(people, 3, 3), intrinsics.new_zeros(people, 3)
+    )
+
+
+def project_packed(
+    points: Float[Tensor, "B R 3"], cameras: Float[Tensor, "B 21"]
+) -> tuple[Float[Tensor, "B R 2"], Float[Tensor, "B R 2 3"]]:
+    """Image points of packed pinholes, and their derivatives by the points."""
+    intrinsics, rotation = (cameras[:, a : a + 9].reshape(-1, 3, 3) for a in (0, 9))
+    moved = points @ rotation.transpose(1, 2) + cameras[:, None, 18:]
+    depth = moved[..., 2:].clamp_min(1e-3)
+    flat = moved[..., :2] / depth
+    image = flat @ intrinsics[:, :2, :2].transpose(1, 2) + intrinsics[:, None, :2, 2]
+    zero, inverse = torch.zeros_like(depth[..., 0]), 1 / depth[..., 0]
+    by_flat = _rows(
+        (inverse, zero, -flat[..., 0] * inverse), (zero, inverse, -flat[..., 1] * inverse)
+    )
+    return image, intrinsics[:, None, :2, :2] @ by_flat @ rotation[:, None]
 
 
 def make_free(groups: tuple[str, ...], like: Tensor) -> Float[Tensor, " 85"]:
@@ -247,11 +277,9 @@ def has_openpose_torso(keypoints_2d: Float[Tensor, "B 49 3"]) -> Bool[Tensor, " 
 
 
 def _weigh(recipe: Recipe, stage: Stage, keypoints_2d: Tensor) -> Tensor:
-    """The keypoints in the camera's unit, with the factor of their penalty as confidence."""
+    """The keypoints with the factor of their penalty as confidence."""
     labelled = keypoints_2d[..., 2:] > 0
     xy = torch.where(labelled, keypoints_2d[..., :2], 0.0)
-    if recipe.camera == "perspective":
-        xy = (xy + 1) * _HALF_CROP
     factor = torch.zeros_like(keypoints_2d[..., 2])
     if stage.on_torso:
         use_openpose = has_openpose_torso(keypoints_2d) & recipe.openpose_torso

@@ -240,9 +240,17 @@ class SmplifyConfig:
                 raise ValueError(f"SmplifyConfig: {name} must not be negative, got {value}")
 
 
-def resolve_recipe(config: SmplifyConfig) -> Recipe:
-    """The recipe that a configuration means: its numbers, or the recipe's own."""
+def resolve_recipe(config: SmplifyConfig, *, has_pinholes: bool = False) -> Recipe:
+    """The recipe that a configuration means: its numbers, or the recipe's own.
+
+    Args:
+        config: What was asked for.
+        has_pinholes: Whether the pinhole of each photo is given; it takes the place of the recipe's
+            camera, be that weak or perspective.
+    """
     recipe = RECIPES[config.recipe]
+    if has_pinholes:
+        recipe = replace(recipe, camera="perspective")
     stages = [_with_prior(stage, config) for stage in recipe.stages]
     if recipe.camera == "weak" and not config.strict_reference:
         stages = [replace(stage, depth=0.0) for stage in stages]

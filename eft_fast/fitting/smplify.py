@@ -19,7 +19,15 @@ from torch import Tensor
 from eft_fast.conventions import HMR_CROP
 from eft_fast.fitting.config import EftConfig
 from eft_fast.fitting.eft import Predictor
-from eft_fast.fitting.objective import BETAS, BODY_POSE, CAMERA, POSE, StageObjective
+from eft_fast.fitting.objective import (
+    BETAS,
+    BODY_POSE,
+    CAMERA,
+    POSE,
+    StageObjective,
+    crop_pinholes,
+    pack_pinholes,
+)
 from eft_fast.fitting.person import CropJob, PersonFit
 from eft_fast.fitting.pose_priors import PosePrior, load_pose_prior
 from eft_fast.fitting.recipes import (
@@ -30,7 +38,7 @@ from eft_fast.fitting.recipes import (
     resolve_recipe,
 )
 from eft_fast.fitting.solvers import minimise
-from eft_fast.geometry.cameras import to_cam_transl
+from eft_fast.geometry.cameras import pinhole_to_weak, weak_to_pinhole
 from eft_fast.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.models.base import Regressor, RegressorOutput
@@ -79,6 +87,7 @@ def fit_smplify(
     *,
     config: SmplifyConfig | None = None,
     prior: PosePrior | None = None,
+    intrinsics: Float[Tensor, "B 3 3"] | None = None,
     on_step: TraceCallback | None = None,
 ) -> SmplifyFits:
     """Fit people to their keypoints.
@@ -92,14 +101,17 @@ def fit_smplify(
             and confidence; 0 leaves a keypoint out. Not changed.
         config: Recipe, prior and options.
         prior: Pose prior; default: that of the configuration.
+        intrinsics: Pinhole of each photo as seen in the crop (``geometry.crop_intrinsics``): the
+            full perspective then replaces the recipe's camera. The answer is still a weak camera,
+            that which ``geometry.weak_to_pinhole`` turns into the translation that was found.
         on_step: Called before each update; people tried both ways follow behind the others.
 
     Raises:
         ValueError: If the shapes do not agree.
     """
     config = config or SmplifyConfig()
-    _check_inputs(init, keypoints_2d)
-    recipe = resolve_recipe(config)
+    _check_inputs(init, keypoints_2d, intrinsics)
+    recipe = resolve_recipe(config, has_pinholes=intrinsics is not None)
     like = init.pred_betas
     prior = (prior or load_pose_prior(config.prior_source)).to(like)
     keypoints_2d = torch.where(keypoints_2d[..., 2:] > 0, keypoints_2d, 0.0)
@@ -107,15 +119,25 @@ def fit_smplify(
         x = start_from_mean(body, prior, keypoints_2d)
     else:
         x = start_from(init)
+    pinholes = None
     if recipe.camera == "perspective":
-        x[:, CAMERA] = to_cam_transl(x[:, CAMERA], focal_length=recipe.focal_length)
+        pinholes = crop_pinholes(recipe, x) if intrinsics is None else intrinsics.to(x)
+        x[:, CAMERA] = weak_to_pinhole(x[:, CAMERA], pinholes)
     doubtful = _doubtful(recipe, keypoints_2d)
     # Those who are tried both ways are fitted twice, as one more person each.
     twice = torch.cat([torch.arange(len(x), device=x.device), doubtful.nonzero()[:, 0]])
     begin = x[twice]
     begin[len(x) :, :3] = turn_around(begin[len(x) :, :3])
-    run = _run_stages(body, prior, recipe, keypoints_2d[twice], begin, on_step)
-    return _choose(recipe, run, twice, len(x))
+    run = _run_stages(
+        body,
+        prior,
+        recipe,
+        keypoints_2d[twice],
+        begin,
+        None if pinholes is None else pack_pinholes(pinholes[twice]),
+        on_step,
+    )
+    return _choose(run, twice, len(x), pinholes)
 
 
 @dataclass(frozen=True)
@@ -135,6 +157,7 @@ def _run_stages(
     recipe: Recipe,
     keypoints_2d: Tensor,
     begin: Tensor,
+    cameras: Tensor | None,
     on_step: TraceCallback | None,
 ) -> _Run:
     x = begin
@@ -142,7 +165,7 @@ def _run_stages(
     finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
     converged = torch.zeros_like(finite)
     for number, stage in enumerate(recipe.stages):
-        objective = StageObjective(body, prior, recipe, stage, keypoints_2d, x, begin)
+        objective = StageObjective(body, prior, recipe, stage, keypoints_2d, x, begin, cameras)
         solution = minimise(
             objective,
             x,
@@ -162,7 +185,7 @@ def _bind(on_step: TraceCallback, stage: int) -> Callable[[int, Tensor], None]:
     return lambda step, loss: on_step(stage, step, loss)
 
 
-def _choose(recipe: Recipe, run: _Run, twice: Tensor, people: int) -> SmplifyFits:
+def _choose(run: _Run, twice: Tensor, people: int, pinholes: Tensor | None) -> SmplifyFits:
     """Take the better of two answers where there are two."""
     place = torch.arange(people, device=run.x.device)
     turned = torch.zeros(people, dtype=torch.bool, device=run.x.device)
@@ -173,8 +196,8 @@ def _choose(recipe: Recipe, run: _Run, twice: Tensor, people: int) -> SmplifyFit
     turned[owner[wins]] = True
     x = run.x[place]
     camera = x[:, CAMERA]
-    if recipe.camera == "perspective":
-        camera = _to_weak(camera, recipe.focal_length)
+    if pinholes is not None:
+        camera = pinhole_to_weak(camera, pinholes)
     rotmat = axis_angle_to_matrix(x[:, POSE].reshape(-1, 24, 3))
     return SmplifyFits(
         final=RegressorOutput(rotmat, x[:, BETAS].clone(), camera.clone()),
@@ -246,14 +269,12 @@ def _doubtful(recipe: Recipe, keypoints_2d: Tensor) -> Bool[Tensor, " B"]:
     return narrow
 
 
-def _to_weak(cam_transl: Tensor, focal_length: float) -> Tensor:
-    """The weak camera that agrees with the pinhole in the plane of the root."""
-    scale = 2 * focal_length / (HMR_CROP * cam_transl[:, 2:].clamp_min(1e-3))
-    return torch.cat([scale, scale * cam_transl[:, :2]], 1)
-
-
-def _check_inputs(init: RegressorOutput, keypoints_2d: Tensor) -> None:
+def _check_inputs(init: RegressorOutput, keypoints_2d: Tensor, intrinsics: Tensor | None) -> None:
     people = len(init.pred_betas)
+    if intrinsics is not None and tuple(intrinsics.shape) != (people, 3, 3):
+        raise ValueError(
+            f"fit_smplify: intrinsics must be [{people}, 3, 3], got {list(intrinsics.shape)}"
+        )
     if tuple(keypoints_2d.shape) != (people, 49, 3):
         raise ValueError(
             f"fit_smplify: keypoints_2d must be [{people}, 49, 3], got {list(keypoints_2d.shape)}; "

@@ -147,7 +147,7 @@ def _adam(
         first.lerp_(gradient, 0.1)
         second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        x = people.x - lr / (1 - 0.9**step) * first / root
+        x = torch.addcdiv(people.x, first, root, value=-lr / (1 - 0.9**step))
         value = objective.evaluate(x)
         people.quarantine(people.active & ~_is_finite(value))
         people.accept(people.active, x, value)
@@ -293,7 +293,8 @@ def _merge(who: Tensor, new: Evaluation, old: Evaluation) -> Evaluation:
 
 
 def _is_finite(value: Evaluation) -> Tensor:
-    return torch.isfinite(value.loss) & torch.isfinite(value.gradient).all(1)
+    # One sum instead of a look at every entry: whatever is not finite makes it so.
+    return torch.isfinite(value.loss + value.gradient.sum(1))
 
 
 def _relative(old: Tensor, new: Tensor) -> Tensor:

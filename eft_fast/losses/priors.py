@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from eft_fast import ops
+
 NUM_POSE: Final = 69
 #: Main bending axis of left elbow, right elbow, left knee, right knee, among the 69 numbers.
 BENDING: Final = (52, 55, 9, 12)
@@ -25,6 +27,38 @@ BENDING: Final = (52, 55, 9, 12)
 BENDING_SIGN: Final = (1.0, -1.0, -1.0, -1.0)
 #: Rows of a matrix product whose bits do not depend on how many people follow.
 _BLOCK: Final = 32
+
+
+@dataclass(frozen=True)
+class PriorWeights:
+    """What each prior counts; the closed forms skip what counts 0.
+
+    Attributes:
+        pose: Of the mixture.
+        angle: Of overstretched elbows and knees.
+        limits: Of the joint limits.
+        shape: Of the squared betas.
+        anchor: Of the squared distance of body pose and betas to the start.
+    """
+
+    pose: float = 0.0
+    angle: float = 0.0
+    limits: float = 0.0
+    shape: float = 0.0
+    anchor: float = 0.0
+
+    def as_tuple(self) -> tuple[float, float, float, float, float]:
+        """In the order of ``PriorGradients.parts``."""
+        return self.pose, self.angle, self.limits, self.shape, self.anchor
+
+
+class PriorGradients(NamedTuple):
+    """Weighted sum of priors of each person, its five parts, and the gradients of the sum."""
+
+    loss: Float[Tensor, " B"]
+    parts: Float[Tensor, "B 5"]
+    body_pose: Float[Tensor, "B 69"]
+    betas: Float[Tensor, "B 10"]
 
 
 class PriorTerm(NamedTuple):
@@ -230,6 +264,82 @@ def shape_loss(betas: Float[Tensor, "B 10"]) -> Float[Tensor, " B"]:
 def anchor_loss(value: Float[Tensor, "B D"], start: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
     """Squared distance to where the fit started."""
     return (value - start).square().sum(1)
+
+
+def prior_gradients(
+    mixture: GaussianMixture,
+    limits: JointLimits,
+    body_pose: Float[Tensor, "B 69"],
+    betas: Float[Tensor, "B 10"],
+    weights: PriorWeights,
+    *,
+    anchor: tuple[Float[Tensor, "B 69"], Float[Tensor, "B 10"]] | None = None,
+    backend: str = "auto",
+) -> PriorGradients:
+    """All priors at once, with gradients and without autograd: what a fitting loop wants.
+
+    Args:
+        mixture: Gaussians over the pose.
+        limits: Ranges of its numbers.
+        body_pose: Axis-angle, radians.
+        betas: Shape.
+        weights: What each prior counts.
+        anchor: Pose and betas of the start; None: zeros.
+        backend: ``native``: one call, on the CPU only; ``torch``: the closed forms of this module;
+            ``auto``: native where it runs.
+
+    Raises:
+        ValueError: If the shapes do not agree, or the backend cannot run.
+    """
+    _check_pose("prior_gradients", body_pose)
+    if betas.shape != (len(body_pose), 10):
+        raise ValueError(
+            f"prior_gradients: betas must be [{len(body_pose)}, 10], got {list(betas.shape)}"
+        )
+    if ops.use_native_priors("prior_gradients", backend, betas):
+        return PriorGradients(
+            *ops.body_priors(
+                body_pose.detach(),
+                betas.detach(),
+                (mixture.means, mixture.factors, mixture.offset),
+                (limits.lower, limits.upper, limits.softness),
+                weights.as_tuple(),
+                anchor,
+            )
+        )
+    return _sum_terms(mixture, limits, body_pose.detach(), betas.detach(), weights, anchor)
+
+
+def _sum_terms(
+    mixture: GaussianMixture,
+    limits: JointLimits,
+    body_pose: Tensor,
+    betas: Tensor,
+    weights: PriorWeights,
+    anchor: tuple[Tensor, Tensor] | None,
+) -> PriorGradients:
+    parts = body_pose.new_zeros(len(body_pose), 5)
+    g_pose, g_betas = torch.zeros_like(body_pose), torch.zeros_like(betas)
+    terms: list[tuple[int, float, PriorTerm]] = []
+    if weights.pose:
+        terms.append((0, weights.pose, mixture_term(mixture, body_pose)))
+    if weights.angle:
+        terms.append((1, weights.angle, angle_term(body_pose)))
+    if weights.limits:
+        terms.append((2, weights.limits, limits_term(limits, body_pose)))
+    for place, weight, value in terms:
+        parts[:, place] = value.loss
+        g_pose += weight * value.gradient
+    if weights.shape:
+        parts[:, 3] = shape_loss(betas)
+        g_betas += 2 * weights.shape * betas
+    if weights.anchor:
+        pose_start, betas_start = anchor or (torch.zeros_like(body_pose), torch.zeros_like(betas))
+        parts[:, 4] = anchor_loss(body_pose, pose_start) + anchor_loss(betas, betas_start)
+        g_pose += 2 * weights.anchor * (body_pose - pose_start)
+        g_betas += 2 * weights.anchor * (betas - betas_start)
+    loss = (parts * parts.new_tensor(weights.as_tuple())).sum(1)
+    return PriorGradients(loss, parts, g_pose, g_betas)
 
 
 def _check_pose(who: str, body_pose: Tensor) -> None:

@@ -16,6 +16,7 @@ from eft_fast.ops.loss import (
     pack_full_camera,
 )
 from eft_fast.ops.plans import MeshPlan, PointsPlan
+from eft_fast.ops.priors import body_priors, use_native_priors
 from eft_fast.ops.raster import Raster, rasterize
 from eft_fast.ops.smpl import smpl_mesh, smpl_points
 
@@ -27,6 +28,7 @@ __all__ = [
     "MeshPlan",
     "PointsPlan",
     "Raster",
+    "body_priors",
     "build_info",
     "choose_simd",
     "find_device",
@@ -38,4 +40,5 @@ __all__ = [
     "rasterize",
     "smpl_mesh",
     "smpl_points",
+    "use_native_priors",
 ]

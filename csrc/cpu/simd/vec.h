@@ -130,6 +130,18 @@ EFT_INLINE Vec<double> exponential(Vec<double> x) {
   return out;
 }
 
+EFT_INLINE Vec<float> log_one_plus(Vec<float> x) {
+  Vec<float> out;
+  for (int i = 0; i < kLanes<float>; ++i) out.v[i] = __builtin_log1pf(x.v[i]);
+  return out;
+}
+
+EFT_INLINE Vec<double> log_one_plus(Vec<double> x) {
+  Vec<double> out;
+  for (int i = 0; i < kLanes<double>; ++i) out.v[i] = __builtin_log1p(x.v[i]);
+  return out;
+}
+
 // Sine and cosine: x - q pi/2 in three parts, then the minimax polynomials of the Cephes library
 // (public domain) on |x| <= pi/4. Adding and subtracting kRound rounds to an integer, whose low
 // bits name the quadrant. Above kLimit the parts of pi/2 no longer multiply exactly; those rare
