@@ -22,6 +22,8 @@ FOCAL_LENGTH: Final = 5000.0
 
 NUM_JOINTS: Final = 24
 NUM_BETAS: Final = 10
+#: ``Regressor.joint_confidence`` is the probability of an error below this, metres.
+CONFIDENT_WITHIN_M: Final = 0.1
 #: Pose features: nine entries of R - I for each of the 23 joints below the root.
 NUM_POSE_FEATURES: Final = 207
 #: Parent of each kinematic joint; -1 at the root.

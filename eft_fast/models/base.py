@@ -80,6 +80,17 @@ class Regressor(nn.Module, ABC):
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Weights behind ``head_forward``."""
 
+    def joint_confidence(self, features: Any) -> Float[Tensor, "B 24"] | None:
+        """Say how sure the answer from the result of ``features`` is.
+
+        Returns:
+            For each kinematic joint the probability that it lies within
+            ``conventions.CONFIDENT_WITHIN_M`` of its true place, both about the pelvis; None if
+            the network does not say. It is about the answer of these weights: fitting to
+            keypoints makes the answer better and leaves the number.
+        """
+        return None
+
     def run_to(self, stage: str, img: Float[Tensor, "B 3 H W"]) -> Any:
         """Run the network up to a stage; ``run_from`` goes on from the result.
 

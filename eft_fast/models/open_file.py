@@ -45,6 +45,7 @@ def save_open_regressor(
         "width": regressor.head.width,
         "blocks": len(regressor.head.blocks),
         "use_features": regressor.use_features,
+        "certainty": regressor.head.certainty is not None,
     }
     trained = {name for name, _ in regressor.named_parameters()}
     arrays: dict[str, Any] = {_CARD_KEY: np.array(json.dumps(card))}
@@ -73,6 +74,7 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
         width=int(card["width"]),
         blocks=int(card["blocks"]),
         use_features=bool(card["use_features"]),
+        certainty=bool(card.get("certainty", False)),
     )
     load_arrays(network, arrays, who=f"load_regressor: {path}")
     return network.eval()

@@ -148,6 +148,7 @@ class BodyHead(nn.Module):
         width: Width of the hidden layers.
         blocks: Residual blocks.
         dropout: Probability inside each block, in training mode only.
+        certainty: Have a layer that says how sure the answer is, joint by joint.
     """
 
     feature_mean: Tensor
@@ -155,7 +156,13 @@ class BodyHead(nn.Module):
     mean_pose: Tensor
 
     def __init__(
-        self, num_features: int, *, width: int = 512, blocks: int = 2, dropout: float = 0.1
+        self,
+        num_features: int,
+        *,
+        width: int = 512,
+        blocks: int = 2,
+        dropout: float = 0.1,
+        certainty: bool = True,
     ) -> None:
         super().__init__()
         self.width = width
@@ -165,17 +172,22 @@ class BodyHead(nn.Module):
         # A new head starts near the mean pose, the mean shape and the landmark frame.
         nn.init.normal_(self.leave.weight, std=0.01)
         nn.init.zeros_(self.leave.bias)
+        self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if certainty else None
         self.register_buffer("feature_mean", torch.zeros(num_features))
         self.register_buffer("feature_std", torch.ones(num_features))
         identity = torch.eye(3)[:, :2].reshape(6)
         self.register_buffer("mean_pose", identity.repeat(conventions.NUM_JOINTS))
 
-    def forward(self, features: Float[Tensor, "B F"], frame: LandmarkFrame) -> RegressorOutput:
-        """Predict the body of each person."""
-        x = self.enter((features - self.feature_mean) / self.feature_std)
+    def hidden(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B W"]:
+        """What the last layers read."""
+        x: Tensor = self.enter((features - self.feature_mean) / self.feature_std)
         for block in self.blocks:
             x = block(x)
-        out = self.leave(x)
+        return x
+
+    def forward(self, features: Float[Tensor, "B F"], frame: LandmarkFrame) -> RegressorOutput:
+        """Predict the body of each person."""
+        out = self.leave(self.hidden(features))
         pose, betas, camera = out.split([_NUM_POSE, conventions.NUM_BETAS, 3], dim=1)
         rot6d = (pose + self.mean_pose).reshape(-1, conventions.NUM_JOINTS, 6)
         scale = torch.exp(camera[:, :1] * _CAMERA_STEP) * frame.size * _SCALE_PER_SIZE
@@ -195,6 +207,7 @@ class OpenRegressor(Regressor):
         blocks: Residual blocks of the head.
         dropout: Dropout of the head, in training mode only.
         use_features: Let the head see the trunk's last map beside the landmarks.
+        certainty: Have a layer for ``joint_confidence``.
     """
 
     stages = ("layer3", "layer4", "feature", "head")
@@ -209,6 +222,7 @@ class OpenRegressor(Regressor):
         blocks: int = 2,
         dropout: float = 0.1,
         use_features: bool = True,
+        certainty: bool = True,
     ) -> None:
         super().__init__()
         self.input_size = INPUT_SIZE
@@ -217,7 +231,9 @@ class OpenRegressor(Regressor):
         self.use_features = use_features
         self.trunk = trunk
         num_features = NUM_LANDMARK_FEATURES + (trunk.feature_size if use_features else 0)
-        self.head = BodyHead(num_features, width=width, blocks=blocks, dropout=dropout)
+        self.head = BodyHead(
+            num_features, width=width, blocks=blocks, dropout=dropout, certainty=certainty
+        )
         mean, std = torch.tensor(conventions.IMG_MEAN), torch.tensor(conventions.IMG_STD)
         self.register_buffer("img_mean", mean[:, None, None], persistent=False)
         self.register_buffer("img_std", std[:, None, None], persistent=False)
@@ -309,6 +325,14 @@ class OpenRegressor(Regressor):
         """Regress each person; see ``Regressor.forward``."""
         return self.head_forward(self.features(img))
 
+    def joint_confidence(self, features: BlazePoseOutput) -> Float[Tensor, "B 24"] | None:
+        """Say how sure the answer of ``head_forward`` is; see ``Regressor.joint_confidence``."""
+        if self.head.certainty is None:
+            return None
+        hidden = self.head.hidden(self.head_input(features)[0])
+        confidence: Tensor = self.head.certainty(hidden).sigmoid()
+        return confidence
+
     def landmarks(self, img: Float[Tensor, "B 3 256 256"]) -> Landmarks:
         """The trunk's body landmarks, in crop units, with their confidences."""
         return to_landmarks(self.features(img))
@@ -339,8 +363,11 @@ class OpenRegressor(Regressor):
         return (parameter for parameter in trunk.parameters() if id(parameter) not in left_out)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights of the body head."""
-        return self.head.parameters()
+        """Weights of the body head that move the output: all but those of the confidence."""
+        head = self.head
+        return chain.from_iterable(
+            part.parameters() for part in (head.enter, head.blocks, head.leave)
+        )
 
 
 def to_landmarks(output: BlazePoseOutput) -> Landmarks:

@@ -93,8 +93,12 @@ def render_shards(job: SynthJob, *, processes: int = 1) -> list[Path]:
     return [job.shard_path(s) for s in range(job.num_shards)]
 
 
-def load_shards(paths: Iterable[str | Path]) -> SynthArrays:
+def load_shards(paths: Iterable[str | Path], *, images: bool = True) -> SynthArrays:
     """Read shards and stack them.
+
+    Args:
+        paths: The files.
+        images: Read the pictures; without, ``image`` is [N, 0, 0, 3] and only labels take memory.
 
     Raises:
         FileNotFoundError: If a shard is missing.
@@ -105,7 +109,9 @@ def load_shards(paths: Iterable[str | Path]) -> SynthArrays:
         if not Path(path).is_file():
             raise FileNotFoundError(f"load_shards: no file {path}; render the set first")
         with np.load(path, allow_pickle=False) as archive:
-            parts.append({key: archive[key] for key in archive.files})
+            part = {key: archive[key] for key in archive.files if images or key != "image"}
+        part.setdefault("image", np.empty((len(part["betas"]), 0, 0, 3), np.uint8))
+        parts.append(part)
     if not parts:
         raise ValueError("load_shards: at least one shard expected, got none")
     names = [f.name for f in fields(SynthArrays)]

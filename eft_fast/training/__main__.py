@@ -17,6 +17,7 @@ import torch
 
 from eft_fast.synth import SynthConfig
 from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.memory import keep_freed_memory
 from eft_fast.training.recipe import Recipe
 
 _STAGES = ("render", "head", "finetune", "export", "evaluate")
@@ -34,8 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--motion", type=Path, required=True, help="folder of motion capture")
     parser.add_argument("--backgrounds", type=Path, help="folder of photographs")
     parser.add_argument("--trunk", type=Path, help="weights of tools/convert_blazepose.py")
-    parser.add_argument("--train", type=int, default=10_000, help="rendered training images")
-    parser.add_argument("--test", type=int, default=400, help="rendered held-out images")
+    parser.add_argument("--train", type=int, default=Recipe.train, help="training images")
+    parser.add_argument("--val", type=int, default=Recipe.val, help="images to choose on")
+    parser.add_argument("--test", type=int, default=Recipe.test, help="held-out images")
+    parser.add_argument("--device", default="cpu", help="of the stage finetune: cpu or cuda")
     parser.add_argument("--head-steps", type=int, default=HeadConfig.steps)
     parser.add_argument("--finetune-steps", type=int, default=FinetuneConfig.steps)
     parser.add_argument("--processes", type=int, default=1, help="of the render stage")
@@ -52,12 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     recipe = Recipe(
         work=args.work,
         motion=args.motion,
         backgrounds=args.backgrounds,
         trunk=args.trunk,
         train=args.train,
+        val=args.val,
         test=args.test,
         synth=SynthConfig(seed=args.seed),
         head=HeadConfig(seed=args.seed, steps=args.head_steps),
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif args.stage == "head":
             print(json.dumps(recipe.train_head()))
         elif args.stage == "finetune":
-            print(json.dumps(recipe.finetune()))
+            print(json.dumps(recipe.finetune(args.device)))
         elif args.stage == "export":
             print(recipe.export(args.out, source_sha256=args.source_sha256))
         else:

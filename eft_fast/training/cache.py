@@ -1,14 +1,18 @@
-"""Outputs of the untrained trunk on rendered pairs, stored beside the shards."""
+"""What the frozen part of the trunk says about rendered pairs, stored beside the shards.
+
+The first stages work at high resolution, take most of the time and stay as they are, so they run
+once per picture and once per mirrored picture; training goes on from there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,9 +36,96 @@ class CachedFeatures(NamedTuple):
     score: Float[Tensor, " N"]
 
 
+class CachedPair(NamedTuple):
+    """Outputs of the trunk for pictures and for their mirror images."""
+
+    plain: CachedFeatures
+    mirrored: CachedFeatures
+
+
+class Source(Protocol):
+    """Where the pictures of a training run come from.
+
+    Attributes:
+        stages: Encoder stages that the inputs have been through: 0 for pictures.
+    """
+
+    stages: int
+
+    def __len__(self) -> int:
+        """People."""
+
+    def take(self, rows: Int[Tensor, " B"], mirrored: Bool[Tensor, " B"]) -> Float[Tensor, "B ..."]:
+        """Return the inputs of some people, each mirrored or not."""
+
+
+class PictureStack:
+    """Pictures in memory: a ``Source`` for training from the first layer on.
+
+    Args:
+        images: Rendered crops.
+    """
+
+    stages = 0
+
+    def __init__(self, images: UInt8[np.ndarray, "N S S 3"]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def take(
+        self, rows: Int[Tensor, " B"], mirrored: Bool[Tensor, " B"]
+    ) -> Float[Tensor, "B 3 S S"]:
+        """Return normalised crops."""
+        pictures = normalise_images(self._images[rows.numpy()])
+        return torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+
+
+class FrozenMaps:
+    """Maps behind the frozen stages, read from disk as they are needed: a fast ``Source``.
+
+    Args:
+        paths: Files of ``cache_maps``.
+        stages: Encoder stages that the maps have been through.
+    """
+
+    def __init__(self, paths: Sequence[Path], stages: int) -> None:
+        self.stages = stages
+        self._parts = [np.load(path, mmap_mode="r") for path in paths]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def take(
+        self, rows: Int[Tensor, " B"], mirrored: Bool[Tensor, " B"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the maps in the channels-last layout, which small CPU convolutions prefer."""
+        numbers, sides = rows.numpy(), mirrored.numpy().astype(int)
+        parts = np.searchsorted(self._ends, numbers, side="right")
+        maps = [
+            self._parts[part][number - self._ends[part], side]  # counted from the end of its file
+            for part, number, side in zip(parts, numbers, sides, strict=True)
+        ]
+        return torch.from_numpy(np.stack(maps)).float().permute(0, 3, 1, 2)
+
+
 def normalise_images(images: UInt8[np.ndarray, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
     """Turn crops into the input of a regressor."""
     return torch.from_numpy(np.stack([to_input(image) for image in images]))
+
+
+def run_trunk(network: OpenRegressor, inputs: Tensor, stages: int) -> BlazePoseOutput:
+    """Run the trunk on what a ``Source`` gives; the result is that of ``network.features``."""
+    if stages == 0:
+        return network.features(inputs)
+    return network.trunk.read_out(network.trunk.run_to_features(stages, inputs))
+
+
+def maps_path(shard: Path, stages: int) -> Path:
+    """Return where the maps behind the first ``stages`` encoder stages of a shard are stored."""
+    return shard.with_name(f"{shard.stem}.stage{stages}.npy")
 
 
 def cache_path(shard: Path) -> Path:
@@ -43,28 +134,78 @@ def cache_path(shard: Path) -> Path:
 
 
 @torch.no_grad()
-def cache_features(
-    network: OpenRegressor, shards: Sequence[Path], *, batch: int = 8
-) -> CachedFeatures:
-    """Run the trunk over shards, once: stored outputs are read, missing ones are made.
+def cache_maps(
+    network: OpenRegressor, shards: Sequence[Path], stages: int, *, batch: int = 8
+) -> FrozenMaps:
+    """Run the first stages over shards, once: stored maps are read, missing ones are made.
 
-    The stored files do not name the trunk's weights: use one folder per trunk.
+    Maps are stored in float16 as [N, 2, H, W, C], the mirrored picture second. The files do not
+    name the trunk's weights: use one folder per trunk.
     """
-    parts = []
+    paths = [maps_path(shard, stages) for shard in shards]
+    for shard, path in zip(tqdm(shards, desc="frozen stages", unit="shard"), paths, strict=True):
+        if path.is_file():
+            continue
+        with np.load(shard, allow_pickle=False) as archive:
+            images = archive["image"]
+        parts = []
+        for start in range(0, len(images), batch):
+            pictures = normalise_images(images[start : start + batch])
+            rgb = torch.cat([pictures, pictures.flip(-1)]) * network.img_std + network.img_mean
+            maps = network.trunk.run_to_stage(stages, rgb).permute(0, 2, 3, 1)
+            parts.append(torch.stack(maps.chunk(2), 1).half().numpy())
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(parts))
+        partial.replace(path)
+    return FrozenMaps(paths, stages)
+
+
+@torch.no_grad()
+def cache_features(
+    network: OpenRegressor, shards: Sequence[Path], stages: int, *, batch: int = 16
+) -> CachedPair:
+    """Run the untrained trunk over shards, once; it starts from the maps of ``cache_maps``."""
+    pairs: list[tuple[CachedFeatures, CachedFeatures]] = []
     for shard in tqdm(shards, desc="trunk", unit="shard"):
         path = cache_path(shard)
         if not path.is_file():
-            with np.load(shard, allow_pickle=False) as archive:
-                images = archive["image"]
-            outputs = [
-                network.features(normalise_images(images[start : start + batch]))
-                for start in range(0, len(images), batch)
-            ]
-            stacked = BlazePoseOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
-            save_arrays(path, {k: v.numpy() for k, v in stacked._asdict().items()})
+            maps = FrozenMaps([maps_path(shard, stages)], stages)
+            arrays: dict[str, np.ndarray] = {}
+            for name, side in (("plain", False), ("mirrored", True)):
+                output = run_source(network, maps, mirrored=side, batch=batch)
+                arrays |= {f"{name}_{k}": v.numpy() for k, v in output._asdict().items()}
+            save_arrays(path, arrays)
         with np.load(path, allow_pickle=False) as archive:
-            output = BlazePoseOutput(
-                *(torch.from_numpy(archive[name]) for name in BlazePoseOutput._fields)
-            )
-        parts.append(CachedFeatures(landmark_features(output)[0], output.features, output.score))
-    return CachedFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            pairs.append((_read(archive, "plain"), _read(archive, "mirrored")))
+    plain, mirrored = (
+        CachedFeatures(*(torch.cat(part) for part in zip(*side, strict=True)))
+        for side in zip(*pairs, strict=True)
+    )
+    return CachedPair(plain, mirrored)
+
+
+@torch.no_grad()
+def run_source(
+    network: OpenRegressor,
+    source: Source,
+    *,
+    mirrored: bool = False,
+    batch: int = 16,
+    count: int | None = None,
+) -> BlazePoseOutput:
+    """Run the trunk over a source in order, all of it or the first ``count`` people."""
+    device = network.img_mean.device
+    total = len(source) if count is None else min(count, len(source))
+    outputs = []
+    for start in range(0, total, batch):
+        rows = torch.arange(start, min(start + batch, total))
+        inputs = source.take(rows, torch.full((len(rows),), mirrored)).to(device)
+        outputs.append(run_trunk(network, inputs, source.stages))
+    return BlazePoseOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
+
+
+def _read(archive: np.lib.npyio.NpzFile, side: str) -> CachedFeatures:
+    output = BlazePoseOutput(
+        *(torch.from_numpy(archive[f"{side}_{name}"]) for name in BlazePoseOutput._fields)
+    )
+    return CachedFeatures(landmark_features(output)[0], output.features, output.score)

@@ -18,6 +18,7 @@ class LossConfig:
         betas: Squared error of the shape coefficients.
         log_scale: Absolute error of the logarithm of the camera scale.
         trunk_landmarks: Absolute error of the trunk's own 2D landmarks, when it is trained.
+        trunk_world: Absolute error of the trunk's own 3D landmarks, metres, when it is trained.
         clamp_2d: Errors in 2D count no more than this many frame sizes.
     """
 
@@ -27,6 +28,7 @@ class LossConfig:
     betas: float = 0.2
     log_scale: float = 0.3
     trunk_landmarks: float = 2.0
+    trunk_world: float = 4.0
     clamp_2d: float = 3.0
 
 
@@ -50,6 +52,8 @@ class HeadConfig:
             head does not lean on them alone.
         mirror: Share of people that are mirrored.
         max_norm: Gradients longer than this are shortened.
+        validate_every: Updates between two looks at the validation split. The weights that did
+            best there are kept.
         loss: Weights of the terms.
     """
 
@@ -67,6 +71,7 @@ class HeadConfig:
     drop_features: float = 0.25
     mirror: float = 0.5
     max_norm: float = 5.0
+    validate_every: int = 500
     loss: LossConfig = field(default_factory=LossConfig)
 
 
@@ -78,8 +83,10 @@ class FinetuneConfig:
         seed: Seed of every batch.
         steps: Updates.
         batch: Pictures per update.
-        trunk_lr: Peak learning rate of the trunk. At 1e-4 the trunk forgets real photos.
-        head_lr: Peak learning rate of the head.
+        trunk_lr: Peak learning rate of the trunk's landmark head. Ten times as much, and the
+            trunk forgets real photos.
+        stage_decay: Rate of an encoder stage over that of the part behind it.
+        head_lr: Peak learning rate of the body head.
         warmup: Updates of the warm-up.
         weight_decay: Of AdamW.
         frozen_stages: The trunk's stem and so many encoder stages stay as they are; they run at
@@ -87,18 +94,22 @@ class FinetuneConfig:
         mirror: Share of pictures that are mirrored.
         ema: Decay of the moving average of the weights, which is what is kept.
         max_norm: Gradients longer than this are shortened.
+        validate_every: Updates between two looks at the validation split. The weights that did
+            best there are kept.
         loss: Weights of the terms.
     """
 
     seed: int = 0
-    steps: int = 360
-    batch: int = 16
-    trunk_lr: float = 8e-6
-    head_lr: float = 1e-4
-    warmup: int = 50
-    weight_decay: float = 0.01
-    frozen_stages: int = 1
+    steps: int = 3000
+    batch: int = 32
+    trunk_lr: float = 4e-5
+    stage_decay: float = 0.6
+    head_lr: float = 2e-4
+    warmup: int = 100
+    weight_decay: float = 0.02
+    frozen_stages: int = 3
     mirror: float = 0.5
-    ema: float = 0.995
+    ema: float = 0.998
     max_norm: float = 5.0
+    validate_every: int = 250
     loss: LossConfig = field(default_factory=LossConfig)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from eft_fast.body import Smpl
@@ -19,15 +19,13 @@ from eft_fast.models.open_regressor import (
     OpenRegressor,
 )
 from eft_fast.synth import PosePool, SynthConfig
-from eft_fast.training.cache import CachedFeatures
+from eft_fast.training.cache import CachedFeatures, CachedPair
 from eft_fast.training.config import HeadConfig
+from eft_fast.training.finetune import MIRROR_OFFSET
 from eft_fast.training.loss import regression_loss
-from eft_fast.training.simulate import Simulator, make_simulator, mirror_features, simulate
-from eft_fast.training.state import Run, choose
+from eft_fast.training.simulate import Simulator, make_simulator, simulate
+from eft_fast.training.state import Run, append_log, choose
 from eft_fast.training.targets import Targets, mirror_targets
-
-#: Crop side that mirrored features are measured in: reversing S columns shifts u by 2 / S.
-_MIRROR_OFFSET = -2.0 / 256
 
 
 def make_network(trunk: BlazePose, config: HeadConfig) -> OpenRegressor:
@@ -49,7 +47,7 @@ def prepare_head(network: OpenRegressor, rendered: CachedFeatures, targets: Targ
 def train_head(
     network: OpenRegressor,
     body: Smpl,
-    rendered: CachedFeatures,
+    rendered: CachedPair,
     targets: Targets,
     pool: PosePool,
     config: HeadConfig,
@@ -58,13 +56,14 @@ def train_head(
     save_every: int = 500,
     on_save: Callable[[], None] | None = None,
     synth: SynthConfig | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
 ) -> list[float]:
     """Train the head; the trunk is not touched.
 
     Args:
         network: Trunk and head; the head is changed in place.
         body: The body model that the labels belong to.
-        rendered: Trunk outputs of the rendered people.
+        rendered: Trunk outputs of the rendered people and of their mirror images.
         targets: Their labels.
         pool: Training motion, for the simulated people.
         config: Steps, rates and odds.
@@ -72,6 +71,7 @@ def train_head(
         save_every: Updates between two saves.
         on_save: Called after each save.
         synth: How poses and shapes are drawn.
+        validate: Scores a head on people who are not trained on; lower is better.
 
     Returns:
         Loss of each update of this call.
@@ -80,7 +80,7 @@ def train_head(
     if config.simulated > 0:
         options = synth if synth is not None else SynthConfig()
         simulator = make_simulator(
-            pool, config.num_simulated, config.seed, options, rendered, targets
+            pool, config.num_simulated, config.seed, options, rendered.plain, targets
         )
     head = network.head
     run = Run(head, [{"params": list(head.parameters()), "lr": config.lr}], config)
@@ -91,19 +91,24 @@ def train_head(
     with tqdm(total=config.steps, initial=run.step, desc="head", unit="step") as bar:
         while not run.finished:
             features, batch_targets = _batch(run, simulator, network, body, rendered, targets)
-            frame = LandmarkFrame(
-                features[:, NUM_LANDMARK_FEATURES - 3 : NUM_LANDMARK_FEATURES - 1],
-                features[:, NUM_LANDMARK_FEATURES - 1 : NUM_LANDMARK_FEATURES],
-            )
-            output = head(features, frame)
+            output = head(features, frame_of(features))
             loss = regression_loss(output, batch_targets, body, config.loss).mean()
             losses.append(run.update(loss))
             bar.update()
             if run.step % 50 == 0:
                 bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            score = run.validate_when_due(validate)
+            if score is not None and state is not None:
+                append_log(state, step=run.step, loss=losses[-1], score=score)
             run.save_when_due(state, save_every, on_save)
     run.finish()
     return losses
+
+
+def frame_of(features: Float[Tensor, "B F"]) -> LandmarkFrame:
+    """Return the landmark frame, which is the end of the landmark features."""
+    last = NUM_LANDMARK_FEATURES
+    return LandmarkFrame(features[:, last - 3 : last - 1], features[:, last - 1 : last])
 
 
 def _batch(
@@ -111,7 +116,7 @@ def _batch(
     simulator: Simulator | None,
     network: OpenRegressor,
     body: Smpl,
-    rendered: CachedFeatures,
+    rendered: CachedPair,
     targets: Targets,
 ) -> tuple[Float[Tensor, "B F"], Targets]:
     """Return the head's input and the labels of one update."""
@@ -122,11 +127,13 @@ def _batch(
         with torch.no_grad():
             features, people = simulate(simulator, body, config.batch, generator)
         return torch.cat([features, blank.expand(len(features), -1)], 1), people
-    rows = torch.randint(len(rendered.landmarks), (config.batch,), generator=generator)
+    plain, flipped = rendered
+    rows = torch.randint(len(plain.landmarks), (config.batch,), generator=generator)
     mirrored = choose(config.batch, config.mirror, generator)
-    blanked = mirrored | choose(config.batch, config.drop_features, generator)
-    features = mirror_features(rendered.landmarks[rows], mirrored, _MIRROR_OFFSET)
-    # The trunk's map of a mirrored crop is not stored, so it is left out there.
-    trunk = torch.where(blanked[:, None], blank, rendered.trunk[rows])
-    people = mirror_targets(targets.take(rows), mirrored, _MIRROR_OFFSET)
+    blanked = choose(config.batch, config.drop_features, generator)
+    side = mirrored[:, None]
+    features = torch.where(side, flipped.landmarks[rows], plain.landmarks[rows])
+    trunk = torch.where(side, flipped.trunk[rows], plain.trunk[rows])
+    trunk = torch.where(blanked[:, None], blank, trunk)
+    people = mirror_targets(targets.take(rows), mirrored, MIRROR_OFFSET)
     return torch.cat([features, trunk], 1), people

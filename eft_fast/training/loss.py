@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body import Smpl
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.models.base import RegressorOutput
+from eft_fast.models.blazepose import BlazePoseOutput
+from eft_fast.models.open_regressor import LANDMARK_ROWS, to_crop_units
 from eft_fast.training.config import LossConfig
 from eft_fast.training.targets import Targets, body_points
 
@@ -21,6 +22,8 @@ _ROTATION_WEIGHT: Final = (
 )  # fmt: skip
 #: Hands are left out of the points: their landmarks are knuckles to the trunk, tips to the body.
 NUM_POINTS: Final = 21
+#: The two hips among the landmarks; the trunk's metres are about their middle.
+HIPS_SLICE: Final = slice(11, 13)
 
 
 def regression_loss(
@@ -37,7 +40,7 @@ def regression_loss(
     rotmat, betas, camera = output
     # The true shape, not the predicted one: see LossConfig.
     points = body_points(body, rotmat, targets.betas)
-    weight = torch.tensor(_ROTATION_WEIGHT)
+    weight = rotmat.new_tensor(_ROTATION_WEIGHT)
     rotation = ((rotmat - targets.rotmat).square().sum((2, 3)) * weight).mean(1)
     landmarks = points.landmarks[:, :NUM_POINTS]
     error_3d = (landmarks - targets.landmarks[:, :NUM_POINTS]).abs().mean((1, 2))
@@ -53,6 +56,19 @@ def regression_loss(
         + config.betas * (betas - targets.betas).square().mean(1)
         + config.log_scale * (scales[0].log() - scales[1].log()).abs()
     )
+
+
+def trunk_error(
+    output: BlazePoseOutput, targets: Targets, config: LossConfig
+) -> Float[Tensor, " B"]:
+    """Return the weighted loss of the trunk's own landmarks, in 2D and in metres."""
+    rows = list(LANDMARK_ROWS[:NUM_POINTS])
+    seen = to_crop_units(output.landmarks[:, rows, :2])
+    hips = targets.landmarks[:, HIPS_SLICE].mean(1, keepdim=True)
+    gap = output.world[:, rows] - (targets.landmarks[:, :NUM_POINTS] - hips)
+    return config.trunk_landmarks * landmark_error(
+        seen, targets, config.clamp_2d
+    ) + config.trunk_world * gap.abs().mean((1, 2))
 
 
 def landmark_error(

@@ -82,12 +82,21 @@ def score_output(output: RegressorOutput, targets: Targets, body: Smpl) -> Synth
     turn = torch.einsum("nij,nij->n", output.pred_rotmat[:, 0], targets.rotmat[:, 0])
     angle = torch.rad2deg(torch.arccos(((turn - 1) / 2).clamp(-1, 1)))
     return SynthScore(
-        mpjpe_mm=1e3 * (joints - true).norm(dim=-1).mean(1).numpy(),
-        pa_mpjpe_mm=1e3 * procrustes_error(joints, true).numpy(),
-        pck=hits.numpy(),
-        root_deg=angle.numpy(),
-        beta0_error=(output.pred_betas[:, 0] - targets.betas[:, 0]).abs().numpy(),
+        mpjpe_mm=1e3 * (joints - true).norm(dim=-1).mean(1).cpu().numpy(),
+        pa_mpjpe_mm=1e3 * procrustes_error(joints, true).cpu().numpy(),
+        pck=hits.cpu().numpy(),
+        root_deg=angle.cpu().numpy(),
+        beta0_error=(output.pred_betas[:, 0] - targets.betas[:, 0]).abs().cpu().numpy(),
     )
+
+
+def choice_score(output: RegressorOutput, targets: Targets, body: Smpl) -> float:
+    """Return what weights are chosen by on the validation split: the mean of both joint errors.
+
+    Millimetres; lower is better.
+    """
+    score = score_output(output, targets, body)
+    return float((score.mpjpe_mm.mean() + score.pa_mpjpe_mm.mean()) / 2)
 
 
 def procrustes_error(

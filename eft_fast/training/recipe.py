@@ -7,23 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from eft_fast.body import Smpl, load_body
 from eft_fast.models.blazepose import BlazePose
 from eft_fast.models.open_file import load_open_regressor, save_open_regressor
-from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.models.open_regressor import BodyHead, OpenRegressor
 from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_motion, load_shards
 from eft_fast.synth.dataset import render_shards
-from eft_fast.synth.motion import Split
-from eft_fast.training.cache import cache_features
+from eft_fast.synth.motion import SPLITS, Split
+from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
+from eft_fast.training.certainty import observe, train_certainty
 from eft_fast.training.config import FinetuneConfig, HeadConfig
 from eft_fast.training.finetune import finetune
-from eft_fast.training.head import make_network, prepare_head, train_head
-from eft_fast.training.measure import predict, score_output
-from eft_fast.training.targets import make_targets
+from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
+from eft_fast.training.measure import choice_score, predict, score_output
+from eft_fast.training.targets import Targets, make_targets
 
 #: Licence of the weights: that of the trunk and of this package.
 LICENCE = "Apache-2.0"
+#: So many trained people tell how sure to be.
+_CERTAINTY_PEOPLE = 4000
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Recipe:
         backgrounds: Folder of photographs, or None.
         trunk: Weights of the untrained trunk, from ``tools/convert_blazepose.py``.
         train: Rendered training images.
+        val: Rendered images that weights are chosen on.
         test: Rendered held-out images.
         synth: How pictures look, and their seed.
         head: Options of the first stage.
@@ -46,8 +51,9 @@ class Recipe:
     motion: Path
     backgrounds: Path | None = None
     trunk: Path | None = None
-    train: int = 10_000
-    test: int = 400
+    train: int = 20_000
+    val: int = 500
+    test: int = 1000
     synth: SynthConfig = field(default_factory=SynthConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -57,7 +63,7 @@ class Recipe:
         return SynthJob(
             out=self.work / "shards",
             split=split,
-            count=self.train if split == "train" else self.test,
+            count={"train": self.train, "val": self.val, "test": self.test}[split],
             motion=self.motion,
             backgrounds=self.backgrounds,
             config=self.synth,
@@ -69,17 +75,21 @@ class Recipe:
         return [job.shard_path(shard) for shard in range(job.num_shards)]
 
     def render(self, *, processes: int = 1) -> None:
-        """Render both splits."""
-        for split in ("test", "train"):
+        """Render all splits."""
+        for split in SPLITS:
             render_shards(self.job(split), processes=processes)
 
     def train_head(self) -> dict[str, float]:
         """Train the head on the stored outputs of the trunk; return its held-out score."""
         body = load_body()
         network = make_network(self._load_trunk(), self.head)
-        rendered = cache_features(network, self.shards("train"))
-        targets = make_targets(load_shards(self.shards("train")), body)
-        prepare_head(network, rendered, targets)
+        stages = self.finetune_config.frozen_stages
+        for split in ("train", "val"):
+            cache_maps(network, self.shards(split), stages)
+        rendered = cache_features(network, self.shards("train"), stages)
+        seen = cache_features(network, self.shards("val"), stages).plain
+        targets = self._targets("train", body)
+        prepare_head(network, rendered.plain, targets)
         train_head(
             network,
             body,
@@ -89,22 +99,42 @@ class Recipe:
             self.head,
             state=self.work / "head.pt",
             synth=self.synth,
+            validate=_HeadScore(seen, self._targets("val", body), body),
         )
         self._save(network, "head.npz")
         return self.evaluate(self.work / "head.npz")
 
-    def finetune(self) -> dict[str, float]:
-        """Train trunk and head together; return the held-out score."""
-        body = load_body()
-        network = load_open_regressor(self.work / "head.npz")
-        arrays = load_shards(self.shards("train"))
+    def finetune(self, device: torch.device | str = "cpu") -> dict[str, float]:
+        """Train trunk and head together, then the confidence; return the held-out score."""
+        device = torch.device(device)
+        network = load_open_regressor(self.work / "head.npz").to(device)
+        body = load_body().to(device)
+        stages = self.finetune_config.frozen_stages
+        source = cache_maps(network, self.shards("train"), stages)
+        seen = cache_maps(network, self.shards("val"), stages)
+        people = self._targets("val", load_body()).to(device)
+
+        def validate(candidate: nn.Module) -> float:
+            assert isinstance(candidate, OpenRegressor)
+            with torch.no_grad():
+                output = candidate.head_forward(run_source(candidate, seen))
+            return choice_score(output, people, body)
+
+        labels = self._targets("train", load_body())
         finetune(
             network,
             body,
-            arrays.image,
-            make_targets(arrays, body),
+            source,
+            labels,
             self.finetune_config,
             state=self.work / "finetune.pt",
+            validate=validate,
+        )
+        network, body = network.cpu(), body.cpu()
+        train_certainty(
+            network,
+            observe(network, body, source, labels, count=_CERTAINTY_PEOPLE),
+            observe(network, body, seen, people.to(torch.device("cpu"))),
         )
         self._save(network, "finetune.npz")
         return self.evaluate(self.work / "finetune.npz")
@@ -127,6 +157,9 @@ class Recipe:
         network = load_open_regressor(model if model is not None else self._last())
         return evaluate_network(network, body, load_shards(self.shards("test")))
 
+    def _targets(self, split: Split, body: Smpl) -> Targets:
+        return make_targets(load_shards(self.shards(split), images=False), body)
+
     def _last(self) -> Path:
         for name in ("finetune.npz", "head.npz"):
             if (self.work / name).is_file():
@@ -148,6 +181,21 @@ class Recipe:
         # Weights pass through the shipped precision between stages, so that what is measured
         # is what is shipped.
         save_open_regressor(network, self.work / name, licence=LICENCE, source_sha256="")
+
+
+@dataclass(frozen=True)
+class _HeadScore:
+    """Scores a head on stored outputs of the trunk."""
+
+    features: CachedFeatures
+    targets: Targets
+    body: Smpl
+
+    @torch.no_grad()
+    def __call__(self, head: nn.Module) -> float:
+        assert isinstance(head, BodyHead)
+        inputs = torch.cat([self.features.landmarks, self.features.trunk], 1)
+        return choice_score(head(inputs, frame_of(inputs)), self.targets, self.body)
 
 
 def evaluate_network(network: OpenRegressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:

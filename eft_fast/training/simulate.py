@@ -17,7 +17,7 @@ from eft_fast.body import Smpl
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.models.open_regressor import LIMB_SLICE
 from eft_fast.synth import PosePool, SynthConfig
-from eft_fast.synth.landmarks import MIRROR_LANDMARKS, NUM_LANDMARKS
+from eft_fast.synth.landmarks import NUM_LANDMARKS
 from eft_fast.synth.poses import sample_pose
 from eft_fast.training.cache import CachedFeatures
 from eft_fast.training.targets import Targets, body_points, frame_size
@@ -108,27 +108,6 @@ def simulate(
         rotmat, betas, points.joints, points.landmarks, flat, frame_size(flat), camera
     )
     return features, targets
-
-
-def mirror_features(
-    features: Float[Tensor, "B F"], which: Tensor, offset: float = 0.0
-) -> Float[Tensor, "B F"]:
-    """Mirror landmark features where ``which`` is true, as if the crop had been mirrored."""
-    rows = list(MIRROR_LANDMARKS)
-    points, depth, world, confidence, center, size = features.split(_SIZES, 1)
-    batch = len(features)
-    mirrored = torch.cat(
-        [
-            (points.view(batch, _K, 2)[:, rows] * torch.tensor([-1.0, 1.0])).flatten(1),
-            depth[:, rows],
-            (world.view(batch, _K, 3)[:, rows] * torch.tensor([-1.0, 1.0, 1.0])).flatten(1),
-            confidence.view(batch, _K, 2)[:, rows].flatten(1),
-            center * torch.tensor([-1.0, 1.0]) + torch.tensor([offset, 0.0]),
-            size,
-        ],
-        1,
-    )
-    return torch.where(which[:, None], mirrored, features)
 
 
 def _centred(targets: Targets) -> Float[Tensor, "N 3"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -44,6 +46,8 @@ class Run:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._decay = ema
         self._average = {k: v.clone() for k, v in model.state_dict().items()} if ema else {}
+        self.best_score = math.inf
+        self._best: dict[str, Tensor] = {}
 
     @property
     def finished(self) -> bool:
@@ -77,10 +81,30 @@ class Run:
             if name in self._average:
                 self._average[name].lerp_(value.detach(), 1 - decay)
 
-    def finish(self) -> None:
-        """Put the moving average, if there is one, into the model."""
+    def validate_when_due(self, score: Callable[[nn.Module], float] | None) -> float | None:
+        """Score the weights that would be kept; remember them if none were better.
+
+        Args:
+            score: Lower is better; called with a copy of the model in evaluation mode.
+
+        Returns:
+            The score, or None if it is not due.
+        """
+        if score is None or (self.step % self.config.validate_every and not self.finished):
+            return None
+        kept = copy.deepcopy(self.model)
         if self._average:
-            self.model.load_state_dict(self._average)
+            kept.load_state_dict(self._average)
+        value = score(kept.eval())
+        if value < self.best_score:
+            self.best_score = value
+            self._best = {k: v.clone() for k, v in kept.state_dict().items()}
+        return value
+
+    def finish(self) -> None:
+        """Put into the model what is kept: the best weights, else the average, else the last."""
+        if self._best or self._average:
+            self.model.load_state_dict(self._best or self._average)
         self.model.eval()
 
     def save(self, path: Path) -> None:
@@ -92,6 +116,8 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self._average,
+            "best": self._best,
+            "best_score": self.best_score,
         }
         torch.save(state, partial)
         partial.replace(path)
@@ -124,8 +150,15 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._average = state["average"]
+        self._best, self.best_score = state["best"], state["best_score"]
         self.step = state["step"]
         return True
+
+
+def append_log(state: Path, **values: float) -> None:
+    """Add a line of JSON to the log beside a state file."""
+    with open(state.with_suffix(".jsonl"), "a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
 
 
 def learning_rate(step: int, steps: int, warmup: int) -> float:

@@ -40,6 +40,10 @@ class Targets(NamedTuple):
         """Return the people with these numbers."""
         return Targets(*(field[rows] for field in self))
 
+    def to(self, device: torch.device) -> Targets:
+        """Return the same labels on another device."""
+        return Targets(*(field.to(device) for field in self))
+
 
 class BodyPoints(NamedTuple):
     """Points of posed bodies about the pelvis joint, metres."""
@@ -125,8 +129,8 @@ def mirror_targets(targets: Targets, which: Tensor, offset: float = 0.0) -> Targ
         offset: Added to mirrored u: -2 / S when the rows of an S px crop are reversed, since
             pixel 0 becomes pixel S - 1 while u = -1 is pixel 0 and u = 1 is pixel S.
     """
-    reverse = torch.tensor([-1.0, 1.0, 1.0])
-    flat_reverse, shift = reverse[:2], torch.tensor([offset, 0.0])
+    reverse = targets.camera.new_tensor([-1.0, 1.0, 1.0])
+    flat_reverse, shift = reverse[:2], reverse.new_tensor([offset, 0.0])
     joints, landmarks = list(MIRROR), list(MIRROR_LANDMARKS)
     mirrored = Targets(
         rotmat=reverse[:, None] * targets.rotmat[:, joints] * reverse,
@@ -135,7 +139,7 @@ def mirror_targets(targets: Targets, which: Tensor, offset: float = 0.0) -> Targ
         landmarks=targets.landmarks[:, landmarks] * reverse,
         landmarks_2d=targets.landmarks_2d[:, landmarks] * flat_reverse + shift,
         size=targets.size,
-        camera=targets.camera * torch.tensor([1.0, -1.0, 1.0]) + torch.tensor([0.0, offset, 0.0]),
+        camera=targets.camera * reverse[[1, 0, 1]] + reverse.new_tensor([0.0, offset, 0.0]),
     )
     return Targets(
         *(

@@ -137,9 +137,25 @@ def test_every_tuned_weight_receives_gradient():
         assert parameter.grad is not None, names[id(parameter)]
         assert parameter.grad.abs().max() > 0, names[id(parameter)]
     left_out = set(names) - {id(p) for p in tuned}
-    unused = ("trunk.score_out.", "trunk.laterals.", "trunk.heatmap_out.")
+    unused = ("trunk.score_out.", "trunk.laterals.", "trunk.heatmap_out.", "head.certainty.")
     assert all(names[i].startswith(unused) for i in left_out)
-    assert len(left_out) == 2 + 16 + 2
+    assert len(left_out) == 2 + 16 + 2 + 2
+
+
+def test_confidence_reads_the_hidden_layer_and_leaves_the_answer():
+    network = OpenRegressor.make_tiny()
+    img = random_crops(3)
+    with torch.no_grad():
+        before = network(img)
+        even = network.joint_confidence(network.features(img))
+        torch.nn.init.normal_(network.head.certainty.weight)
+        sure = network.joint_confidence(network.features(img))
+        after = network(img)
+    assert sure.shape == (3, 24)
+    assert ((sure > 0) & (sure < 1)).all()
+    assert (sure - even).abs().max() > 0.01
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_evaluation_mode_is_deterministic():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from eft_fast.body import Smpl, load_body
 from eft_fast.models.open_regressor import OpenRegressor, landmark_features
 from eft_fast.synth import PosePool, Renderer, SynthArrays, SynthConfig, stack_samples
-from eft_fast.training.cache import CachedFeatures, normalise_images
+from eft_fast.training.cache import CachedFeatures, CachedPair, PictureStack, run_source
 from eft_fast.training.targets import Targets, make_targets
 
 
@@ -43,7 +42,11 @@ def network() -> OpenRegressor:
 
 
 @pytest.fixture(scope="session")
-def rendered(arrays: SynthArrays) -> CachedFeatures:
-    with torch.no_grad():
-        output = OpenRegressor.make_tiny().features(normalise_images(arrays.image))
-    return CachedFeatures(landmark_features(output)[0], output.features, output.score)
+def rendered(arrays: SynthArrays) -> CachedPair:
+    network, source = OpenRegressor.make_tiny(), PictureStack(arrays.image)
+
+    def cached(mirrored: bool) -> CachedFeatures:
+        output = run_source(network, source, mirrored=mirrored)
+        return CachedFeatures(landmark_features(output)[0], output.features, output.score)
+
+    return CachedPair(cached(False), cached(True))

@@ -5,8 +5,10 @@ import torch
 
 from eft_fast.body import Smpl
 from eft_fast.models.base import RegressorOutput
+from eft_fast.models.blazepose import BlazePoseOutput
+from eft_fast.models.open_regressor import INPUT_SIZE, LANDMARK_ROWS
 from eft_fast.training import LossConfig
-from eft_fast.training.loss import regression_loss
+from eft_fast.training.loss import regression_loss, trunk_error
 from eft_fast.training.targets import Targets, body_points
 
 
@@ -59,3 +61,21 @@ def test_gradients_are_finite_at_the_truth(targets: Targets, open_body: Smpl) ->
 def test_body_points_are_about_the_pelvis(targets: Targets, open_body: Smpl) -> None:
     points = body_points(open_body, targets.rotmat, targets.betas)
     assert points.joints[:, 0].abs().max() == 0
+
+
+def test_the_trunks_own_landmarks_are_compared(targets: Targets) -> None:
+    """A trunk without error costs nothing; shifts of half a frame or 10 cm cost their weight."""
+    rows = list(LANDMARK_ROWS)
+    landmarks, world = torch.zeros(12, 39, 5), torch.zeros(12, 39, 3)
+    landmarks[:, rows, :2] = (targets.landmarks_2d + 1) * (INPUT_SIZE / 2)
+    world[:, rows] = targets.landmarks - targets.landmarks[:, 11:13].mean(1, keepdim=True)
+    perfect = BlazePoseOutput(landmarks, world, torch.ones(12), torch.zeros(12, 4))
+    config = LossConfig(trunk_landmarks=2, trunk_world=4)
+    assert trunk_error(perfect, targets, config).abs().max() < 1e-5
+
+    shifted = landmarks.clone()
+    shifted[..., :2] += 0.5 * targets.size[:, None] * (INPUT_SIZE / 2)
+    loss = trunk_error(perfect._replace(landmarks=shifted), targets, config)
+    torch.testing.assert_close(loss, torch.full((12,), 1.0), rtol=1e-4, atol=1e-4)
+    loss = trunk_error(perfect._replace(world=world + 0.1), targets, config)
+    torch.testing.assert_close(loss, torch.full((12,), 0.4), rtol=1e-4, atol=1e-4)

@@ -3,30 +3,86 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from eft_fast.body import Smpl
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
+from eft_fast.training import FinetuneConfig
 from eft_fast.training.__main__ import main
-from eft_fast.training.cache import cache_features, cache_path
+from eft_fast.training.cache import (
+    CachedPair,
+    PictureStack,
+    cache_features,
+    cache_maps,
+    cache_path,
+    maps_path,
+)
+from eft_fast.training.finetune import finetune
 from eft_fast.training.recipe import Recipe
+from eft_fast.training.targets import Targets
 
 
-def test_trunk_outputs_are_stored_once(
+def test_frozen_stages_and_outputs_are_stored_once(
+    network: OpenRegressor, arrays: SynthArrays, rendered: CachedPair, tmp_path: Path
+) -> None:
+    """Going on from stored maps gives what the whole trunk says, mirrored or not."""
+    shard = tmp_path / "train-00000.npz"
+    np.savez(shard, image=arrays.image)
+    maps = cache_maps(network, [shard, shard], 3, batch=5)
+    assert len(maps) == 24
+    first = cache_features(network, [shard, shard], 3, batch=5)
+    assert len(first.plain.score) == 24
+    for stored, whole in zip(first, rendered, strict=True):
+        # Maps are stored in float16.
+        for name in ("landmarks", "trunk", "score"):
+            one, other = getattr(stored, name)[12:], getattr(whole, name)
+            assert (one - other).abs().mean() < 0.03, name
+    assert (first.plain.landmarks - first.mirrored.landmarks).abs().mean() > 0.05
+
+    files = [maps_path(shard, 3), cache_path(shard)]
+    stamps = [file.stat().st_mtime_ns for file in files]
+    shard.unlink()
+    cache_maps(network, [shard], 3)
+    again = cache_features(network, [shard], 3, batch=3)
+    assert [file.stat().st_mtime_ns for file in files] == stamps
+    assert (again.plain.landmarks == first.plain.landmarks[:12]).all()
+
+
+def test_maps_are_taken_by_row_and_side(
     network: OpenRegressor, arrays: SynthArrays, tmp_path: Path
+) -> None:
+    shards = [tmp_path / f"train-0000{i}.npz" for i in range(2)]
+    np.savez(shards[0], image=arrays.image[:5])
+    np.savez(shards[1], image=arrays.image[5:])
+    maps = cache_maps(network, shards, 2)
+    rows, mirrored = torch.tensor([7, 0, 4, 11]), torch.tensor([True, False, True, False])
+    pictures = PictureStack(arrays.image).take(rows, mirrored) * network.img_std + network.img_mean
+    with torch.no_grad():
+        expected = network.trunk.run_to_stage(2, pictures)
+    torch.testing.assert_close(maps.take(rows, mirrored), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_maps_of_trained_stages_are_refused(
+    network: OpenRegressor,
+    arrays: SynthArrays,
+    targets: Targets,
+    open_body: Smpl,
+    tmp_path: Path,
 ) -> None:
     shard = tmp_path / "train-00000.npz"
     np.savez(shard, image=arrays.image)
-    first = cache_features(network, [shard, shard], batch=5)
-    assert len(first.score) == 24
-    stamp = cache_path(shard).stat().st_mtime_ns
-    shard.unlink()
-    again = cache_features(network, [shard], batch=3)
-    assert cache_path(shard).stat().st_mtime_ns == stamp
-    assert (again.landmarks == first.landmarks[:12]).all()
+    source = cache_maps(network, [shard], 3)
+    config = FinetuneConfig(steps=1, batch=2, frozen_stages=1)
+    with pytest.raises(ValueError, match="need frozen_stages of at least 3, got 1"):
+        finetune(network, open_body, source, targets, config)
+    losses = finetune(network, open_body, source, targets, replace(config, frozen_stages=3))
+    assert len(losses) == 1
 
 
 def test_stages_say_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +115,8 @@ def test_the_command_renders_and_scores(
     shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     motion = shared_dir / "data" / "cmu_mocap_smpl24"
-    base = ["--work", str(tmp_path), "--motion", str(motion), "--train", "8", "--test", "8"]
+    base = ["--work", str(tmp_path), "--motion", str(motion), "--train", "8"]
+    base += ["--val", "4", "--test", "8"]
     assert main(["render", *base]) == 0
     asset = Path(__file__).parents[2] / "eft_fast" / "assets" / "open_regressor.npz"
     assert main(["evaluate", *base, "--model", str(asset)]) == 0

@@ -11,9 +11,8 @@ from eft_fast.models.open_regressor import (
     landmark_features,
 )
 from eft_fast.synth import PosePool, SynthConfig
-from eft_fast.synth.landmarks import MIRROR_LANDMARKS
-from eft_fast.training.cache import CachedFeatures
-from eft_fast.training.simulate import make_simulator, mirror_features, simulate
+from eft_fast.training.cache import CachedFeatures, CachedPair
+from eft_fast.training.simulate import make_simulator, simulate
 from eft_fast.training.targets import Targets
 
 
@@ -55,10 +54,10 @@ def test_simulated_landmarks_are_features_of_a_perfect_trunk(
 
 
 def test_simulation_repeats_and_lends_errors(
-    targets: Targets, pool: PosePool, open_body: Smpl, rendered: CachedFeatures
+    targets: Targets, pool: PosePool, open_body: Smpl, rendered: CachedPair
 ) -> None:
-    simulator = make_simulator(pool, 30, 0, SynthConfig(), rendered, targets)
-    again = make_simulator(pool, 30, 0, SynthConfig(), rendered, targets)
+    simulator = make_simulator(pool, 30, 0, SynthConfig(), rendered.plain, targets)
+    again = make_simulator(pool, 30, 0, SynthConfig(), rendered.plain, targets)
     assert torch.equal(simulator.rotmat, again.rotmat)
     assert simulator.residual.abs().max() > 0.01
     one = simulate(simulator, open_body, 4, torch.Generator().manual_seed(5))
@@ -67,21 +66,6 @@ def test_simulation_repeats_and_lends_errors(
     assert torch.equal(one[1].rotmat, two[1].rotmat)
 
 
-def test_mirrored_features_are_those_of_mirrored_landmarks(targets: Targets) -> None:
-    output = perfect_output(targets)
-    rows, swapped = list(LANDMARK_ROWS), [LANDMARK_ROWS[i] for i in MIRROR_LANDMARKS]
-    landmarks, world = output.landmarks.clone(), output.world.clone()
-    landmarks[:, rows], world[:, rows] = output.landmarks[:, swapped], output.world[:, swapped]
-    landmarks[..., 0] = INPUT_SIZE - 1 - landmarks[..., 0]
-    world[..., 0] *= -1
-    expected = landmark_features(output._replace(landmarks=landmarks, world=world))[0]
-    which = torch.tensor([True] * 6 + [False] * 6)
-    features = landmark_features(output)[0]
-    mirrored = mirror_features(features, which, -2 / INPUT_SIZE)
-    torch.testing.assert_close(mirrored[:6], expected[:6], rtol=1e-4, atol=1e-4)
-    assert torch.equal(mirrored[6:], features[6:])
-
-
-def test_features_are_the_networks_own(rendered: CachedFeatures, network: OpenRegressor) -> None:
-    width = rendered.landmarks.shape[1] + rendered.trunk.shape[1]
+def test_features_are_the_networks_own(rendered: CachedPair, network: OpenRegressor) -> None:
+    width = rendered.plain.landmarks.shape[1] + rendered.plain.trunk.shape[1]
     assert network.head.feature_mean.shape == (width,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,17 @@ from eft_fast.body import Smpl
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import PosePool, SynthArrays
 from eft_fast.training import FinetuneConfig, HeadConfig
-from eft_fast.training.cache import CachedFeatures, normalise_images
-from eft_fast.training.finetune import finetune, freeze_early_layers
+from eft_fast.training.cache import CachedPair, PictureStack, normalise_images
+from eft_fast.training.finetune import finetune, freeze_early_layers, parameter_groups
 from eft_fast.training.head import prepare_head, train_head
 from eft_fast.training.loss import regression_loss
 from eft_fast.training.state import Run, learning_rate
 from eft_fast.training.targets import Targets
 
 HEAD = HeadConfig(steps=30, batch=12, warmup=3, num_simulated=30)
-FINETUNE = FinetuneConfig(steps=4, batch=4, warmup=1, trunk_lr=1e-4, head_lr=1e-3, ema=0)
+FINETUNE = FinetuneConfig(
+    steps=4, batch=4, warmup=1, trunk_lr=1e-4, head_lr=1e-3, ema=0, frozen_stages=1
+)
 
 
 def state_of(network: OpenRegressor) -> dict[str, torch.Tensor]:
@@ -43,11 +46,11 @@ def test_head_learns_a_few_people(
     network: OpenRegressor,
     arrays: SynthArrays,
     targets: Targets,
-    rendered: CachedFeatures,
+    rendered: CachedPair,
     pool: PosePool,
     open_body: Smpl,
 ) -> None:
-    prepare_head(network, rendered, targets)
+    prepare_head(network, rendered.plain, targets)
     before = mean_loss(network, arrays, targets, open_body)
     trunk = state_of(network)
     config = replace(HEAD, steps=60, simulated=0, mirror=0, drop_features=0, dropout=0)
@@ -61,13 +64,13 @@ def test_head_learns_a_few_people(
 
 
 def test_head_resumes_with_the_same_result(
-    targets: Targets, rendered: CachedFeatures, pool: PosePool, open_body: Smpl, tmp_path: Path
+    targets: Targets, rendered: CachedPair, pool: PosePool, open_body: Smpl, tmp_path: Path
 ) -> None:
     """Stopped after a save and started again, or run in one go: the same weights."""
 
     def run(steps_at_once: int | None) -> dict[str, torch.Tensor]:
         network = OpenRegressor.make_tiny()
-        prepare_head(network, rendered, targets)
+        prepare_head(network, rendered.plain, targets)
         if steps_at_once is None:
             train_head(network, open_body, rendered, targets, pool, HEAD)
             return state_of(network)
@@ -94,8 +97,10 @@ def test_finetuning_learns_and_keeps_the_early_layers(
     network: OpenRegressor, arrays: SynthArrays, targets: Targets, open_body: Smpl
 ) -> None:
     start = state_of(network)
-    config = replace(FINETUNE, steps=40, batch=12, mirror=0, head_lr=1e-2)
-    losses = finetune(network, open_body, arrays.image, targets, config)
+    # An untrained trunk's metres are off by tens, which would hide everything else.
+    quiet = replace(FINETUNE.loss, trunk_world=0)
+    config = replace(FINETUNE, steps=40, batch=12, mirror=0, head_lr=1e-2, loss=quiet)
+    losses = finetune(network, open_body, PictureStack(arrays.image), targets, config)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     end = network.state_dict()
     frozen = ("trunk.stem", "trunk.stages.0.")
@@ -117,17 +122,55 @@ def test_finetuning_resumes_with_the_same_result(
 ) -> None:
     config = replace(FINETUNE, ema=0.9)
     whole = OpenRegressor.make_tiny()
-    finetune(whole, open_body, arrays.image, targets, config)
+    finetune(whole, open_body, PictureStack(arrays.image), targets, config)
     state = tmp_path / "finetune.pt"
     with pytest.raises(KeyboardInterrupt):
         finetune(
-            OpenRegressor.make_tiny(), open_body, arrays.image, targets, config,
+            OpenRegressor.make_tiny(), open_body, PictureStack(arrays.image), targets, config,
             state=state, save_every=2, on_save=interrupt,
         )  # fmt: skip
     resumed = OpenRegressor.make_tiny(seed=9)
-    losses = finetune(resumed, open_body, arrays.image, targets, config, state=state)
+    losses = finetune(resumed, open_body, PictureStack(arrays.image), targets, config, state=state)
     assert len(losses) == 2
     assert_same_weights(state_of(whole), state_of(resumed))
+
+
+def test_finetuning_keeps_the_weights_that_validate_best(
+    network: OpenRegressor, arrays: SynthArrays, targets: Targets, open_body: Smpl, tmp_path: Path
+) -> None:
+    """Scores are given out by call: the second look is the best, so its weights are what ends."""
+    seen: list[dict[str, torch.Tensor]] = []
+    scores = iter([3.0, 1.0, 2.0, 2.0])
+
+    def validate(candidate: torch.nn.Module) -> float:
+        assert not candidate.training
+        seen.append({k: v.clone() for k, v in candidate.state_dict().items()})
+        return next(scores)
+
+    config = replace(FINETUNE, ema=0.9, validate_every=1)
+    state = tmp_path / "finetune.pt"
+    source = PictureStack(arrays.image)
+    finetune(network, open_body, source, targets, config, state=state, validate=validate)
+    assert len(seen) == 4
+    assert_same_weights(state_of(network), seen[1])
+    lines = [json.loads(line) for line in state.with_suffix(".jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines] == [3.0, 1.0, 2.0, 2.0]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_earlier_stages_learn_more_slowly(network: OpenRegressor) -> None:
+    config = replace(FINETUNE, frozen_stages=3, trunk_lr=1.0, stage_decay=0.5, head_lr=7.0)
+    freeze_early_layers(network, 3)
+    groups = parameter_groups(network, config)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    trunk = network.trunk
+    assert rate[id(network.head.leave.weight)] == 7
+    assert rate[id(trunk.landmark_out.weight)] == 1
+    assert rate[id(trunk.top_expand.weight)] == rate[id(trunk.stages[4][0].expand.weight)] == 0.5
+    assert rate[id(trunk.stages[3][0].expand.weight)] == 0.25
+    trained = {id(p) for p in network.head_parameters()}
+    trained |= {id(p) for p in network.trunk_parameters() if p.requires_grad}
+    assert set(rate) == trained
 
 
 def test_a_state_of_other_options_is_refused(network: OpenRegressor, tmp_path: Path) -> None:
