@@ -28,6 +28,7 @@ from eft_fast.fitting.person import (
     make_jobs,
     output_loss,
     readable_errors,
+    stack_intrinsics,
 )
 from eft_fast.fitting.subspace import SubspaceFitter
 from eft_fast.models.base import Regressor, RegressorOutput
@@ -138,16 +139,17 @@ def _fit_person(
 ) -> PersonFit:
     inputs, keypoints_2d = network.prepare(job.img[None]), job.keypoints_2d[None]
     weights, raw_camera = loss_weights(config), config.strict_reference
+    pinhole = stack_intrinsics([job])
     if not is_labelled(job.keypoints_2d):
         with torch.no_grad():
             output = network(inputs, raw_camera=raw_camera)
-            total, _ = output_loss(body, output, keypoints_2d, weights)
+            total, _ = output_loss(body, output, keypoints_2d, weights, pinhole)
         return PersonFit(output, output, total, total, 0, "no_keypoints")
     init: tuple[RegressorOutput, Tensor] | None = None
     last: tuple[RegressorOutput, Tensor, int] | None = None
     for step in range(config.max_steps):
         output = network(inputs, raw_camera=raw_camera)
-        total, keypoint_term = output_loss(body, output, keypoints_2d, weights)
+        total, keypoint_term = output_loss(body, output, keypoints_2d, weights, pinhole)
         answer = RegressorOutput(*(value.detach().clone() for value in output))
         if init is None:
             init = (answer, total.detach())
@@ -210,7 +212,9 @@ class Predictor:
         output = self._regressor(job.img[None], **raw)
         self._regressor.train(was_training)
         weights = loss_weights(self._config)
-        total, keypoint_term = output_loss(self._body, output, job.keypoints_2d[None], weights)
+        total, keypoint_term = output_loss(
+            self._body, output, job.keypoints_2d[None], weights, stack_intrinsics([job])
+        )
         (error,) = readable_errors(output, total, keypoint_term)
         reason = "converged" if error < self._config.threshold else "max_steps"
         if not is_labelled(job.keypoints_2d):

@@ -5,7 +5,7 @@ Every way of fitting takes ``CropJob`` and gives ``PersonFit``, so that none dep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -49,11 +49,20 @@ class CropFits:
 
 @dataclass(frozen=True)
 class CropJob:
-    """One person: a number to know them by, the crop and the 49 keypoints."""
+    """One person: a number to know them by, the crop and the 49 keypoints.
+
+    Attributes:
+        index: Which person.
+        img: The crop, as the regressor takes it.
+        keypoints_2d: x and y in [-1, 1] of the crop, and confidence.
+        intrinsics: Pinhole of the photo as seen in the crop (``geometry.crop_intrinsics``), for
+            the full perspective; None: the weak camera. All people of a run alike.
+    """
 
     index: int
     img: Float[Tensor, "3 S S"]
     keypoints_2d: Float[Tensor, "49 3"]
+    intrinsics: Float[Tensor, "3 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ def output_loss(
     output: RegressorOutput,
     keypoints_2d: Float[Tensor, "B 49 3"],
     weights: EftLossWeights,
+    intrinsics: Float[Tensor, "B 3 3"] | None = None,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Total loss and 2D term of each person's prediction."""
     points = body.keypoints(
@@ -112,8 +122,27 @@ def output_loss(
         joint_set="spin49",
         pose2rot=False,
     )
-    terms = eft_loss(points, output.pred_betas, output.pred_cam, keypoints_2d, weights)
+    terms = eft_loss(
+        points, output.pred_betas, output.pred_cam, keypoints_2d, weights, intrinsics=intrinsics
+    )
     return terms.total, terms.keypoint
+
+
+def stack_intrinsics(
+    jobs: Sequence[CropJob],
+) -> Float[Tensor, "B 3 3"] | None:
+    """The pinholes of people, or None if they have none.
+
+    Raises:
+        ValueError: If only some of them have one.
+    """
+    given = [job.intrinsics for job in jobs if job.intrinsics is not None]
+    if given and len(given) < len(jobs):
+        raise ValueError(
+            f"fit_batch: all people of a run have a pinhole or none has, got {len(given)} of "
+            f"{len(jobs)}"
+        )
+    return torch.stack(given) if given else None
 
 
 def readable_errors(output: RegressorOutput, total: Tensor, keypoint_term: Tensor) -> list[float]:

@@ -27,6 +27,7 @@ from eft_fast.fitting.person import (
     loss_weights,
     output_loss,
     readable_errors,
+    stack_intrinsics,
 )
 from eft_fast.fitting.slotwise import SlotwiseNetwork
 from eft_fast.fitting.stacked import StackedRegressor, can_stack
@@ -46,6 +47,7 @@ class _Slot:
     index: int
     inputs: Any
     keypoints_2d: Tensor
+    intrinsics: Tensor | None
     labelled: bool
     step: int = 0
     init: tuple[RegressorOutput, Tensor] | None = None
@@ -121,11 +123,16 @@ class SlotFitter:
         self._adam.reset(place)
         inputs = self._prepare(job.img[None])
         labelled = is_labelled(job.keypoints_2d)
-        self._slots[place] = _Slot(job.index, inputs, job.keypoints_2d[None], labelled)
+        keypoints_2d, pinhole = job.keypoints_2d[None], stack_intrinsics([job])
+        self._slots[place] = _Slot(job.index, inputs, keypoints_2d, pinhole, labelled)
 
-    def evaluate(self, output: RegressorOutput, keypoints_2d: Tensor) -> tuple[Tensor, list[float]]:
+    def evaluate(
+        self, output: RegressorOutput, keypoints_2d: Tensor, intrinsics: Tensor | None
+    ) -> tuple[Tensor, list[float]]:
         """Loss of each row, and its 2D term, NaN where anything is not finite."""
-        total, keypoint_term = output_loss(self._body, output, keypoints_2d, self._weights)
+        total, keypoint_term = output_loss(
+            self._body, output, keypoints_2d, self._weights, intrinsics
+        )
         return total, readable_errors(output, total, keypoint_term)
 
     def judge(
@@ -203,7 +210,7 @@ class _Slotwise:
                 continue
             weights = self._network.leaves(place, at_start=slot.step == 0)
             output = self._network.run(weights, slot.inputs, raw_camera=fitter.raw_camera)
-            total, (error,) = fitter.evaluate(output, slot.keypoints_2d)
+            total, (error,) = fitter.evaluate(output, slot.keypoints_2d, slot.intrinsics)
             fit = fitter.judge(place, output, total, error)
             if fit is not None:
                 yield slot.index, fit
@@ -220,7 +227,7 @@ class _Batched:
         self._stack = stack
         self.storages = [storage for storage, _ in stack.deltas()]
         #: Of each slot, whoever is or was in it; an empty slot needs some numbers.
-        self._inputs: list[tuple[Any, Tensor]] = []
+        self._inputs: list[tuple[Any, Tensor, Tensor | None]] = []
 
     @torch.enable_grad()
     def step(self, fitter: SlotFitter) -> Iterator[tuple[int, PersonFit]]:
@@ -230,10 +237,11 @@ class _Batched:
         self._stack.set_at_start(
             fitter.in_waves and all(slot is None or slot.step == 0 for slot in fitter.slots)
         )
-        inputs = _concatenate([each for each, _ in self._inputs])
-        keypoints_2d = torch.cat([each for _, each in self._inputs])
+        columns = [list(column) for column in zip(*self._inputs, strict=True)]
+        inputs, keypoints_2d = _concatenate(columns[0]), torch.cat(columns[1])
+        pinholes = None if columns[2][0] is None else torch.cat(columns[2])
         output = self._stack.network(inputs, raw_camera=fitter.raw_camera)
-        total, errors = fitter.evaluate(output, keypoints_2d)
+        total, errors = fitter.evaluate(output, keypoints_2d, pinholes)
         going = torch.zeros(len(errors), dtype=torch.bool)
         for place, slot in enumerate(fitter.slots):
             if slot is None:
@@ -252,10 +260,10 @@ class _Batched:
     def _take_inputs(self, slots: list[_Slot | None]) -> None:
         if not self._inputs:
             first = next(slot for slot in slots if slot is not None)
-            self._inputs = [(first.inputs, first.keypoints_2d)] * len(slots)
+            self._inputs = [(first.inputs, first.keypoints_2d, first.intrinsics)] * len(slots)
         for place, slot in enumerate(slots):
             if slot is not None:
-                self._inputs[place] = (slot.inputs, slot.keypoints_2d)
+                self._inputs[place] = (slot.inputs, slot.keypoints_2d, slot.intrinsics)
 
 
 def _concatenate(rows: list[Any]) -> Any:

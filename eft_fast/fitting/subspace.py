@@ -30,6 +30,7 @@ from eft_fast.fitting.person import (
     loss_weights,
     output_loss,
     readable_errors,
+    stack_intrinsics,
 )
 from eft_fast.fitting.slotwise import SlotwiseNetwork
 from eft_fast.fitting.solvers import minimise
@@ -67,9 +68,14 @@ class _Loss:
     body: Smpl
     weights: EftLossWeights
     keypoints_2d: Tensor
+    intrinsics: Tensor | None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return output_loss(self.body, unpack(x), self.keypoints_2d, self.weights)
+        return self.of(unpack(x))
+
+    def of(self, output: RegressorOutput) -> tuple[Tensor, Tensor]:
+        """The same of answers as they are."""
+        return output_loss(self.body, output, self.keypoints_2d, self.weights, self.intrinsics)
 
 
 class _StepLengths:
@@ -149,10 +155,10 @@ class SubspaceFitter:
         # Rows do not mix, but a smaller batch would round differently: the last group is filled up.
         full = group if isinstance(self._engine, _OneByOne) else _fill(group, self._slots)
         keypoints_2d = torch.stack([job.keypoints_2d for job in full])
-        loss = _Loss(self._body, self._weights, keypoints_2d)
+        loss = _Loss(self._body, self._weights, keypoints_2d, stack_intrinsics(full))
         raw_camera = config.strict_reference
         init = self._engine.start([job.img[None] for job in full], raw_camera)
-        init_loss, init_term = output_loss(self._body, init, keypoints_2d, self._weights)
+        init_loss, init_term = loss.of(init)
         init_error = readable_errors(init, init_loss, init_term)
         labelled = [is_labelled(job.keypoints_2d) for job in full]
         moving = [
@@ -162,7 +168,7 @@ class SubspaceFitter:
         final, steps = init, [0] * len(full)
         if any(moving):
             final, steps = self._move(loss, torch.tensor(moving, device=init_loss.device))
-        final_loss, term = output_loss(self._body, final, keypoints_2d, self._weights)
+        final_loss, term = loss.of(final)
         errors = readable_errors(final, final_loss, term)
         first, last = _rows(init, init_loss), _rows(final, final_loss)
         fits = []

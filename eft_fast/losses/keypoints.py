@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.geometry.cameras import weak_project
+from eft_fast.geometry.cameras import project_intrinsics, weak_project, weak_to_pinhole
 from eft_fast.keypoints import JOINT_SETS
 
 _SPIN49: Final = {name: place for place, name in enumerate(JOINT_SETS["spin49"].names)}
@@ -126,6 +126,8 @@ def eft_loss(
     pred_cam: Float[Tensor, "B 3"],
     keypoints_2d: Float[Tensor, "B 49 3"],
     weights: EftLossWeights = DEFAULT_WEIGHTS,
+    *,
+    intrinsics: Float[Tensor, "B 3 3"] | None = None,
 ) -> EftLossTerms:
     """Total loss of Exemplar Fine-Tuning for each person.
 
@@ -139,13 +141,19 @@ def eft_loss(
         pred_cam: (s, tx, ty) with u = s*X + t.
         keypoints_2d: x and y in [-1, 1] of the crop, and confidence; not changed.
         weights: Weights and exclusions.
+        intrinsics: Pinhole of the photo as seen in the crop (``geometry.crop_intrinsics``): points
+            are then projected by it, from where ``geometry.weak_to_pinhole`` puts the body.
 
     Returns:
         The loss and its terms, [B] each.
     """
     if points.ndim != 3 or points.shape[1:] != (49, 3):
         raise ValueError(f"eft_loss: points must be [B, 49, 3], got {list(points.shape)}")
-    projected = weak_project(points, pred_cam)
+    if intrinsics is None:
+        projected = weak_project(points, pred_cam)
+    else:
+        placed = points + weak_to_pinhole(pred_cam, intrinsics)[:, None]
+        projected = project_intrinsics(placed, intrinsics)
     _check_keypoints("eft_loss", projected, keypoints_2d)
     keypoint = keypoint_loss(projected, keypoints_2d, _keypoint_weights(weights, points))
     beta = betas.square().mean(1)
