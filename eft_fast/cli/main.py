@@ -20,6 +20,10 @@ COMMANDS: Final = {
     "view": ("eft_fast.cli.view", "write a page that shows fitted bodies in 3D"),
     "synth": ("eft_fast.cli.synth", "render people with their pose, shape, camera and keypoints"),
     "train": ("eft_fast.cli.train", "train the open regressor on rendered people"),
+    "export": ("eft_fast.cli.export", "write a regressor for ONNX Runtime and others, verified"),
+    "verify": ("eft_fast.cli.verify", "check an exported regressor again, without torch"),
+    "predict": ("eft_fast.cli.predict", "run an exported regressor on photos, without torch"),
+    "bench": ("eft_fast.cli.bench", "measure speed beside the peers that are installed"),
     "doctor": ("eft_fast.cli.doctor", "say what is installed, what is missing, and what to do"),
 }
 

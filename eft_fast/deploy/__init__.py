@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eft_fast.deploy.onnx_export import ExportConfig as ExportConfig
     from eft_fast.deploy.onnx_export import export_regressor as export_regressor
     from eft_fast.deploy.verify import verify_folder as verify_folder
 
 _HOME = {
+    "ExportConfig": "eft_fast.deploy.onnx_export",
     "export_regressor": "eft_fast.deploy.onnx_export",
     "verify_folder": "eft_fast.deploy.verify",
 }

@@ -1,157 +1,23 @@
-"""The module that is exported: pixels in, body out, in operations that every runtime knows.
-
-The body is computed from dense constants with matrix products and index selections. The twins of
-``ops.reference`` say the same in fewer numbers, but with scatters, which TensorRT does not run, and
-with sizes read in Python, which freeze the batch dimension.
-"""
+"""The module that is exported: pixels in, parameters and body out."""
 
 from __future__ import annotations
 
 import copy
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from eft_fast import conventions
-from eft_fast.body.plan import make_mesh_plan, make_points_plan
-from eft_fast.body.smpl import Smpl
-from eft_fast.models.base import Regressor
-from eft_fast.models.hmr import Hmr
-from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.deploy.body_graph import BodyGraph
+from eft_fast.models.base import Regressor, RegressorOutput
 
 PRECISIONS: Final = ("fp32", "fp16")
 #: What the graph may return beside the parameters.
 OUTPUTS: Final = ("params", "joints", "vertices")
-
-
-class BodyGraph(nn.Module):
-    """Joints, and vertices if asked for, of bodies given by shape and rotation matrices.
-
-    Args:
-        body: The body model.
-        joint_set: Order of the joints.
-        with_vertices: Whether to compute the mesh as well.
-    """
-
-    rest_base: Tensor
-    rest_basis: Tensor
-    offset_base: Tensor
-    offset_basis: Tensor
-    points_basis: Tensor
-    term_joint: Tensor
-    term_weight: Tensor
-    from_terms: Tensor
-    from_joints: Tensor
-    level_order: Tensor
-    mesh_basis: Tensor
-    weights: Tensor
-
-    def __init__(self, body: Smpl, joint_set: str, *, with_vertices: bool) -> None:
-        super().__init__()
-        self.with_vertices = with_vertices
-        plan = make_points_plan(body.arrays, body.joint_points(joint_set).rows)
-        plan = plan.to("cpu", torch.float64)
-        self._set_chain(plan.skeleton, plan.parents.tolist())
-
-        term_row, term_joint, term_source = plan.term_index.long().unbind(1)
-        alpha, omega = plan.term_weight.unbind(1)
-        terms = torch.arange(len(term_row))
-        from_terms = torch.zeros(len(plan.transl_weight), len(terms), dtype=torch.float64)
-        from_terms[term_source, terms] = 1.0
-        joint, source = plan.joint_index.long().unbind(1)
-        from_joints = torch.zeros(len(plan.transl_weight), 24, dtype=torch.float64)
-        from_joints.index_put_((source, joint), plan.joint_weight, accumulate=True)
-        order = plan.output_index.long()
-        rows = plan.basis.permute(0, 2, 1).index_select(1, term_row)  # [218, N, 3]
-        self._keep("points_basis", (rows * alpha[:, None]).reshape(218, -1))
-        self._keep("term_weight", omega[:, None])
-        self._keep("from_terms", from_terms.index_select(0, order))
-        self._keep("from_joints", from_joints.index_select(0, order))
-        self.register_buffer("term_joint", term_joint, persistent=False)
-        if with_vertices:
-            self._set_mesh(body)
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.float().contiguous(), persistent=False)
-
-    def _set_chain(self, skeleton: Tensor, parents: list[int]) -> None:
-        """Joints by their depth in the tree: one product per level instead of one per joint."""
-        depth = [0] * len(parents)
-        for joint, parent in enumerate(parents[1:], start=1):
-            depth[joint] = depth[parent] + 1
-        levels = [[j for j, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
-        self.levels = levels[1:]
-        place = {joint: i for level in levels for i, joint in enumerate(level)}
-        for number, level in enumerate(self.levels):
-            index = torch.tensor(level)
-            above = torch.tensor([place[parents[joint]] for joint in level])
-            self.register_buffer(f"level{number}", index, persistent=False)
-            self.register_buffer(f"above{number}", above, persistent=False)
-        flat = [joint for level in levels for joint in level]
-        inverse = torch.argsort(torch.tensor(flat))
-        self.register_buffer("level_order", inverse, persistent=False)
-        parent_index = torch.tensor(parents).clamp_min(0)
-        offsets = skeleton - skeleton.index_select(0, parent_index)
-        offsets[0] = skeleton[0]
-        self._keep("rest_base", skeleton[..., 0].reshape(1, -1))
-        self._keep("rest_basis", skeleton[..., 1:].reshape(72, 10).T)
-        self._keep("offset_base", offsets[..., 0].reshape(1, -1))
-        self._keep("offset_basis", offsets[..., 1:].reshape(72, 10).T)
-
-    def _set_mesh(self, body: Smpl) -> None:
-        plan = make_mesh_plan(body.arrays).to("cpu", torch.float64)
-        count = plan.num_vertices
-        basis = plan.basis.permute(1, 0, 3, 2).reshape(218, -1, 3)[:, :count]
-        self._keep("mesh_basis", basis.reshape(218, -1))
-        self._keep("weights", torch.from_numpy(body.arrays.weights_dense()))
-
-    def _level(self, number: int) -> tuple[Tensor, Tensor]:
-        return getattr(self, f"level{number}"), getattr(self, f"above{number}")
-
-    def forward(
-        self, betas: Float[Tensor, "B 10"], rotmat: Float[Tensor, "B 24 3 3"]
-    ) -> tuple[Tensor, ...]:
-        """Joints [B, K, 3], and vertices [B, V, 3] if asked for, in metres."""
-        rotations, places = self._chain(betas, rotmat)
-        rest = (self.rest_base + betas @ self.rest_basis).reshape(-1, 24, 3)
-        shifts = places - (rotations @ rest.unsqueeze(-1)).squeeze(-1)
-        identity = torch.eye(3, dtype=betas.dtype)
-        features = torch.cat([betas, (rotmat[:, 1:] - identity).reshape(-1, 207)], 1)
-
-        posed = _from_basis(features, self.points_basis)
-        turn = rotations.index_select(1, self.term_joint)
-        terms = (turn @ posed.unsqueeze(-1)).squeeze(-1)
-        terms = terms + self.term_weight * shifts.index_select(1, self.term_joint)
-        joints = self.from_terms @ terms + self.from_joints @ places
-        if not self.with_vertices:
-            return (joints,)
-        transforms = torch.cat([rotations, shifts.unsqueeze(-1)], -1).reshape(-1, 24, 12)
-        blended = (self.weights @ transforms).reshape(-1, self.weights.shape[0], 3, 4)
-        vertices = _from_basis(features, self.mesh_basis).unsqueeze(-1)
-        return joints, (blended[..., :3] @ vertices).squeeze(-1) + blended[..., 3]
-
-    def _chain(self, betas: Tensor, rotmat: Tensor) -> tuple[Tensor, Tensor]:
-        """World rotation and place of each joint."""
-        offsets = (self.offset_base + betas @ self.offset_basis).reshape(-1, 24, 3, 1)
-        world, place = rotmat[:, :1], offsets[:, :1]
-        worlds, places = [world], [place]
-        for number in range(len(self.levels)):
-            index, above = self._level(number)
-            parent = world.index_select(1, above)
-            place = place.index_select(1, above) + parent @ offsets.index_select(1, index)
-            world = parent @ rotmat.index_select(1, index)
-            worlds.append(world)
-            places.append(place)
-        rotations = torch.cat(worlds, 1).index_select(1, self.level_order)
-        joints = torch.cat(places, 1).index_select(1, self.level_order).squeeze(-1)
-        return rotations, joints
-
-
-def _from_basis(features: Tensor, basis: Tensor) -> Tensor:
-    """[B, 217] features times the basis [218, 3 K], whose first row is constant: [B, K, 3]."""
-    return (basis[:1] + features @ basis[1:]).reshape(-1, basis.shape[1] // 3, 3)
+#: Stage of a regressor at which the trunk ends: a vector that everything behind it reads.
+TRUNK_END: Final = "feature"
 
 
 class ExportGraph(nn.Module):
@@ -171,7 +37,7 @@ class ExportGraph(nn.Module):
         self, regressor: Regressor, body: BodyGraph | None = None, precision: str = "fp32"
     ) -> None:
         super().__init__()
-        self.regressor = to_half_trunk(regressor) if precision == "fp16" else regressor
+        self.regressor = HalfTrunk(regressor) if precision == "fp16" else regressor
         self.body = body
         mean, std = torch.tensor(conventions.IMG_MEAN), torch.tensor(conventions.IMG_STD)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
@@ -181,47 +47,76 @@ class ExportGraph(nn.Module):
         """Rotations, shape and camera; then joints, then vertices, where asked for."""
         # The cast comes first: TensorRT refuses to transpose bytes.
         pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
-        rotmat, betas, cam = self.regressor((pixels - self.mean) / self.std)
+        output = self.regressor((pixels - self.mean) / self.std)
+        # By name: a network may answer more than these three.
+        rotmat, betas, cam = output.pred_rotmat, output.pred_betas, output.pred_cam
         if self.body is None:
             return rotmat, betas, cam
         return (rotmat, betas, cam, *self.body(betas, rotmat))
 
 
-class _Cast(nn.Module):
-    """Change the floating type between two layers."""
+class HalfTrunk(nn.Module):
+    """A regressor whose trunk runs in half precision and everything behind it in single.
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
+    The trunk is whatever layers have no weight behind the stage ``feature``; no layer is named
+    here, so a changed network is either converted as a whole or refused.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype)
-
-
-def to_half_trunk(regressor: Regressor) -> Regressor:
-    """A copy whose convolutions run in half precision and whose head stays in single.
+    Args:
+        regressor: The network; it is copied.
 
     Raises:
-        TypeError: If it is not known where the trunk of this network ends.
+        TypeError: If the network does not tell where its trunk ends, or its trunk and head share
+            a layer.
     """
-    copied = copy.deepcopy(regressor)
-    if isinstance(copied, Hmr):
-        layers = ("bn1", "layer1", "layer2", "layer3", "layer4")
-        for name in layers:
-            getattr(copied, name).half()
-        copied.conv1 = nn.Sequential(_Cast(torch.float16), copied.conv1.half())  # type: ignore[assignment]
-        copied.layer4.append(_Cast(torch.float32))
-    elif isinstance(copied, OpenRegressor):
-        trunk = copied.trunk
-        outputs = (trunk.landmark_out, trunk.world_out, trunk.score_out)
-        trunk.half()
-        for layer in outputs:
-            layer.float()
-        trunk.stem = nn.Sequential(_Cast(torch.float16), trunk.stem)  # type: ignore[assignment]
-        trunk.head.append(_Cast(torch.float32))
-    else:
-        raise TypeError(
-            f"export: fp16 knows the trunks of Hmr and OpenRegressor, got {type(copied).__name__}; "
-            "use fp32"
-        )
-    return copied.eval()
+
+    def __init__(self, regressor: Regressor) -> None:
+        super().__init__()
+        if TRUNK_END not in regressor.stages:
+            raise TypeError(
+                f"export: fp16 needs a network that can be cut at the stage {TRUNK_END!r}, which "
+                f"{type(regressor).__name__} cannot; use fp32"
+            )
+        self.network = copy.deepcopy(regressor).eval()
+        kept = {id(parameter) for parameter in self.network.parameters_from(TRUNK_END)}
+        halved = 0
+        for name, module in self.network.named_modules():
+            own = [id(parameter) in kept for parameter in module.parameters(recurse=False)]
+            if any(own) and not all(own):
+                raise TypeError(
+                    f"export: fp16 cannot split {name or 'the network'}, which trunk and head of "
+                    f"{type(regressor).__name__} share; use fp32"
+                )
+            if own and not any(own):
+                _halve(module)
+                halved += 1
+        if not halved or not kept:
+            raise TypeError(
+                f"export: fp16 finds no trunk or no head in {type(regressor).__name__}; use fp32"
+            )
+
+    def forward(self, img: Float[Tensor, "B 3 S S"]) -> RegressorOutput:
+        """Regress each person of the batch.
+
+        Raises:
+            TypeError: If the trunk does not end in half precision: some layer widened it again.
+        """
+        feature = self.network.run_to(TRUNK_END, img)
+        if not isinstance(feature, Tensor) or feature.dtype != torch.float16:
+            kind = getattr(feature, "dtype", type(feature).__name__)
+            raise TypeError(f"export: fp16 expects a trunk that ends in float16, got {kind}")
+        return self.network.run_from(TRUNK_END, feature.to(torch.float32))
+
+
+def _halve(module: nn.Module) -> None:
+    """Put the layer's own weights and buffers, and what it is given, into half precision."""
+    for store in (module._parameters, module._buffers):
+        for name, value in store.items():
+            if value is not None and value.is_floating_point():
+                half: Any = value.detach().to(torch.float16)
+                store[name] = nn.Parameter(half, False) if store is module._parameters else half
+    module.register_forward_pre_hook(_to_half)
+
+
+def _to_half(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast what comes in; inside the trunk it is half already and nothing is done."""
+    return tuple(x.to(torch.float16) if isinstance(x, Tensor) else x for x in inputs)

@@ -15,13 +15,15 @@ from eft_fast import imaging
 from eft_fast.body.smpl import Smpl
 from eft_fast.models.base import Regressor
 
-_PHOTO: Final = Path(__file__).resolve().parent.parent / "assets" / "demo" / "cameraman.png"
-#: Parts of the photo (x, y, side as shares of its width) and how they are tinted: a swap of the
-#: colour channels must show.
+_DEMO: Final = Path(__file__).resolve().parent.parent / "assets" / "demo"
+#: Parts of the sample photos (x, y, side as shares of the width) and how they are tinted: a swap of
+#: the colour channels must show.
 _PARTS: Final = (
-    ((0.15, 0.1, 0.8), (1.0, 1.0, 1.0)),
-    ((0.3, 0.2, 0.4), (1.0, 0.7, 0.4)),
-    ((0.5, 0.4, 0.6), (0.3, 0.8, 1.0)),
+    ("cameraman.png", (0.15, 0.1, 0.8), (1.0, 1.0, 1.0)),
+    ("cameraman.png", (0.3, 0.2, 0.4), (1.0, 0.7, 0.4)),
+    ("cameraman.png", (0.5, 0.4, 0.6), (0.3, 0.8, 1.0)),
+    ("runner.png", (0.0, 0.0, 1.0), (1.0, 1.0, 1.0)),
+    ("sitter.png", (0.0, 0.0, 1.0), (1.0, 1.0, 1.0)),
 )
 
 
@@ -47,14 +49,13 @@ def make_samples(
     Returns:
         ``images`` uint8 [N, S, S, 3], and per output float32 [N, ...].
     """
-    images = np.stack(
-        [*_sample_crops(regressor.input_size), *_crops_of(photos, regressor.input_size)]
-    )
+    size = regressor.input_size
+    images = np.stack([*photo_crops(size), *extreme_crops(size), *_crops_of(photos, size)])
     exact = copy.deepcopy(regressor).double()
     with torch.no_grad():
         predicted = exact(torch.from_numpy(imaging.to_input(images)).double())
-        rotmat, betas, cam = predicted
-        values = {"rotmat": rotmat, "betas": betas, "cam": cam}
+        rotmat, betas = predicted.pred_rotmat, predicted.pred_betas
+        values = {"rotmat": rotmat, "betas": betas, "cam": predicted.pred_cam}
         if body is not None:
             wide = copy.deepcopy(body).double()
             parts = {"body_pose": rotmat[:, 1:], "global_orient": rotmat[:, :1]}
@@ -65,13 +66,17 @@ def make_samples(
     return {"images": images} | answers
 
 
-def _sample_crops(size: int) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
-    """Parts of a photo, all black, all white, noise, and a ramp of each colour."""
-    photo = imaging.load_image(_PHOTO)
-    for (x, y, side), tint in _PARTS:
+def photo_crops(size: int) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
+    """Parts of the photos and renders that ship with the package."""
+    for name, (x, y, side), tint in _PARTS:
+        photo = imaging.load_image(_DEMO / name)
         box = np.array([x, y, side, side]) * photo.shape[1]
         crop = imaging.crop_image(photo, imaging.Crop.from_box(box, size, margin=1.0))
         yield np.asarray(np.rint(crop * np.array(tint)), np.uint8)
+
+
+def extreme_crops(size: int) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
+    """All black, all white, noise, and a ramp of each colour."""
     yield np.zeros((size, size, 3), np.uint8)
     yield np.full((size, size, 3), 255, np.uint8)
     yield np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)

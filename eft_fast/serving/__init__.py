@@ -5,9 +5,11 @@ Needs numpy, Pillow and one runtime: ONNX Runtime (extra ``onnx`` or ``onnx-gpu`
 
 from __future__ import annotations
 
+from eft_fast.serving.base import Session
 from eft_fast.serving.card import ModelCard, load_card
+from eft_fast.serving.cpus import usable_cpus
 from eft_fast.serving.predictor import Prediction, Predictor
-from eft_fast.serving.session import Session, open_session, usable_cpus
+from eft_fast.serving.session import open_session
 
 __all__ = [
     "ModelCard",

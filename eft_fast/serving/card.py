@@ -11,7 +11,11 @@ from typing import Any, Final
 FORMAT: Final = "eft_fast-export-1"
 CARD_NAME: Final = "export.json"
 #: File of each kind of exported folder, the one that a session opens.
-MODEL_NAMES: Final = {"onnx": "model.onnx", "openvino": "model.xml"}
+MODEL_NAMES: Final = {
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "triton": "eft_fast/1/model.onnx",
+}
 INPUT_NAME: Final = "image"
 #: Shapes behind the batch dimension; -1 depends on the body.
 OUTPUT_SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
@@ -29,7 +33,8 @@ class ModelCard:
 
     Attributes:
         regressor: Id of the regressor.
-        weights_sha256: Hash of its weights.
+        weights_sha256: Hash of its weights, by name and value.
+        source_sha256: Hash of the file that the weights were read from; empty if unknown.
         body: Id of the body that shape and joints belong to.
         outputs: Name and shape of each output, without the batch dimension.
         input_size: Side of the square crop in pixels. The input is ``image``, uint8
@@ -40,7 +45,8 @@ class ModelCard:
         camera_convention: Meaning of ``cam``; ``scale_shift`` is u = s * X + t.
         joint_set: Name of the order of ``joints``; empty without that output.
         joint_names: Name of each row of ``joints``.
-        precision: ``fp32``, or ``fp16``: trunk in half precision, head in single.
+        precision: ``fp32``; ``fp16`` or ``int8``: of the trunk, with everything else in fp32;
+            ``bf16``: of the products, in OpenVINO.
         opset: ONNX opset.
         max_batch: Largest batch that was verified.
         licence: SPDX expression of weights and body data in the file, as far as known.
@@ -54,6 +60,7 @@ class ModelCard:
 
     regressor: str
     weights_sha256: str
+    source_sha256: str
     body: str
     outputs: dict[str, list[int]]
     input_size: int
@@ -129,7 +136,7 @@ class ModelCard:
             if known is None or len(known) != len(shape):
                 raise ValueError(f"{who} has an unknown output {name} {shape}")
             if any(k not in (-1, n) for k, n in zip(known, shape, strict=True)):
-                raise ValueError(f"{who}: {name} must be [B, {known}], got {shape}")
+                raise ValueError(f"{who}: {name} must be {['B', *known]}, got {['B', *shape]}")
         lacking = [name for name in ("rotmat", "betas", "cam") if name not in self.outputs]
         if lacking:
             raise ValueError(f"{who} has no output {lacking[0]}")
@@ -141,49 +148,63 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "str": (str,),
     "int": (int,),
     "float": (float, int),
-    "list[float]": (list,),
-    "list[str]": (list,),
-    "dict[str, list[int]]": (dict,),
-    "dict[str, float]": (dict,),
 }
 
 
 def _fits(value: Any, kind: str) -> bool:
-    return isinstance(value, _KINDS[kind]) and not isinstance(value, bool)
+    if kind.startswith("list[") and isinstance(value, list):
+        return all(_fits(item, kind[5:-1]) for item in value)
+    if kind.startswith("dict[str, ") and isinstance(value, dict):
+        return all(isinstance(key, str) and _fits(item, kind[10:-1]) for key, item in value.items())
+    return isinstance(value, _KINDS.get(kind, ())) and not isinstance(value, bool)
 
 
-def find_model(model: str | Path) -> tuple[Path, str]:
-    """The model file of an exported folder (or the file itself), and its kind.
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where an exported model lies.
+
+    Attributes:
+        path: The file that a session opens.
+        kind: What can run it: ``onnx`` or ``openvino``.
+        folder: Where card and samples are.
+    """
+
+    path: Path
+    kind: str
+    folder: Path
+
+
+def find_model(model: str | Path) -> ModelFiles:
+    """Find the model of an exported folder, or take the file itself.
 
     Raises:
         FileNotFoundError: If there is neither.
+        ValueError: If it is a file of another kind.
     """
-    path = Path(model)
+    path = Path(model).expanduser()
     if path.is_file():
         kinds = {".onnx": "onnx", ".xml": "openvino"}
         kind = kinds.get(path.suffix)
         if kind is None:
             raise ValueError(f"serving: expected a folder, .onnx or .xml file, got {path}")
-        return path, kind
+        return ModelFiles(path, kind, path.parent)
     if not path.is_dir():
         raise FileNotFoundError(f"serving: no folder or model {path}; run eft-fast export first")
     for kind, name in MODEL_NAMES.items():
         if (path / name).is_file():
-            return path / name, kind
+            return ModelFiles(path / name, "openvino" if kind == "openvino" else "onnx", path)
     names = " or ".join(MODEL_NAMES.values())
     raise FileNotFoundError(f"serving: {path} holds no {names}; run eft-fast export first")
 
 
-def load_card(model: str | Path) -> ModelCard:
+def load_card(folder: str | Path) -> ModelCard:
     """Read ``export.json`` of an exported folder.
 
     Raises:
         FileNotFoundError: If it is not there.
         ValueError: If it is damaged or from another version.
     """
-    folder = Path(model)
-    folder = folder.parent if folder.is_file() else folder
-    path = folder / CARD_NAME
+    path = Path(folder) / CARD_NAME
     if not path.is_file():
         raise FileNotFoundError(f"serving: no {CARD_NAME} in {folder}; run eft-fast export again")
     try:

@@ -78,7 +78,7 @@ class Predictor:
         model: Folder that ``eft-fast export`` wrote, or the model file in it.
         provider: See ``open_session``.
         threads: Threads on the CPU; default: the processors that this program may use.
-        precision: Of OpenVINO only: ``fp32`` or ``bf16``.
+        precision: Of OpenVINO only: ``fp32`` or ``bf16``; default: the export's own.
         batch_size: Most crops that run at once; more people are cut into such pieces.
 
     Example:

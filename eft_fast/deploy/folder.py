@@ -1,0 +1,90 @@
+"""The exported folder: what is in it, and how it comes to its place as a whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from eft_fast.serving.card import CARD_NAME, ModelCard
+
+SAMPLES_NAME: Final = "samples.npz"
+PARITY_NAME: Final = "parity.json"
+HASHES_NAME: Final = "files.json"
+#: What the gate of int8 and bf16 measured.
+GATE_NAME: Final = "gate.json"
+_REPORTS: Final = (PARITY_NAME, HASHES_NAME)
+#: Key of the crops in ``samples.npz``; the outputs stand beside it under their own names.
+IMAGES: Final = "images"
+
+
+@contextmanager
+def replaced_folder(out: str | Path) -> Iterator[Path]:
+    """A scratch folder whose files come to ``out`` only if the block ends without an exception.
+
+    Files of an earlier export go, those that nobody exported stay: an engine beside another model
+    would answer for it.
+
+    Raises:
+        NotADirectoryError: If ``out`` is a file.
+    """
+    target = Path(out).expanduser()
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"export: {target} is a file; give a folder")
+    is_new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        # In the target, so that renames stay on one disk.
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as scratch:
+            yield Path(scratch)
+            _remove_old(target)
+            for source in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+                place = target / source.relative_to(scratch)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, place)
+    except BaseException:
+        if is_new and not any(target.iterdir()):
+            target.rmdir()
+        raise
+
+
+def _remove_old(target: Path) -> None:
+    try:
+        known = list(json.loads((target / HASHES_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = []
+    for name in (*known, *_REPORTS):
+        path = target / str(name)
+        if path.is_file() and target.resolve() in path.resolve().parents:
+            path.unlink()
+
+
+def write_record(folder: Path, card: ModelCard, samples: Mapping[str, np.ndarray]) -> None:
+    """Write what stands beside a model: its card, the samples, and the hashes of all files."""
+    (folder / CARD_NAME).write_text(card.to_json(), encoding="utf-8")
+    with open(folder / SAMPLES_NAME, "wb") as file:
+        np.savez_compressed(file, **samples)  # type: ignore[arg-type]
+    write_json(folder / HASHES_NAME, hash_files(folder))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a small JSON file for people to read as well."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a folder, except of the reports on them."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if name.name in _REPORTS:
+            continue
+        found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found

@@ -1,0 +1,70 @@
+"""What an exported ONNX file must be, whatever runs it; needs the package ``onnx``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from eft_fast.serving.card import OUTPUT_SHAPES, ModelCard
+
+#: What a file would hold if places of the exporting machine had been left in it.
+_TRACES: Final = re.compile(
+    rb"pkg\.torch\.onnx\.stack_trace|site-packages|(?:/home/|/root/|/Users/|[A-Z]:\\)[\w.\-/\\]+"
+)
+
+
+def check_graph(path: Path, card: ModelCard, problems: list[str], checks: dict[str, str]) -> None:
+    """Opset, operators, full checker with strict shape inference: needs ``onnx``."""
+    try:
+        import onnx
+    except ImportError:
+        checks["checker"] = checks["traces"] = "left out: onnx is not installed"
+        return
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:  # Protobuf, the checker and shape inference have their own kinds.
+        problems.append(f"the ONNX checker refuses the file ({' '.join(str(error).split())[:200]})")
+        checks["checker"] = "failed"
+        return
+    wrong = list(_graph_faults(model, card))
+    problems += wrong
+    checks["checker"] = "failed" if wrong else "passed"
+    found = find_trace(model)
+    if found is not None:
+        problems.append(f"the file must not name places of the exporting machine, got {found}")
+    checks["traces"] = "passed" if found is None else "failed"
+
+
+def find_trace(model: Any) -> str | None:
+    """A path or stack trace that the exporter left in the model, or None."""
+    copied = type(model)()
+    copied.CopyFrom(model)
+    # Weights are no text, but any text can be found in them.
+    tensors = list(copied.graph.initializer)
+    tensors += [
+        item.t for node in copied.graph.node for item in node.attribute if item.HasField("t")
+    ]
+    for tensor in tensors:
+        tensor.ClearField("raw_data")
+    found = _TRACES.search(copied.SerializeToString())
+    return found[0].decode("ascii", "replace") if found else None
+
+
+def _graph_faults(model: Any, card: ModelCard) -> Iterator[str]:
+    opsets = {item.domain: item.version for item in model.opset_import}
+    if opsets.get("") != card.opset:
+        yield f"the opset must be {card.opset}, got {opsets.get('')}"
+    foreign = sorted({node.domain for node in model.graph.node} - {""})
+    if foreign or len(model.functions):
+        yield f"only standard operators may be used, got {foreign or 'functions'}"
+    for value in (*model.graph.input, *model.graph.output):
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if dims[:1] != ["batch"]:
+            yield f"{value.name} must have the batch first and open, got {dims}"
+        known = OUTPUT_SHAPES.get(value.name)
+        if known is not None and dims[1:] != card.outputs.get(value.name):
+            yield f"{value.name} must be {card.outputs.get(value.name)}, got {dims[1:]}"

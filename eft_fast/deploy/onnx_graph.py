@@ -1,0 +1,103 @@
+"""From a torch module to an ONNX model, without what the exporter leaves behind."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from eft_fast.deploy.graph import ExportGraph
+from eft_fast.serving.card import INPUT_NAME, ModelCard
+
+_EXAMPLE_BATCH: Final = 3  # more than one: sizes 0 and 1 would be taken for constants
+
+
+def to_onnx(graph: ExportGraph, card: ModelCard) -> Any:
+    """Export, check what the exporter does not, and take its traces out.
+
+    Args:
+        graph: The module.
+        card: Gives crop size, opset and output names.
+
+    Returns:
+        The ``onnx.ModelProto``.
+
+    Raises:
+        RuntimeError: If torch cannot export the module, or not in this opset.
+    """
+    size = card.input_size
+    example = torch.zeros(_EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    with _silence(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                opset_version=card.opset,
+                input_names=[INPUT_NAME],
+                output_names=list(card.outputs),
+                dynamic_shapes={INPUT_NAME: {0: batch}},
+                verbose=False,
+            )
+        except Exception as error:  # The exporter's kinds are not public.
+            raise RuntimeError(
+                f"export: torch cannot export this network ({_first_line(error)})"
+            ) from error
+    if program is None:
+        raise RuntimeError("export: torch's exporter gave no model")
+    model = program.model_proto
+    # An opset that cannot be had is answered with a newer one and no error.
+    found = {item.domain: item.version for item in model.opset_import}.get("")
+    if found != card.opset:
+        raise RuntimeError(f"export: opset {card.opset} was asked for, the exporter gave {found}")
+    strip_traces(model)
+    return model
+
+
+def strip_traces(model: Any) -> None:
+    """Remove what the exporter notes of sources and paths: most of the text in the file."""
+    graph = model.graph
+    for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for tensor in graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph.name = "eft_fast"
+
+
+def save_onnx(model: Any, card: ModelCard, path: Path) -> None:
+    """Write the model with the card as its metadata."""
+    import onnx
+
+    onnx.helper.set_model_props(model, card.to_strings())
+    path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter from talking of torchvision and of its own internals."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
