@@ -65,8 +65,8 @@ def export_gated(options: argparse.Namespace, given: dict[str, Any]) -> int:
         )
     except GateError as error:
         note(f"eft-fast: {error}")
-        summary = {"out": None, "gate": error.report.to_dict()}
-        emit(summary, gate_lines(error.report), as_json=options.json)
+        failed = {"out": None, "gate": error.report.to_dict()}
+        emit(failed, gate_lines(error.report), as_json=options.json)
         return 1
     summary = {
         "out": options.out,
@@ -108,8 +108,8 @@ def _gate_body(options: argparse.Namespace, regressor: Any) -> Any:
     body = load_body(options.body)
     if not regressor.body_id.startswith("open") and options.body == "open":
         raise UsageError(
-            f"eft-fast export: {regressor.id} predicts body {regressor.body_id}; give its file with "
-            "--body, the gate measures joints on it"
+            f"eft-fast export: {regressor.id} predicts body {regressor.body_id}; give its file "
+            "with --body, the gate measures joints on it"
         )
     return body
 
