@@ -50,3 +50,18 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data folder is absent (set EFT_FAST_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export with all outputs of a network a thousandth of the size of the shipped one."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    from eft_fast.body import load_body
+    from eft_fast.deploy import ExportConfig, export_regressor
+    from eft_fast.models.open_regressor import OpenRegressor
+
+    out = tmp_path_factory.mktemp("export") / "tiny"
+    config = ExportConfig(outputs="vertices", max_batch=16)
+    export_regressor(OpenRegressor.make_tiny(), out, body=load_body(), config=config)
+    return out

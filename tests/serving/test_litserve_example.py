@@ -1,0 +1,140 @@
+"""The example service, started and queried over loopback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eft_fast.serving import Predictor
+
+REPO = Path(__file__).resolve().parent.parent.parent
+PHOTO = REPO / "eft_fast" / "assets" / "demo" / "cameraman.png"
+BOXES = [[80.0, 60.0, 300.0 + 10 * number, 400.0] for number in range(6)]
+
+pytest.importorskip("litserve", reason="the extra serve is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def service(tiny_export):
+    """Port of a running service."""
+    port = free_port()
+    command = [sys.executable, REPO / "examples" / "serve_litserve.py", tiny_export]
+    process = subprocess.Popen(
+        [*map(str, command), "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    try:
+        for _ in range(240):
+            if process.poll() is not None:
+                pytest.fail(process.stdout.read().decode()[-2000:])
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+                    if reply.status == 200:
+                        break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail("the service did not start within two minutes")
+        yield port
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait(20)
+
+
+def ask(port: int, body: bytes) -> tuple[int, dict]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"{}")
+
+
+def body_of(image: bytes, box=None) -> bytes:
+    return json.dumps({"image": base64.b64encode(image).decode(), "box": box}).encode()
+
+
+def test_concurrent_requests_get_their_own_answers(service, tiny_export):
+    photo = PHOTO.read_bytes()
+    with ThreadPoolExecutor(len(BOXES) + 1) as pool:
+        asked = [pool.submit(ask, service, body_of(photo, box)) for box in BOXES]
+        spoiled = pool.submit(ask, service, body_of(b"this is no picture"))
+    expected = Predictor(tiny_export, provider="cpu")([photo] * len(BOXES), BOXES)
+    for row, answer in enumerate(asked):
+        status, found = answer.result()
+        assert status == 200
+        for name in ("rotmat", "betas", "cam", "joints", "joints_2d_px"):
+            np.testing.assert_allclose(
+                found[name], getattr(expected, name)[row], rtol=1e-4, atol=1e-3
+            )
+    assert np.ptp(expected.cam, axis=0).max() > 1e-3, "the boxes do not tell people apart"
+    status, found = spoiled.result()
+    assert status == 422
+    assert "not a picture" in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 422),
+        (b'{"picture": ""}', 422),
+        (b'{"image": "?"}', 422),
+        (body_of(b""), 422),
+        (body_of(PHOTO.read_bytes()[:3000]), 422),
+        (body_of(PHOTO.read_bytes(), [0, 0, -5, 20]), 422),
+    ],
+)
+def test_bad_requests_are_refused_in_words(service, body, status):
+    got, found = ask(service, body)
+    assert got == status
+    assert found.get("error") or found.get("detail")
+
+
+def test_an_oversized_upload_is_refused(service):
+    try:
+        status, _ = ask(service, b" " * 21_000_000)
+    except OSError:  # The service may hang up before everything is sent.
+        status = 413
+    assert status == 413
+    assert ask(service, body_of(PHOTO.read_bytes()))[0] == 200
+
+
+def test_a_client_that_hangs_up_disturbs_nobody(service):
+    body = body_of(PHOTO.read_bytes())
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    for sent in (head + body[: len(body) // 2], head + body):
+        with socket.create_connection(("127.0.0.1", service), timeout=10) as client:
+            client.sendall(sent)
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(lambda _: ask(service, body)[0], range(4)))
+    assert statuses == [200] * 4
