@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from eft_fast.cli.output import add_common_options, emit
+from eft_fast.serving.cpus import usable_cpus
 
 _PACKAGES = (
     "torch",
@@ -19,10 +21,13 @@ _PACKAGES = (
     "jaxtyping",
     "tqdm",
     "jinja2",
+    "onnx",
+    "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
-    "tensorrt",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13",
     "smplx",
 )
 
@@ -46,25 +51,17 @@ def run(options: argparse.Namespace) -> int:
         "eft_fast": _version("eft-fast"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": usable_cpus(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "native": _native(problems),
         "devices": _devices(problems),
         "models": _models(problems),
         "nvcc": shutil.which("nvcc") is not None,
     }
-    _check_onnxruntime(problems)
+    summary["onnxruntime"] = _runtime(problems)
     summary["problems"] = problems
     emit(summary, _lines(summary), as_json=options.json)
     return 1 if problems else 0
-
-
-def _usable_cpus() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _version(package: str) -> str | None:
@@ -75,6 +72,12 @@ def _version(package: str) -> str | None:
 
 
 def _native(problems: list[str]) -> dict[str, Any]:
+    if not _has_torch():
+        problems.append(
+            "torch is not installed: exported regressors run without it (predict, verify), "
+            "everything else needs it; pip install torch"
+        )
+        return {"loaded": False}
     try:
         from eft_fast import ops
 
@@ -87,7 +90,13 @@ def _native(problems: list[str]) -> dict[str, Any]:
         return {"loaded": False}
 
 
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def _devices(problems: list[str]) -> list[str]:
+    if not _has_torch():
+        return []
     import torch
 
     if not torch.cuda.is_available():
@@ -117,20 +126,39 @@ def _models(problems: list[str]) -> dict[str, Any]:
     return found
 
 
-def _check_onnxruntime(problems: list[str]) -> None:
-    """Both packages write the same folder: whichever was installed last wins, half overwritten."""
-    installed = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            distribution(name)
-        except PackageNotFoundError:
-            continue
-        installed.append(name)
+def _runtime(problems: list[str]) -> dict[str, Any]:
+    """ONNX Runtime: what was installed, and what is found when it is imported.
+
+    Both packages write the same folder: whichever came last wins, and the GPU may be gone without
+    a word. The list of providers is what was compiled in, not what runs here.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name) is not None]
     if len(installed) == 2:
         problems.append(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
-            "uninstall both, then install the one you want"
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
+            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then install the one you want, for "
+            "a GPU `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
         )
+    if not installed:
+        return {"providers": []}
+    try:
+        import onnxruntime
+
+        providers = [
+            name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+        ]
+    except (ImportError, AttributeError) as error:
+        problems.append(
+            f"{installed[-1]} does not load ({error}); run `pip install --force-reinstall "
+            f"{installed[-1]}`"
+        )
+        return {"providers": []}
+    if installed == ["onnxruntime-gpu"] and "CUDA" not in providers:
+        problems.append(
+            "onnxruntime-gpu is installed, but what is imported has no CUDA; run `pip uninstall -y "
+            "onnxruntime onnxruntime-gpu`, then `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
+        )
+    return {"providers": providers}
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
@@ -141,6 +169,9 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         "packages   " + ", ".join(f"{name} {found}" for name, found in packages.items()),
         "native     " + ", ".join(f"{key}={value}" for key, value in native.items()),
         "GPUs       " + (", ".join(summary["devices"]) or "none that torch can use"),
+        "runtime    "
+        + (", ".join(summary["onnxruntime"]["providers"]) or "no ONNX Runtime")
+        + (" (compiled in)" if summary["onnxruntime"]["providers"] else ""),
         "nvcc       " + ("found" if summary["nvcc"] else "not found: only CPU code can be built"),
         "models     "
         + ", ".join(
