@@ -1,4 +1,6 @@
-"""Ratios from interleaved rounds: ``python -m benchmarks.compare smpl|points|smplify [--json]``.
+"""Ratios from interleaved rounds: ``python -m benchmarks.compare SUITE [--json]``.
+
+SUITE is smpl, points, smplify or eft; the last two have options of their own.
 
 In every round each implementation runs once for a while, one after the other, so that a busy
 machine slows all of them alike; the table shows medians over the rounds, and the ratio of medians.
@@ -55,28 +57,38 @@ def time_interleaved(jobs: dict[str, Job], rounds: int, seconds: float) -> dict[
 
 
 def _version(peer: str) -> str:
+    """Of the package that a peer is; peers of the package's own ways run on torch alone."""
     from importlib.metadata import version
 
+    if peer not in peers.PEERS:
+        return version("torch")
     return version("smplx" if peer.startswith("smplx") else peer)
+
+
+def make_row(
+    suite: str, case: str, size: int, peer: str, ours: list[float], theirs: list[float]
+) -> dict[str, Any]:
+    """One row from milliseconds of every round."""
+
+    def figures(times: list[float]) -> tuple[float, float, float]:
+        low, *_, high = statistics.quantiles(times, n=10, method="inclusive")
+        return statistics.median(times), low, high
+
+    mine, mine_low, mine_high = figures(ours)
+    median, low, high = figures(theirs)
+    values = (suite, case, size, peer, mine, median, median / mine)
+    values += (mine_low, mine_high, low, high, len(ours), torch.get_num_threads())
+    values += (ops.build_info()["simd"], round(os.getloadavg()[0], 1), _version(peer))
+    return dict(zip(FIELDS, values, strict=True))
 
 
 def make_rows(suite: str, case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Time one case and write one row per peer."""
     times = time_interleaved({"ours": case.ours, **case.others}, rounds, seconds)
-
-    def figures(name: str) -> tuple[float, float, float]:
-        low, *_, high = statistics.quantiles(times[name], n=10, method="inclusive")
-        return statistics.median(times[name]), low, high
-
-    ours, ours_low, ours_high = figures("ours")
-    rows = []
-    for peer in case.others:
-        median, low, high = figures(peer)
-        values = (suite, case.name, case.size, peer, ours, median, median / ours)
-        values += (ours_low, ours_high, low, high, rounds, torch.get_num_threads())
-        values += (ops.build_info()["simd"], round(os.getloadavg()[0], 1), _version(peer))
-        rows.append(dict(zip(FIELDS, values, strict=True)))
-    return rows
+    return [
+        make_row(suite, case.name, case.size, peer, times["ours"], times[peer])
+        for peer in case.others
+    ]
 
 
 def compare(
@@ -129,6 +141,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks import smplify
 
         return smplify.main(arguments[1:])
+    if arguments[:1] == ["eft"]:
+        from benchmarks import eft
+
+        return eft.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("suite", nargs="?", choices=sorted(SUITES), default="smpl")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="people")

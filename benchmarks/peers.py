@@ -158,6 +158,26 @@ def make_points(peer: str, rows: PointRows) -> Forward:
     return _points_by_smplfitter(parts)
 
 
+def make_points_of_matrices(rows: PointRows) -> Callable[[Tensor, Tensor], Tensor]:
+    """Points from betas [B,10] and rotation matrices [B,24,3,3] through smplx's whole mesh."""
+    parts = split_points(rows, len(body().arrays.v_template))
+    model = _smplx_model()
+
+    def run(betas: Tensor, rotmat: Tensor) -> Tensor:
+        out = model(
+            betas=betas,
+            body_pose=rotmat[:, 1:],
+            global_orient=rotmat[:, :1],
+            transl=torch.zeros_like(betas[:, :3]),
+            pose2rot=False,
+        )
+        extra = torch.einsum("kv,bvc->bkc", parts.regressor, out.vertices)
+        picks = out.vertices[:, parts.vertices]
+        return torch.cat([out.joints[:, :24], picks, extra], 1)[:, parts.order]
+
+    return run
+
+
 def _points_by_body_models(parts: Parts) -> Forward:
     """Its prepared point regressor for vertices and rows, its skeleton for joints."""
     model = _body_models_model()

@@ -19,6 +19,15 @@ from eft_fast.models.base import Regressor, RegressorOutput
 INPUT_SIZE = 64
 LR = 2e-4
 STEPS = 20
+#: Modes that the reference can run, and modules that the smaller ones tune.
+_HEAD = ("fc1", "fc2", "decpose", "decshape", "deccam")
+PARTS = {
+    "layer3": ("layer3", "layer4", *_HEAD),
+    "layer4": ("layer4", *_HEAD),
+    "head": _HEAD,
+}
+#: Rates at which each mode moves the answer enough for errors to show.
+RATES = {"feature": 1e-2, "lora": 3e-3}
 
 #: Kinematic joint (0..23) or face point (24..28) behind each of the 49 keypoints.
 SOURCES = [
@@ -257,20 +266,24 @@ def reference_fit(
     lr: float = LR,
     steps: int = STEPS,
     threshold: float = 0.0,
-    head_only: bool = False,
+    mode: str = "full",
 ) -> ReferenceFit:
     """One person, as the released code does it: update first, stop test afterwards."""
     private = copy.deepcopy(net).eval()
-    tuned = []
-    for module in private.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            tuned += list(module.parameters())
-    if head_only:
-        tuned = private.head_parameters()
+    forward = partial(private, img)
+    layers = [module for module in private.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if mode in PARTS:
+        parts = [getattr(private, name) for name in PARTS[mode]]
+        layers = [m for part in parts for m in part.modules() if m in layers]
+    tuned = [parameter for layer in layers for parameter in layer.parameters()]
+    if mode == "feature":
+        shift = torch.zeros(1, private.fc1.in_features - 157, dtype=img.dtype, requires_grad=True)
+        features = private.features(img).detach()
+        forward, tuned = (lambda: private.head_forward(features + shift)), [shift]
     optimiser = torch.optim.Adam(tuned, lr=lr, foreach=False, fused=False)
     done = 0
     for done in range(steps):  # noqa: B007 (the last value is the number of updates)
-        output = private(img)
+        output = forward()
         points = body.keypoints(
             output.pred_betas,
             output.pred_rotmat[:, 1:],
@@ -279,7 +292,7 @@ def reference_fit(
             pose2rot=False,
         )
         loss, keypoint = reference_loss(points, output.pred_betas, output.pred_cam, target)
-        private.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         if keypoint.item() < threshold:
