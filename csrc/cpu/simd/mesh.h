@@ -11,35 +11,33 @@ constexpr int kTile = 16;
 constexpr int kTileStep = 3 * kTile;                      // values of one coefficient in a tile
 constexpr int64_t kTileSize = kCoefficients * kTileStep;  // values of a tile's basis
 
-// People that share the loads of the basis: as many as leave the sums of 3 coordinates in
-// registers.
+// Value of lane l.
 template <typename S>
-constexpr int kPeople = kVectorBytes == 64 ? 8 : (kLanes<S> < 4 ? kLanes<S> : 4);
-
-// A group's data for the tiles: c in lanes, and the skinning transforms [24][12] in lanes.
-template <typename S>
-struct TileInputs {
-  Vec<S> c[kCoefficients], A[kJoints][12], transl[3];
-};
-
-template <typename S>
-void tile_inputs(const Group<S>& q, TileInputs<S>& out) {
-  coefficients(q, out.c);
-  for (int j = 0; j < kJoints; ++j) {
-    Vec<S> a[3];
-    math::skin_translation(q.chain.G[j], q.chain.g[j], q.chain.J[j], a);
-    for (int i = 0; i < 3; ++i) {
-      for (int k = 0; k < 3; ++k) out.A[j][4 * i + k] = q.chain.G[j][3 * i + k];
-      out.A[j][4 * i + 3] = a[i];
-    }
-  }
-  for (int i = 0; i < 3; ++i) out.transl[i] = q.transl[i];
+EFT_INLINE S lane(const Vec<S>& lanes, int l) {
+  return reinterpret_cast<const S*>(&lanes)[l];
 }
 
-// Value of person l in a vector of lanes, for all lanes of the result.
+// What the tiles need of one person: the skinning transforms [G | a] and the translation.
 template <typename S>
-EFT_INLINE Vec<S> person(const Vec<S>& lanes, int l) {
-  return Vec<S>(reinterpret_cast<const S*>(&lanes)[l]);
+struct PersonInputs {
+  S A[kJoints][12], transl[3];
+};
+
+// Fills the entries of a group's people.
+template <typename S>
+void person_inputs(const Group<S>& q, PersonInputs<S>* out) {
+  Vec<S> A[12], a[3];
+  for (int j = 0; j < kJoints; ++j) {
+    math::skin_translation(q.chain.G[j], q.chain.g[j], q.chain.J[j], a);
+    for (int i = 0; i < 3; ++i) {
+      for (int k = 0; k < 3; ++k) A[4 * i + k] = q.chain.G[j][3 * i + k];
+      A[4 * i + 3] = a[i];
+    }
+    for (int l = 0; l < q.n; ++l)
+      for (int e = 0; e < 12; ++e) out[l].A[j][e] = lane(A[e], l);
+  }
+  for (int l = 0; l < q.n; ++l)
+    for (int i = 0; i < 3; ++i) out[l].transl[i] = lane(q.transl[i], l);
 }
 
 // [x0 y0 z0 x1 ...] <-> x, y, z of kLanes vertices.
@@ -64,6 +62,35 @@ EFT_INLINE void load_points(const S* in, Vec<S>& x, Vec<S>& y, Vec<S>& z) {
   y = Vec<S>::load(planes[1]);
   z = Vec<S>::load(planes[2]);
 }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Two rounds of shuffles within 128 bits; the halves of a register are 12 numbers apart in memory.
+template <>
+EFT_INLINE void store_points<float>(float* out, Vec<float> x, Vec<float> y, Vec<float> z) {
+  const __m256 xy = _mm256_shuffle_ps((__m256)x.v, (__m256)y.v, 0x88);
+  const __m256 yz = _mm256_shuffle_ps((__m256)y.v, (__m256)z.v, 0xDD);
+  const __m256 zx = _mm256_shuffle_ps((__m256)z.v, (__m256)x.v, 0xD8);
+  const __m256 a = _mm256_shuffle_ps(xy, zx, 0x88);
+  const __m256 b = _mm256_shuffle_ps(yz, xy, 0xD8);
+  const __m256 c = _mm256_shuffle_ps(zx, yz, 0xDD);
+  _mm256_storeu_ps(out, _mm256_permute2f128_ps(a, b, 0x20));
+  _mm256_storeu_ps(out + 8, _mm256_permute2f128_ps(c, a, 0x30));
+  _mm256_storeu_ps(out + 16, _mm256_permute2f128_ps(b, c, 0x31));
+}
+
+template <>
+EFT_INLINE void load_points<float>(const float* in, Vec<float>& x, Vec<float>& y, Vec<float>& z) {
+  const __m256 p = _mm256_loadu_ps(in), q = _mm256_loadu_ps(in + 8), r = _mm256_loadu_ps(in + 16);
+  const __m256 a = _mm256_permute2f128_ps(p, q, 0x30);
+  const __m256 b = _mm256_permute2f128_ps(p, r, 0x21);
+  const __m256 c = _mm256_permute2f128_ps(q, r, 0x30);
+  const __m256 xy = _mm256_shuffle_ps(b, c, 0x9E);
+  const __m256 yz = _mm256_shuffle_ps(a, b, 0x49);
+  x = Vec<float>((Vec<float>::Raw)_mm256_shuffle_ps(a, xy, 0x8C));
+  y = Vec<float>((Vec<float>::Raw)_mm256_shuffle_ps(yz, xy, 0xD8));
+  z = Vec<float>((Vec<float>::Raw)_mm256_shuffle_ps(yz, c, 0xCD));
+}
+#endif
 
 #if defined(__AVX512F__)
 // Two-register permutes; index i of the second register is 16 + i.

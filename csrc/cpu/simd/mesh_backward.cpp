@@ -14,7 +14,15 @@ namespace {
 
 constexpr int kChunk = 32;      // tiles; 512 vertices
 constexpr int64_t kSlab = 256;  // people at a time: bounds the parts' memory to about 7 MB for SMPL
-constexpr int kColumns = 3;     // coefficients whose sums stay in registers, times kPeople
+
+// gc: sums of kPeople people times kColumns coefficients stay in registers over a panel of tiles
+// (168 kB of basis in float32), and in the second cache between panels; a crew shares a panel.
+// 227 us a person where a set after the other read the whole chunk's basis in 474 (8 people, AVX2).
+template <typename S>
+constexpr int kPeople = kVectorBytes == 64 ? 8 : 4;
+constexpr int kColumns = 3;
+constexpr int kPanel = 4;  // tiles
+constexpr int kCrew = 16;  // people; a multiple of the lanes
 
 // One chunk's contribution of one person.
 template <typename S>
@@ -25,9 +33,9 @@ struct alignas(64) Part {
 // A thread's own memory.
 template <typename S>
 struct Work {
-  S g_posed[8][kChunk][3][kTile];  // of up to kPeople people
-  S g[kChunk][3][kTile];           // of one person: incoming gradient, by coordinate
-  Vec<S> sums[kCoefficients];      // one person's gc, lanes not yet added
+  S g_posed[kCrew][kChunk][3][kTile];
+  S g[kChunk][3][kTile];              // of one person: incoming gradient, by coordinate
+  Vec<S> sums[kCrew][kCoefficients];  // gc, lanes not yet added
   int32_t runs[kChunk * kJoints], run_tile[kChunk * kJoints];
   int32_t joint_ptr[kJoints + 1];
 };
@@ -47,12 +55,11 @@ void sort_runs(const cpu::MeshData<S>& mesh, int64_t begin, int64_t end, Work<S>
     }
 }
 
-// g_posed = (sum_runs w G)^T g for the chunk's vertices of person l; also the gradient of the
+// g_posed = (sum_runs w G)^T g for the chunk's vertices of one person; also the gradient of the
 // translation.
 template <typename S>
 void unskin(const cpu::MeshBackward<S>& args,
-            const TileInputs<S>& in,
-            int l,
+            const PersonInputs<S>& in,
             int64_t b,
             int64_t begin,
             int64_t end,
@@ -78,9 +85,9 @@ void unskin(const cpu::MeshBackward<S>& args,
       for (int e = 0; e < 9; ++e) T[e] = Vec<S>(0);
       for (int r = mesh.run_ptr[tile]; r < mesh.run_ptr[tile + 1]; ++r) {
         const Vec<S> w = Vec<S>::load(mesh.run_weight + static_cast<int64_t>(r) * kTile + offset);
-        const Vec<S>* A = in.A[mesh.run_joint[r]];
+        const S* A = in.A[mesh.run_joint[r]];
 #pragma GCC unroll 9
-        for (int e = 0; e < 9; ++e) T[e] += w * person(A[e + e / 3], l);
+        for (int e = 0; e < 9; ++e) T[e] += w * Vec<S>(A[e + e / 3]);
       }
       for (int k = 0; k < 3; ++k) {
         Vec<S> gx = T[k] * g[0];
@@ -129,98 +136,123 @@ void transform_gradients(const cpu::MeshData<S>& mesh,
   }
 }
 
-// gc of N people, kColumns coefficients at a time in registers. Order of every sum: tiles,
-// coordinates.
-template <typename S, int N>
-void coefficient_gradients(const S* basis, int tiles, const Work<S>& work, Part<S>* const* parts) {
+// Adds a panel of tiles to the sums of N people and C coefficients. Order of every sum: tiles,
+// coordinates. With kFetch the next panel's part of the basis is asked for on the way.
+template <typename S, int N, int C, bool kFetch>
+EFT_INLINE void add_panel(const S* basis, int first, int tiles, int k, int person, Work<S>& work) {
   constexpr int W = kLanes<S>;
   using V = Vec<S>;
-  for (int k0 = 1; k0 < kCoefficients; k0 += kColumns) {
-    // The last columns overlap the ones before: the same numbers are written twice.
-    const int k = k0 + kColumns <= kCoefficients ? k0 : kCoefficients - kColumns;
-    V sum[N][kColumns];
+  V sum[N][C];
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n)
-      for (int c = 0; c < kColumns; ++c) sum[n][c] = V(0);
-    for (int t = 0; t < tiles; ++t) {
-      const S* tile = basis + t * kTileSize + k * kTileStep;
-      for (int i = 0; i < kTileStep; i += W) {
-        V b[kColumns];
+  for (int n = 0; n < N; ++n)
 #pragma GCC unroll 4
-        for (int c = 0; c < kColumns; ++c) b[c] = V::load(tile + c * kTileStep + i);
+    for (int c = 0; c < C; ++c) sum[n][c] = work.sums[person + n][k + c];
+  for (int t = first; t < first + tiles; ++t) {
+    const S* tile = basis + t * kTileSize + k * kTileStep;
+    for (int i = 0; i < kTileStep; i += W) {
+      V b[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) b[c] = V::load(tile + c * kTileStep + i);
+      if (kFetch && i % (64 / static_cast<int>(sizeof(S))) == 0)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c)
+          __builtin_prefetch(tile + kPanel * kTileSize + c * kTileStep + i, 0, 2);
 #pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) {
-          const V g = V::load(&work.g_posed[n][t][0][0] + i);
+      for (int n = 0; n < N; ++n) {
+        const V g = V::load(&work.g_posed[person + n][t][0][0] + i);
 #pragma GCC unroll 4
-          for (int c = 0; c < kColumns; ++c) sum[n][c] += g * b[c];
-        }
+        for (int c = 0; c < C; ++c) sum[n][c] += g * b[c];
       }
     }
-    for (int n = 0; n < N; ++n)
-      for (int c = 0; c < kColumns; ++c) parts[n]->c[k + c] = lane_sum(sum[n][c]);
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) work.sums[person + n][k + c] = sum[n][c];
+}
+
+// The same for one person and all coefficients: then the basis comes from memory, so it is read in
+// its own order.
+template <typename S>
+void add_panel_of_one(const S* basis, int first, int tiles, int person, Work<S>& work) {
+  constexpr int W = kLanes<S>;
+  for (int t = first; t < first + tiles; ++t) {
+    const S* g = &work.g_posed[person][t][0][0];
+    for (int k = 1; k < kCoefficients; ++k) {
+      const S* b = basis + t * kTileSize + k * kTileStep;
+      for (int i = 0; i < kTileStep; i += 64 / static_cast<int>(sizeof(S)))
+        __builtin_prefetch(b + kTileSize + i, 0, 2);
+      Vec<S> sum = work.sums[person][k];
+#pragma GCC unroll 12
+      for (int i = 0; i < kTileStep; i += W) sum += Vec<S>::load(g + i) * Vec<S>::load(b + i);
+      work.sums[person][k] = sum;
+    }
   }
 }
 
-// The same sums for one person: here the basis comes from memory, so it is read in its own order,
-// and the sums wait in the cache instead.
-template <typename S>
-void coefficient_gradients_one(const S* basis, int tiles, Work<S>& work, int n, Part<S>& part) {
-  constexpr int W = kLanes<S>;
-  for (int k = 0; k < kCoefficients; ++k) work.sums[k] = Vec<S>(0);
-  for (int t = 0; t < tiles; ++t) {
-    const S* g = &work.g_posed[n][t][0][0];
-    for (int k = 1; k < kCoefficients; ++k) {
-      const S* b = basis + t * kTileSize + k * kTileStep;
-      Vec<S> sum = work.sums[k];
-#pragma GCC unroll 12
-      for (int i = 0; i < kTileStep; i += W) sum += Vec<S>::load(g + i) * Vec<S>::load(b + i);
-      work.sums[k] = sum;
-    }
+// Columns k of a crew of people, N at a time.
+template <typename S, int C, bool kFetch = true, int N = kPeople<S>>
+EFT_INLINE void add_columns(
+    const S* basis, int first, int tiles, int k, int count, Work<S>& work, int person = 0) {
+  if (person + N <= count) {
+    add_panel<S, N, C, kFetch>(basis, first, tiles, k, person, work);
+    for (person += N; person + N <= count; person += N)
+      add_panel<S, N, C, false>(basis, first, tiles, k, person, work);
+    if constexpr (N > 1)
+      if (person < count)
+        add_columns<S, C, false, N / 2>(basis, first, tiles, k, count, work, person);
+  } else if constexpr (N > 1) {
+    add_columns<S, C, kFetch, N / 2>(basis, first, tiles, k, count, work, person);
   }
-  for (int k = 1; k < kCoefficients; ++k) part.c[k] = lane_sum(work.sums[k]);
+}
+
+// gc of a crew.
+template <typename S>
+void coefficient_gradients(
+    const S* basis, int tiles, int count, Work<S>& work, Part<S>* const* parts) {
+  for (int n = 0; n < count; ++n)
+    for (int k = 1; k < kCoefficients; ++k) work.sums[n][k] = Vec<S>(0);
+  for (int first = 0; first < tiles; first += kPanel) {
+    const int panel = first + kPanel < tiles ? kPanel : tiles - first;
+    if (count == 1) {
+      add_panel_of_one(basis, first, panel, 0, work);
+      continue;
+    }
+    int k = 1;
+    for (; k + kColumns <= kCoefficients; k += kColumns)
+      add_columns<S, kColumns>(basis, first, panel, k, count, work);
+    for (; k < kCoefficients; ++k) add_columns<S, 1>(basis, first, panel, k, count, work);
+  }
+  for (int n = 0; n < count; ++n)
+    for (int k = 1; k < kCoefficients; ++k) parts[n]->c[k] = lane_sum(work.sums[n][k]);
 }
 
 template <typename S>
 struct Pass {
   const cpu::MeshBackward<S>& args;
-  const TileInputs<S>* inputs;
+  const PersonInputs<S>* inputs;
   Part<S>* parts;
   int64_t slab, people, chunks;
 
-  template <int N>
-  void columns(int count, const S* basis, int tiles, Work<S>& work, Part<S>* const* own) const {
-    if (count == N) {
-      coefficient_gradients<S, N>(basis, tiles, work, own);
-    } else if constexpr (N > 3) {
-      columns<N - 1>(count, basis, tiles, work, own);
-    } else {
-      for (int n = 0; n < count; ++n) coefficient_gradients_one(basis, tiles, work, n, *own[n]);
-    }
-  }
-
-  // Item: one group of one chunk; neighbours share the chunk.
+  // Item: one crew of one chunk; neighbours share the chunk.
   void operator()(int64_t item) const {
-    constexpr int W = kLanes<S>;
-    const int64_t groups = (people + W - 1) / W, chunk = item / groups, group = item % groups;
+    const int64_t crews = (people + kCrew - 1) / kCrew, chunk = item / crews;
+    const int64_t first = item % crews * kCrew;
     const cpu::MeshData<S>& mesh = args.mesh;
     const int64_t begin = chunk * kChunk;
     const int64_t end = begin + kChunk < mesh.tiles ? begin + kChunk : mesh.tiles;
     const int tiles = static_cast<int>(end - begin);
+    const int count = static_cast<int>(people - first < kCrew ? people - first : kCrew);
     auto& work = *static_cast<Work<S>*>(cpu::scratch(1, sizeof(Work<S>)));
     sort_runs(mesh, begin, end, work);
-    const TileInputs<S>& in = inputs[group];
-    const int n = group_size<S>(people, group * W);
-    for (int first = 0; first < n; first += kPeople<S>) {
-      const int count = n - first < kPeople<S> ? n - first : kPeople<S>;
-      Part<S>* own[8];
-      for (int i = 0; i < count; ++i) {
-        const int64_t row = group * W + first + i, b = slab + row;
-        own[i] = parts + row * chunks + chunk;
-        unskin(args, in, first + i, b, begin, end, work, work.g_posed[i], *own[i]);
-        transform_gradients(mesh, args.posed + (b * mesh.tiles + begin) * kTileStep, work, *own[i]);
-      }
-      columns<kPeople<S>>(count, mesh.basis + begin * kTileSize, tiles, work, own);
+    Part<S>* own[kCrew];
+    for (int i = 0; i < count; ++i) {
+      const int64_t row = first + i, b = slab + row;
+      own[i] = parts + row * chunks + chunk;
+      unskin(args, inputs[row], b, begin, end, work, work.g_posed[i], *own[i]);
+      transform_gradients(mesh, args.posed + (b * mesh.tiles + begin) * kTileStep, work, *own[i]);
     }
+    coefficient_gradients(mesh.basis + begin * kTileSize, tiles, count, work, own);
   }
 
   // Adds the chunks of a group in index order.
@@ -253,21 +285,23 @@ void run(const cpu::MeshBackward<S>& args) {
   const int64_t people = args.body.people, chunks = (args.mesh.tiles + kChunk - 1) / kChunk;
   const int64_t most = people < kSlab ? people : kSlab, most_groups = (most + W - 1) / W;
   const size_t parts_bytes = most * chunks * sizeof(Part<S>);
-  char* memory = static_cast<char*>(
-      cpu::scratch(0, most_groups * (sizeof(TileInputs<S>) + sizeof(Group<S>)) + parts_bytes));
-  auto* inputs = reinterpret_cast<TileInputs<S>*>(memory);
-  auto* poses = reinterpret_cast<Group<S>*>(memory + most_groups * sizeof(TileInputs<S>));
-  auto* parts = reinterpret_cast<Part<S>*>(poses + most_groups);
+  char* memory = static_cast<char*>(cpu::scratch(
+      0, most_groups * sizeof(Group<S>) + parts_bytes + most * sizeof(PersonInputs<S>)));
+  auto* poses = reinterpret_cast<Group<S>*>(memory);
+  auto* parts = reinterpret_cast<Part<S>*>(memory + most_groups * sizeof(Group<S>));
+  auto* inputs =
+      reinterpret_cast<PersonInputs<S>*>(memory + most_groups * sizeof(Group<S>) + parts_bytes);
   for (int64_t slab = 0; slab < people; slab += kSlab) {
     const int64_t here = people - slab < kSlab ? people - slab : kSlab, groups = (here + W - 1) / W;
     auto kinematics = [&](int64_t group) {
       pose_group(args.body, slab + group * W, poses[group]);
-      tile_inputs(poses[group], inputs[group]);
+      person_inputs(poses[group], inputs + group * W);
     };
     for_each_item(args.pool, groups, kKinematicsGrain, kinematics);
     Pass<S> pass{args, inputs, parts, slab, here, chunks};
     // A chunk of one person takes about 35 us.
-    for_each_item(args.pool, groups * chunks, here < 4 ? 4 / here : 1, pass);
+    const int64_t crews = (here + kCrew - 1) / kCrew;
+    for_each_item(args.pool, crews * chunks, here < 4 ? 4 / here : 1, pass);
     auto finish = [&](int64_t group) {
       Group<S>& q = poses[group];
       GroupGradients<S> g;
