@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../math/raster.h"
+
 namespace eft_fast {
 
 struct RasterSize {
@@ -21,7 +23,7 @@ struct RasterOutput {
 // A triangle that may touch the picture. Its vertices are ordered so that its area is positive.
 struct RasterFace {
   int32_t v[3];
-  int32_t x0, y0, x1, y1;  // bounding box in sub-samples, inclusive, inside the picture
+  math::GridBox box;  // not empty
 };
 
 // The sub-sample grid and everything that all bands read.
@@ -49,19 +51,22 @@ class Raster {
   struct Band;
   void snap_vertices(const float* vertices, int64_t num_vertices);
   void collect_faces(const int32_t* faces, int64_t num_faces);
+  void sort_into_bands();
   template <typename Int>
   void fill_face(int32_t id, Band& band) const;
   void resolve_row(int32_t row, const Band& band, const RasterOutput& out) const;
-  void add_sample(const RasterFace& face, int64_t x, int64_t y, float weights[3]) const;
+  void add_sample(const RasterFace& face, int32_t x, int32_t y, float weights[3]) const;
 
   RasterSize size_;
   bool perspective_;
   const float* attributes_;
   int64_t channels_;
-  std::vector<int32_t> grid_;  // [V, 2], sub-samples in fixed point
-  std::vector<float> key_;     // [V], linear on the picture and smaller when nearer: z, or -1/z
+  std::vector<math::GridPoint> grid_;  // [V]
+  std::vector<float> key_;             // [V]
   std::vector<uint8_t> usable_;
   std::vector<RasterFace> faces_;
+  std::vector<int32_t> order_;  // faces of each band, in their order; band b ends at ends_[b]
+  std::vector<int64_t> ends_;
 };
 
 }  // namespace eft_fast

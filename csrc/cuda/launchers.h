@@ -72,6 +72,21 @@ constexpr int64_t points_workspace_bytes(int64_t num_bodies,
   return arena <= (160 << 10) ? 0 : arena * points_blocks(num_bodies);
 }
 
+// Bytes that the rasteriser needs: snapped vertices, depth keys, boxes of faces and of groups
+// of 32.
+constexpr int64_t raster_workspace_bytes(int64_t pictures, int64_t vertices, int64_t faces) {
+  const int64_t per_picture[] = {8 * vertices, 4 * vertices, 8 * faces, 8 * divide_up(faces, 32)};
+  int64_t bytes = 0;
+  for (const int64_t part : per_picture) bytes += divide_up(pictures * part, 16) * 16;
+  return bytes;
+}
+
+struct RasterOutputs {
+  float* image;     // [B][H][W][C], averaged over all sub-samples; an empty one counts as 0
+  float* coverage;  // [B][H][W]
+  float* depth;     // [B][H][W], nearest z; infinity where nothing was drawn
+};
+
 }  // namespace eft_fast
 
 // What every mesh launcher takes first. parents [24], skeleton [24][3][11], basis
@@ -159,6 +174,25 @@ constexpr int64_t points_workspace_bytes(int64_t num_bodies,
 
 extern "C" {
 const char* eft_cuda_error(int code);
+
+// vertices [B][V][3] (x, y in pixels, z), faces [F][3], attributes [B][V][C]; outputs as in
+// RasterOutputs. Faces with an index outside are left out. At most 2^31 - 1 tiles of 16 x 16.
+int eft_rasterize_f32(int64_t pictures,
+                      int64_t num_vertices,
+                      int64_t num_faces,
+                      int64_t channels,
+                      int64_t height,
+                      int64_t width,
+                      int64_t samples,
+                      int64_t perspective,
+                      const float* vertices,
+                      const int32_t* faces,
+                      const float* attributes,
+                      void* workspace,
+                      float* image,
+                      float* coverage,
+                      float* depth,
+                      void* stream);
 
 EFT_POINTS_FORWARD(eft_points_forward_f32, float);
 EFT_POINTS_FORWARD(eft_points_forward_f64, double);

@@ -62,6 +62,7 @@ using std::max;
 using std::min;
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <typename T>
 inline T __ldg(const T* address) {
   return *address;

@@ -1,4 +1,4 @@
-"""Draw triangle meshes into pictures on the CPU: z-buffer, sub-samples, any vertex attributes."""
+"""Draw triangle meshes into pictures: z-buffer, sub-samples, any vertex attributes."""
 
 from __future__ import annotations
 
@@ -27,32 +27,35 @@ class Raster(NamedTuple):
         depth: z of the nearest covered sub-sample; infinity where there is none.
     """
 
-    image: Float[Tensor, "H W C"]
-    coverage: Float[Tensor, "H W"]
-    depth: Float[Tensor, "H W"]
+    image: Float[Tensor, "*batch H W C"]
+    coverage: Float[Tensor, "*batch H W"]
+    depth: Float[Tensor, "*batch H W"]
 
 
 def rasterize(
-    vertices: Float[Tensor, "V 3"],
+    vertices: Float[Tensor, "*batch V 3"],
     faces: Integer[Tensor, "F 3"],
-    attributes: Float[Tensor, "V C"],
+    attributes: Float[Tensor, "*batch V C"],
     *,
     height: int,
     width: int,
     samples: int = 2,
     perspective: bool = False,
 ) -> Raster:
-    """Draw a mesh and interpolate its vertex attributes.
+    """Draw a mesh, or B meshes of the same faces, and interpolate their vertex attributes.
 
     The nearest triangle wins; at equal depth the earlier one does. Both sides of a triangle are
     drawn. Triangles without area, with a vertex that is not finite, more than half a million pixels
     away or, with ``perspective``, at z <= 0, are left out. A repeat gives the same bits, whatever
-    the number of threads. Not differentiable: the result carries no gradient.
+    the number of threads or of other pictures. Not differentiable: the result carries no gradient.
+
+    Runs where ``vertices`` are, on the CPU or a GPU. A GPU does not read the indices first, as it
+    would have to wait for them: there, faces that point at no vertex are left out.
 
     Args:
         vertices: x and y in pixels, where pixel (0, 0) has its centre at (0, 0); z in any unit,
-            smaller is nearer. Taken as float32.
-        faces: Indices of the vertices.
+            smaller is nearer. [V, 3] or [B, V, 3], taken as float32.
+        faces: Indices of the vertices, the same for all.
         attributes: What to interpolate, such as colours or normals; C may be 0.
         height: Rows of the picture.
         width: Columns of the picture.
@@ -64,8 +67,8 @@ def rasterize(
         The picture, its coverage and its depth, float32.
 
     Raises:
-        ValueError: If shapes do not agree, an index points at no vertex, or the picture has no
-            or too many sub-samples.
+        ValueError: If shapes do not agree, an index points at no vertex (CPU), or the picture has
+            no or too many sub-samples.
         TypeError: If ``faces`` are not integers.
 
     Example:
@@ -74,16 +77,18 @@ def rasterize(
     """
     _check_mesh(vertices, faces, attributes)
     _check_size(height, width, samples)
-    image, coverage, depth = _operator()(
-        vertices.detach().to("cpu", torch.float32).contiguous(),
-        faces.detach().to("cpu", torch.int32).contiguous(),
-        attributes.detach().to("cpu", torch.float32).contiguous(),
+    device, is_single = vertices.device, vertices.ndim == 2
+    points, values = (vertices[None], attributes[None]) if is_single else (vertices, attributes)
+    drawn = _operator()(
+        points.detach().to(device, torch.float32).contiguous(),
+        faces.detach().to(device, torch.int32).contiguous(),
+        values.detach().to(device, torch.float32).contiguous(),
         height,
         width,
         samples,
         perspective,
     )
-    return Raster(image, coverage, depth)
+    return Raster(*(part[0] if is_single else part for part in drawn))
 
 
 def vertex_normals(
@@ -111,24 +116,25 @@ def vertex_normals(
 
 
 def _check_mesh(vertices: Tensor, faces: Tensor, attributes: Tensor) -> None:
-    for name, tensor in (("vertices", vertices), ("faces", faces)):
-        if tensor.ndim != 2 or tensor.shape[1] != 3:
-            raise ValueError(
-                f"rasterize: {name} must be [N, 3], got {list(tensor.shape)}; "
-                "draw one mesh per call"
-            )
+    if vertices.ndim not in (2, 3) or vertices.shape[-1] != 3:
+        raise ValueError(
+            f"rasterize: vertices must be [V, 3] or [B, V, 3], got {list(vertices.shape)}"
+        )
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"rasterize: faces must be [F, 3], got {list(faces.shape)}")
     if faces.is_floating_point():
         raise TypeError(f"rasterize: faces must be integers, got {faces.dtype}")
-    if attributes.ndim != 2 or attributes.shape[0] != vertices.shape[0]:
+    if attributes.ndim != vertices.ndim or attributes.shape[:-1] != vertices.shape[:-1]:
+        expected = ", ".join(map(str, vertices.shape[:-1]))
         raise ValueError(
-            f"rasterize: attributes must be [V, C] with V = {vertices.shape[0]} as in vertices, "
+            f"rasterize: attributes must be [{expected}, C] as in vertices, "
             f"got {list(attributes.shape)}"
         )
-    if faces.numel():
+    if faces.numel() and faces.device.type == "cpu":
         low, high = (int(bound) for bound in torch.aminmax(faces))
-        if low < 0 or high >= vertices.shape[0]:
+        if low < 0 or high >= vertices.shape[-2]:
             raise ValueError(
-                f"rasterize: faces must index the {vertices.shape[0]} vertices, "
+                f"rasterize: faces must index the {vertices.shape[-2]} vertices, "
                 f"got {low if low < 0 else high}"
             )
 
@@ -162,8 +168,9 @@ def _rasterize_fake(
     samples: int,
     perspective: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    size = (vertices.shape[0], height, width)
     return (
-        vertices.new_empty(height, width, attributes.shape[1]),
-        vertices.new_empty(height, width),
-        vertices.new_empty(height, width),
+        vertices.new_empty(*size, attributes.shape[2]),
+        vertices.new_empty(size),
+        vertices.new_empty(size),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -45,51 +46,73 @@ def sample_occluders(
     return np.asarray(soft, dtype=np.float32) / 255
 
 
-def add_occluders(
-    rng: np.random.Generator,
+def sample_fill(
+    rng: np.random.Generator, size: int, backgrounds: Backgrounds
+) -> Float[np.ndarray, "H W 3"]:
+    """Draw what occluders look like: a texture [S, S, 3], or a plain colour [1, 1, 3]; to 255."""
+    if rng.random() < 0.7:
+        return backgrounds.draw(rng, size).astype(np.float32)
+    return rng.integers(0, 256, 3).astype(np.float32)[None, None]
+
+
+def cover(
     image: Float[np.ndarray, "S S 3"],
     mask: Float[np.ndarray, "S S"],
-    backgrounds: Backgrounds,
+    fill: Float[np.ndarray, "H W 3"],
 ) -> Float[np.ndarray, "S S 3"]:
-    """Fill the shape with a texture or a plain colour; levels in [0, 255]."""
-    size = image.shape[0]
-    fill: np.ndarray
-    if rng.random() < 0.7:
-        fill = backgrounds.draw(rng, size).astype(np.float32)
-    else:
-        fill = rng.integers(0, 256, 3).astype(np.float32)
+    """Lay a fill over a picture where the mask is; levels in [0, 255]."""
     covered: np.ndarray = image * (1 - mask[..., None]) + fill * mask[..., None]
     return covered
 
 
-def develop(
-    rng: np.random.Generator, image: Float[np.ndarray, "S S 3"], config: PhotoConfig
-) -> UInt8[np.ndarray, "S S 3"]:
-    """Apply exposure, white balance, gamma, defocus, resampling, noise and JPEG.
+@dataclass(frozen=True)
+class Development:
+    """What happens to one picture after it is drawn.
 
-    Args:
-        rng: Generator; the same state gives the same picture.
-        image: Levels in [0, 255].
-        config: Odds and ranges.
+    Attributes:
+        gain: Factor of each channel: exposure and white balance.
+        gamma: Exponent of the levels.
+        blur: Standard deviation of the defocus, pixels; 0: none.
+        small: Side that the picture is shrunk to before it is enlarged again, pixels; 0: never.
+        noise: Added to the levels, of 255.
+        quality: Of the JPEG compression; 0: none.
     """
+
+    gain: Float[np.ndarray, " 3"]
+    gamma: float
+    blur: float
+    small: int
+    noise: Float[np.ndarray, "S S 3"]
+    quality: int
+
+
+def sample_development(rng: np.random.Generator, size: int, config: PhotoConfig) -> Development:
+    """Draw exposure, white balance, gamma, defocus, resampling, noise and JPEG."""
     gain = np.exp(rng.normal() * 0.12) * (1 + rng.normal(size=3) * 0.04)
-    levels = np.clip(image * (gain / 255.0).astype(np.float32), 0, 1)
-    levels = np.power(levels, np.float32(np.exp(rng.normal() * 0.15)))
+    gamma = float(np.exp(rng.normal() * 0.15))
+    blurred = float(rng.uniform(0.3, 1.6)) if rng.random() < config.blur else 0.0
+    small = int(rng.uniform(0.35, 0.78) * size) if rng.random() < config.resample else 0
+    sigma = np.float32(rng.uniform(0, config.noise))
+    noise = rng.standard_normal((size, size, 3), dtype=np.float32) * sigma
+    quality = int(rng.integers(*config.jpeg_quality)) if rng.random() < config.jpeg else 0
+    return Development(gain, gamma, blurred, small, noise, quality)
+
+
+def develop(image: Float[np.ndarray, "S S 3"], settings: Development) -> UInt8[np.ndarray, "S S 3"]:
+    """Turn levels in [0, 255] into a picture as a camera would have stored it."""
+    levels = np.clip(image * (settings.gain / 255.0).astype(np.float32), 0, 1)
+    levels = np.power(levels, np.float32(settings.gamma))
     picture: np.ndarray = (levels * 255).astype(np.uint8)
-    if rng.random() < config.blur:
-        picture = blur(picture, float(rng.uniform(0.3, 1.6)))
-    if rng.random() < config.resample:
-        size = picture.shape[0]
-        small = int(rng.uniform(0.35, 0.78) * size)
+    if settings.blur > 0:
+        picture = blur(picture, settings.blur)
+    if settings.small > 0:
+        size, small = picture.shape[0], settings.small
         shrunk = Image.fromarray(picture).resize((small, small), Image.Resampling.BOX)
         picture = np.asarray(shrunk.resize((size, size), Image.Resampling.BILINEAR))
-    sigma = rng.uniform(0, config.noise)
-    noisy = picture + rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(sigma)
-    picture = np.clip(noisy, 0, 255).astype(np.uint8)
-    if rng.random() < config.jpeg:
+    picture = np.clip(picture + settings.noise, 0, 255).astype(np.uint8)
+    if settings.quality > 0:
         stream = BytesIO()
-        quality = int(rng.integers(*config.jpeg_quality))
-        Image.fromarray(picture).save(stream, format="JPEG", quality=quality)
+        Image.fromarray(picture).save(stream, format="JPEG", quality=settings.quality)
         stream.seek(0)
         picture = np.asarray(Image.open(stream).convert("RGB"))
     return picture

@@ -70,11 +70,12 @@ class SynthSample:
     mask: Bool[np.ndarray, "S S"]
 
 
-class _Placed(NamedTuple):
+class Placed(NamedTuple):
     """One person before the camera; metres, camera frame.
 
     Attributes:
         person: Pose, shape and looks.
+        pelvis: Where the pelvis joint is.
         transl: What was added to the posed body.
         joints: Kinematic joints.
         surface: Vertices with clothes.
@@ -82,10 +83,44 @@ class _Placed(NamedTuple):
     """
 
     person: Person
+    pelvis: Float[np.ndarray, " 3"]
     transl: torch.Tensor
     joints: torch.Tensor
     surface: torch.Tensor
     normals: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that decides a picture: drawing it needs no further random number.
+
+    Attributes:
+        placed: The labelled person.
+        other: Another person, or None.
+        camera: The crop.
+        lights: The lights.
+        texture: Picture that patterns on people read.
+        background: What is behind the people.
+        occluders: Coverage of what is in front of them, or None.
+        fill: Look of the occluders.
+        development: What happens to the drawn picture.
+    """
+
+    placed: Placed
+    other: Placed | None
+    camera: CropCamera
+    lights: Lights
+    texture: UInt8[np.ndarray, "T T 3"]
+    background: UInt8[np.ndarray, "S S 3"]
+    occluders: Float[np.ndarray, "S S"] | None
+    fill: Float[np.ndarray, "H W 3"] | None
+    development: photo.Development
+
+    @property
+    def other_is_behind(self) -> bool:
+        """Whether the other person is drawn first; pelvis joints decide."""
+        other = self.other
+        return other is not None and bool(other.joints[0, 2] >= self.placed.joints[0, 2])
 
 
 class Renderer:
@@ -121,25 +156,47 @@ class Renderer:
         return np.random.default_rng([self.config.seed, SPLITS.index(self.split), index])
 
     @torch.no_grad()
-    def render(self, index: int) -> SynthSample:
-        """Render image ``index``. Depends on nothing else: not on order, nor on processes."""
+    def scene(self, index: int) -> Scene:
+        """Draw all random numbers of image ``index``: on nothing else do they depend."""
         config, rng = self.config, self.rng(index)
         person = sample_person(rng, self.pool, self._wardrobe, config)
         placed = self._place(person, np.array([0.0, 0.0, sample_distance(rng, config.camera)]))
-        landmarks = self._landmarks(placed)
-        camera = sample_camera(rng, placed.surface.numpy()[::7], landmarks, config.camera)
-
-        picture, coverage, depth, front = self._draw(rng, index, placed, camera)
-        photo_area = _photo_area(camera, config.size)
+        camera = sample_camera(
+            rng, placed.surface.numpy()[::7], self._landmarks(placed), config.camera
+        )
+        lights, texture = sample_lights(rng), self.backgrounds.draw(rng, 64)
+        background = self._background(rng)
+        branch = np.random.default_rng(
+            [config.seed, SPLITS.index(self.split), index, _COMPANION_BRANCH]
+        )
+        other = self._companion(branch, placed)
         occluders = photo.sample_occluders(rng, config.size, config.photo)
+        fill = None
         if occluders is not None:
-            picture = photo.add_occluders(rng, picture, occluders, self.backgrounds)
-            front = np.maximum(front, occluders)
-        image = photo.develop(rng, picture, config.photo) * photo_area[..., None]
+            fill = photo.sample_fill(rng, config.size, self.backgrounds)
+        development = photo.sample_development(rng, config.size, config.photo)
+        return Scene(
+            placed, other, camera, lights, texture, background, occluders, fill, development
+        )
+
+    def render(self, index: int) -> SynthSample:
+        """Render image ``index``. Depends on nothing else: not on order, nor on processes."""
+        return self.draw(self.scene(index))
+
+    def draw(self, scene: Scene) -> SynthSample:
+        """Draw a scene and label it."""
+        placed, camera = scene.placed, scene.camera
+        landmarks = self._landmarks(placed)
+        picture, coverage, depth, front = self._paint_people(scene)
+        photo_area = _photo_area(camera, self.config.size)
+        if scene.occluders is not None and scene.fill is not None:
+            picture = photo.cover(picture, scene.occluders, scene.fill)
+            front = np.maximum(front, scene.occluders)
+        image = photo.develop(picture, scene.development) * photo_area[..., None]
         return SynthSample(
             image=image.astype(np.uint8),
-            rotmat=person.rotmat.astype(np.float32),
-            betas=person.betas.astype(np.float32),
+            rotmat=placed.person.rotmat.astype(np.float32),
+            betas=placed.person.betas.astype(np.float32),
             transl=placed.transl.numpy(),
             joints=placed.joints.numpy(),
             landmarks=landmarks,
@@ -148,7 +205,7 @@ class Renderer:
             mask=(coverage > 0.5) & photo_area,
         )
 
-    def _place(self, person: Person, pelvis: Float[np.ndarray, " 3"]) -> _Placed:
+    def _place(self, person: Person, pelvis: Float[np.ndarray, " 3"]) -> Placed:
         """Pose and dress a person whose pelvis joint is at ``pelvis``."""
         rotmat = torch.from_numpy(person.rotmat.astype(np.float32))[None]
         betas = torch.from_numpy(person.betas.astype(np.float32))[None]
@@ -158,15 +215,16 @@ class Renderer:
         normals = vertex_normals(vertices, self._faces)
         inflation = torch.from_numpy(person.outfit.inflation.astype(np.float32))
         surface = vertices + normals * inflation[:, None]
-        return _Placed(person, transl, posed.joints[0, :24] + transl, surface, normals)
+        return Placed(person, pelvis, transl, posed.joints[0, :24] + transl, surface, normals)
 
-    def _landmarks(self, placed: _Placed) -> Float[np.ndarray, "27 3"]:
+    @torch.no_grad()
+    def _landmarks(self, placed: Placed) -> Float[np.ndarray, "27 3"]:
         rotmat = torch.from_numpy(placed.person.rotmat.astype(np.float32))[None]
         betas = torch.from_numpy(placed.person.betas.astype(np.float32))[None]
         points: np.ndarray = (body_landmarks(self.body, rotmat, betas)[0] + placed.transl).numpy()
         return points
 
-    def _companion(self, rng: np.random.Generator, placed: _Placed) -> _Placed | None:
+    def _companion(self, rng: np.random.Generator, placed: Placed) -> Placed | None:
         """Draw another person beside, behind or in front of this one, or nobody."""
         if rng.random() >= self.config.photo.companion:
             return None
@@ -176,41 +234,31 @@ class Renderer:
         pelvis[2] = max(pelvis[2], _NEAREST)
         return self._place(sample_person(rng, self.pool, self._wardrobe, self.config), pelvis)
 
-    def _draw(
-        self, rng: np.random.Generator, index: int, placed: _Placed, camera: CropCamera
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Draw the person over a background, perhaps with somebody else.
+    def _paint_people(self, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the person over the background, perhaps with somebody else.
 
         People who touch are not told apart by pixel: the one whose pelvis is nearer covers.
 
         Returns:
             Levels in [0, 255], coverage and depth of the person, coverage of what is in front.
         """
-        lights, texture = sample_lights(rng), self.backgrounds.draw(rng, 64)
-        picture = self._background(rng).astype(np.float32)
-        branch = np.random.default_rng(
-            [self.config.seed, SPLITS.index(self.split), index, _COMPANION_BRANCH]
-        )
-        other = self._companion(branch, placed)
-        behind = other is not None and bool(other.joints[0, 2] >= placed.joints[0, 2])
-        if other is not None and behind:
-            self._paint(picture, other, camera, lights, texture)
-        coverage, depth = self._paint(picture, placed, camera, lights, texture)
+        picture = scene.background.astype(np.float32)
+        if scene.other is not None and scene.other_is_behind:
+            self._paint(picture, scene.other, scene)
+        coverage, depth = self._paint(picture, scene.placed, scene)
         front = np.zeros_like(coverage)
-        if other is not None and not behind:
-            front, _ = self._paint(picture, other, camera, lights, texture)
+        if scene.other is not None and not scene.other_is_behind:
+            front, _ = self._paint(picture, scene.other, scene)
         return picture, coverage, depth, front
 
     def _paint(
         self,
         picture: np.ndarray,
-        placed: _Placed,
-        camera: CropCamera,
-        lights: Lights,
-        texture: np.ndarray,
+        placed: Placed,
+        scene: Scene,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw one person into ``picture``, in place; return coverage and depth."""
-        config, surface = self.config, placed.surface
+        config, surface, camera = self.config, placed.surface, scene.camera
         size = config.size
         pixels = (camera.project(surface.numpy()) + 1) * (size / 2)
         fields = torch.from_numpy(placed.person.outfit.fields.T.astype(np.float32))
@@ -229,7 +277,7 @@ class Renderer:
             share = coverage[rows, columns][:, None]
             values = drawn.image.numpy()[rows, columns] / share
             softness = max(0.003, 2 / (camera.focal * size) * float(surface[:, 2].mean()))
-            colour = _shade(values, placed.person, lights, texture, softness)
+            colour = _shade(values, placed.person, scene.lights, scene.texture, softness)
             picture[rows, columns] = picture[rows, columns] * (1 - share) + 255 * colour * share
         return coverage, depth
 

@@ -211,21 +211,42 @@ def test_strided_double_inputs_and_gradients_are_taken():
 def test_registration():
     vertices, faces, attributes = random_scene(np.random.default_rng(4), 5, 8, 8, 5.0)
     draw(vertices, faces, attributes, 8, 9, 2)  # loads and registers
-    inputs = torch.as_tensor(vertices), torch.as_tensor(faces, dtype=torch.int32)
-    torch.library.opcheck(
-        torch.ops.eft_fast.rasterize.default, (*inputs, torch.as_tensor(attributes), 8, 9, 2, False)
-    )
+    inputs = torch.as_tensor(vertices)[None], torch.as_tensor(faces, dtype=torch.int32)
+    values = torch.as_tensor(attributes)[None]
+    torch.library.opcheck(torch.ops.eft_fast.rasterize.default, (*inputs, values, 8, 9, 2, False))
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 5])
+def test_many_pictures_are_those_drawn_alone(pictures):
+    """Bit for bit, and in the order given."""
+    scenes = [random_scene(np.random.default_rng(4), 30, 16, 16, 5.0)]
+    faces = scenes[0][1]
+    rng = np.random.default_rng(8)
+    vertices = scenes[0][0] + rng.normal(size=(pictures, 1, 3)).astype(np.float32)
+    attributes = rng.normal(size=(pictures, len(vertices[0]) if pictures else 90, 4))
+    attributes = attributes.astype(np.float32)
+    together = draw(vertices, faces, attributes, 16, 17, 2, True)
+    assert together.image.shape == (pictures, 16, 17, 4)
+    for k in range(pictures):
+        alone = draw(vertices[k], faces, attributes[k], 16, 17, 2, True)
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[k], b)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"vertices": torch.zeros(2, 3, 3)}, ValueError, r"vertices must be \[N, 3\]"),
-        ({"faces": torch.zeros(1, 4, dtype=torch.int64)}, ValueError, r"faces must be \[N, 3\]"),
+        ({"vertices": torch.zeros(2, 2, 3, 3)}, ValueError, r"must be \[V, 3\] or \[B, V, 3\]"),
+        ({"vertices": torch.zeros(2, 3, 3)}, ValueError, r"attributes must be \[2, 3, C\]"),
+        ({"faces": torch.zeros(1, 4, dtype=torch.int64)}, ValueError, r"faces must be \[F, 3\]"),
         ({"faces": torch.zeros(1, 3)}, TypeError, "faces must be integers"),
         ({"faces": torch.tensor([[0, 1, 3]])}, ValueError, "index the 3 vertices, got 3"),
         ({"faces": torch.tensor([[0, 1, -1]])}, ValueError, "index the 3 vertices, got -1"),
-        ({"attributes": torch.zeros(4, 1)}, ValueError, "with V = 3 as in vertices"),
+        (
+            {"attributes": torch.zeros(4, 1)},
+            ValueError,
+            r"attributes must be \[3, C\]",
+        ),
         ({"height": 0}, ValueError, "height must be 1 to 32768 pixels at 2 samples, got 0"),
         ({"samples": 9}, ValueError, "samples must be 1 to 8, got 9"),
         ({"width": 100_000}, ValueError, "width must be 1 to 32768"),

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from eft_fast.synth import photo
 from eft_fast.synth.backgrounds import Backgrounds
 from eft_fast.synth.config import PhotoConfig
-from eft_fast.synth.photo import add_occluders, develop, sample_occluders
+from eft_fast.synth.photo import sample_occluders
 
 OFF = PhotoConfig(blur=0, resample=0, jpeg=0, noise=0, occluder=0, table=0)
+
+
+def develop(rng: np.random.Generator, image: np.ndarray, config: PhotoConfig) -> np.ndarray:
+    return photo.develop(image, photo.sample_development(rng, len(image), config))
 
 
 def test_developing_keeps_the_scene() -> None:
@@ -44,6 +49,7 @@ def test_occluders_replace_what_they_cover() -> None:
     image = np.full((64, 64, 3), -1000, dtype=np.float32)
     mask = np.zeros((64, 64), dtype=np.float32)
     mask[32:] = 1
-    covered = add_occluders(np.random.default_rng(0), image, mask, Backgrounds())
+    fill = photo.sample_fill(np.random.default_rng(0), 64, Backgrounds())
+    covered = photo.cover(image, mask, fill)
     assert (covered[:32] == -1000).all()
     assert (covered[32:] >= 0).all()
