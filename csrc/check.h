@@ -51,18 +51,20 @@ inline void check_shape(const char* op,
 // Floating tensors share one type, float32 or float64, and all tensors one device.
 struct Alike {
   const char* op;
-  const Tensor& first;  // betas
+  const Tensor& first;
+  const char* who;  // what `first` is called
 
-  explicit Alike(const char* name, const Tensor& betas) : op(name), first(betas) {
-    const ScalarType type = betas.scalar_type();
+  Alike(const char* name, const Tensor& first, const char* who = "betas")
+      : op(name), first(first), who(who) {
+    const ScalarType type = first.scalar_type();
     if (type != ScalarType::Float && type != ScalarType::Double)
-      refuse(std::string(op) +
-             ": betas must be float32 or float64; half precision is not supported");
+      refuse(std::string(op) + ": " + who +
+             " must be float32 or float64; half precision is not supported");
   }
 
   void floating(const char* name, const Tensor& t) const {
     if (t.scalar_type() != first.scalar_type())
-      refuse(std::string(op) + ": " + name + " must have the type of betas");
+      refuse(std::string(op) + ": " + name + " must have the type of " + who);
     device(name, t);
   }
 
@@ -75,7 +77,7 @@ struct Alike {
   void device(const char* name, const Tensor& t) const {
     if (t.is_cuda() != first.is_cuda() ||
         (t.is_cuda() && t.get_device_index() != first.get_device_index()))
-      refuse(std::string(op) + ": " + name + " must be on the device of betas");
+      refuse(std::string(op) + ": " + name + " must be on the device of " + who);
   }
 };
 
