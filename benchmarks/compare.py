@@ -1,6 +1,6 @@
 """Ratios from interleaved rounds: ``python -m benchmarks.compare SUITE [--json]``.
 
-SUITE is smpl, points, smplify or eft; the last two have options of their own.
+SUITE is smpl, points, smplify, eft or onnx; the last three have options of their own.
 
 In every round each implementation runs once for a while, one after the other, so that a busy
 machine slows all of them alike; the table shows medians over the rounds, and the ratio of medians.
@@ -137,6 +137,10 @@ def _print_row(row: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["onnx"]:
+        from eft_fast.cli import main as program
+
+        return program(["bench", *arguments])
     if arguments[:1] == ["smplify"]:
         from benchmarks import smplify
 
