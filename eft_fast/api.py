@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eft_fast import imaging
 from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
 from eft_fast.fitting.assemble import PersonRows, assemble_result
 from eft_fast.fitting.config import DEFAULT_CONFIG, EftConfig
 from eft_fast.fitting.engine import make_fitter
-from eft_fast.fitting.inputs import prepare_person, unread_person
-from eft_fast.fitting.person import CropJob
+from eft_fast.fitting.inputs import check_pinholes, unread_person
+from eft_fast.fitting.person import Fitter
 from eft_fast.fitting.progress import PeopleProgress
 from eft_fast.fitting.recipes import RECIPES, SmplifyConfig
 from eft_fast.fitting.result import FitResult
+from eft_fast.fitting.stream import GivenPerson, Image, PersonStream, ReasonCallback
 from eft_fast.keypoints import JointSet
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.ops import find_device
 
-__all__ = ["fit_batch", "load_body", "load_regressor"]
+__all__ = ["fit_batch", "fit_stream", "load_body", "load_regressor"]
 
 #: How a person can be fitted: fine-tuning, SMPLify by the recipe of the configuration or by name,
 #: or the regressor's answer as it is.
 METHODS: Final = ("eft", "smplify", *RECIPES, "none")
-Image = str | Path | npt.NDArray[np.uint8]
 
 
 def fit_batch(
@@ -53,6 +52,7 @@ def fit_batch(
     progress: bool | None = None,
     workers: int = 1,
     slots: int | None = None,
+    intrinsics: npt.ArrayLike | str | None = None,
 ) -> FitResult:
     """Fit the body model to N people.
 
@@ -70,8 +70,10 @@ def fit_batch(
         method: ``"eft"``: fine-tune the regressor on each person; ``"smplify"`` or the name of a
             recipe, such as ``"smplify2016"``: fit the parameters directly; ``"none"``: the
             regressor alone.
-        mode: Which weights EFT tunes: ``"full"``, ``"layer4"`` or ``"head"``. SMPLify tunes none;
-            the result's ``mode`` names its prior.
+        mode: What EFT tunes: ``"full"``, all weights; ``"layer3"``, ``"layer4"``, ``"head"``: those
+            from there on; ``"feature"``, ``"lora"``, ``"subspace"``: other, cheaper methods, see
+            ``fitting.config.EFT_MODES``. Never another one than asked for. SMPLify tunes none; the
+            result's ``mode`` names its prior.
         regressor: Start of every fit; default: the open one.
         body: Body model; default: the open one. It must be the one the regressor was trained on.
         config: Options of the fit: an ``EftConfig``, or a ``SmplifyConfig`` for SMPLify.
@@ -80,6 +82,10 @@ def fit_batch(
         workers: Processes of one thread each, on the CPU only; each fits whole people.
         slots: People fitted together, each with private weights. Default: one by one on the CPU,
             where company gains nothing, and as many as the free memory holds on a GPU.
+        intrinsics: Full perspective: the pinhole of each photo, pixels, ``[N, 3, 3]`` or one
+            ``[3, 3]`` for all; or ``"diagonal"``, where nothing is known: the focal length is then
+            the photo's diagonal, the principal point its middle. None: the weak camera of the
+            crop, as published.
 
     Returns:
         Parameters, cameras, errors and stop reasons in the order of ``images``.
@@ -95,25 +101,160 @@ def fit_batch(
     """
     points_set = find_joint_set(joint_set)
     given, boxes = _check_people(images, keypoints, bboxes, points_set)
+    pinholes = check_pinholes(intrinsics, len(images))
+    setup = _prepare(points_set, method, mode, config, regressor, body, device, workers, slots)
+    people = (
+        GivenPerson(image, row, box, None if pinholes is None else _row_of(pinholes, index))
+        for index, (image, row, box) in enumerate(zip(images, given, boxes, strict=True))
+    )
+    with PeopleProgress(len(images), shown=progress) as bar:
+        stream = setup.stream(bar.person)
+        try:
+            for _ in stream.run(people):
+                pass
+        except KeyboardInterrupt:
+            # What is done is worth keeping; everybody else is named as not reached.
+            for index in range(len(images)):
+                stream.people.setdefault(index, unread_person(given[index]))
+    ordered = [stream.people[index] for index in range(len(images))]
+    return assemble_result(replace(setup.rows, people=ordered, fits=stream.fits))
+
+
+def fit_stream(
+    people: Iterable[tuple[Image, npt.ArrayLike] | tuple[Image, npt.ArrayLike, npt.ArrayLike]],
+    *,
+    joint_set: str = "coco17",
+    method: str = "eft",
+    mode: str = "full",
+    regressor: Regressor | None = None,
+    body: Smpl | None = None,
+    config: EftConfig | SmplifyConfig | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+    workers: int = 1,
+    slots: int | None = None,
+    intrinsics: npt.ArrayLike | str | None = None,
+) -> Iterator[FitResult]:
+    """Fit people as they come, as many as there are, and yield each one's fit in their order.
+
+    The fits are those of ``fit_batch``; the memory is that of the people under way. People are
+    taken from the iterable when there is room, some of them ahead of the results.
+
+    Args:
+        people: One ``(image, keypoints)`` or ``(image, keypoints, bbox)`` each: a path or RGB uint8
+            ``[H, W, 3]``; ``[K, 3]``: x, y in photo pixels and confidence; x, y, width, height.
+        joint_set: As of ``fit_batch``.
+        method: As of ``fit_batch``.
+        mode: As of ``fit_batch``.
+        regressor: As of ``fit_batch``.
+        body: As of ``fit_batch``.
+        config: As of ``fit_batch``.
+        device: As of ``fit_batch``.
+        progress: As of ``fit_batch``; the time that is left is known where ``people`` has a length.
+        workers: As of ``fit_batch``.
+        slots: As of ``fit_batch``.
+        intrinsics: ``"diagonal"``, or one ``[3, 3]`` for all photos.
+
+    Yields:
+        One ``FitResult`` of length 1 per person. Whoever has keypoints or a box of a wrong shape
+        gets ``bad_image`` and a message, as an unreadable photo does, and stops nobody.
+
+    Raises:
+        ValueError: If joint set, method or mode are unknown or do not go together.
+
+    Example:
+        >>> for index, fit in enumerate(eft_fast.fit_stream(people, mode="head")):
+        ...     fit.save(f"{index:06d}.npz")
+    """
+    points_set = find_joint_set(joint_set)
+    pinholes = check_pinholes(intrinsics, 1)
+    pinhole = None if pinholes is None else _row_of(pinholes, 0)
+    setup = _prepare(points_set, method, mode, config, regressor, body, device, workers, slots)
+    given = (_given_person(each, points_set, pinhole) for each in people)
+    return _stream(setup, given, progress, len(people) if isinstance(people, Sized) else None)
+
+
+def _stream(
+    setup: _Setup, given: Iterator[GivenPerson], progress: bool | None, total: int | None
+) -> Iterator[FitResult]:
+    with PeopleProgress(total, shown=progress) as bar:
+        for person, fit in setup.stream(bar.person).in_order(given):
+            fits = {} if fit is None else {0: fit}
+            yield assemble_result(replace(setup.rows, people=[person], fits=fits))
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a run needs besides the people."""
+
+    rows: PersonRows
+    fitter: Fitter
+    input_size: int
+    device: torch.device
+    strict: bool
+
+    def stream(self, on_person: ReasonCallback) -> PersonStream:
+        return PersonStream(
+            self.fitter,
+            self.rows.joint_set,
+            self.input_size,
+            self.device,
+            strict=self.strict,
+            on_person=on_person,
+        )
+
+
+def _prepare(
+    points_set: JointSet,
+    method: str,
+    mode: str,
+    config: EftConfig | SmplifyConfig | None,
+    regressor: Regressor | None,
+    body: Smpl | None,
+    device: str | torch.device | None,
+    workers: int,
+    slots: int | None,
+) -> _Setup:
+    """Load what was not given and choose the fitter."""
     method, mode, config = _choose_method(method, mode, config)
     regressor = _on_device(regressor or load_regressor(), find_device("fit_batch", device))
     where = next(regressor.parameters()).device
     body = body if body is not None else load_body(device=where)
     _check_same_body(regressor, body)
-    rows = PersonRows(points_set, body, regressor.id, method, mode)
     fitter = make_fitter(
         regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
     )
-    with PeopleProgress(len(images), shown=progress) as bar:
-        jobs = _jobs(rows, images, given, boxes, regressor.input_size, config, where, bar)
-        try:
-            for index, fit in fitter.fit(jobs):
-                rows.fits[index] = fit
-                bar.person(fit.stop_reason)
-        except KeyboardInterrupt:
-            # What is done is worth keeping; everybody else is named as not reached.
-            rows.people += [unread_person(row) for row in given[len(rows.people) :]]
-    return assemble_result(rows)
+    rows = PersonRows(points_set, body, regressor.id, method, mode)
+    return _Setup(rows, fitter, regressor.input_size, where, config.strict_reference)
+
+
+def _given_person(
+    given: tuple[Any, ...], points_set: JointSet, pinhole: npt.NDArray[np.float64] | str | None
+) -> GivenPerson:
+    """One element of a stream; what is wrong with it becomes this person's problem alone."""
+    width = len(points_set.names)
+    nothing = np.zeros((width, 3), np.float32)
+    no_box = np.full(4, np.nan)
+    if not isinstance(given, tuple) or len(given) not in (2, 3):
+        problem = "fit_stream: a person must be (image, keypoints) or (image, keypoints, bbox)"
+        return GivenPerson("", nothing, no_box, problem=problem)
+    try:
+        keypoints = _as_array(given[1], "keypoints").astype(np.float32)
+        box = _as_array(given[2], "bbox") if len(given) == 3 and given[2] is not None else no_box
+        if keypoints.shape != (width, 3):
+            raise ValueError(
+                f"fit_stream: keypoints must be [{width}, 3] for joint set {points_set.name}, "
+                f"got {list(keypoints.shape)}"
+            )
+        if box.shape != (4,):
+            raise ValueError(f"fit_stream: bbox must be x, y, width, height, got {box.tolist()}")
+    except ValueError as error:
+        return GivenPerson(given[0], nothing, no_box, problem=str(error))
+    return GivenPerson(given[0], keypoints, box, pinhole)
+
+
+def _row_of(pinholes: npt.NDArray[np.float64] | str, index: int) -> npt.NDArray[np.float64] | str:
+    return pinholes if isinstance(pinholes, str) else pinholes[index]
 
 
 def _choose_method(
@@ -142,58 +283,6 @@ def _choose_method(
     if method != "smplify":
         config = replace(config, recipe=method)
     return config.recipe, config.prior, config
-
-
-def _jobs(
-    rows: PersonRows,
-    images: Sequence[Image],
-    keypoints: npt.NDArray[np.float32],
-    boxes: npt.NDArray[np.float64],
-    input_size: int,
-    config: EftConfig | SmplifyConfig,
-    device: torch.device,
-    bar: PeopleProgress,
-) -> Iterator[CropJob]:
-    """Read, crop and pass on one person after the other; neighbours of one photo read it once.
-
-    What is known of each person stays in ``rows``; the crop does not, so that the memory of a run
-    does not grow with its length.
-    """
-    source: Image | None = None
-    photo: npt.NDArray[np.uint8] | Exception | None = None
-    for index, image in enumerate(images):
-        if photo is None or not _same_source(image, source):
-            source, photo = image, _read(image)
-        person = prepare_person(
-            photo,
-            keypoints[index],
-            boxes[index],
-            rows.joint_set,
-            input_size,
-            strict=config.strict_reference,
-        )
-        rows.people.append(replace(person, img=None))
-        if person.img is None:
-            bar.person("bad_image")
-            continue
-        yield CropJob(
-            index,
-            torch.from_numpy(person.img).to(device),
-            torch.from_numpy(person.keypoints_2d).to(device),
-        )
-
-
-def _read(image: Image) -> npt.NDArray[np.uint8] | Exception:
-    try:
-        return imaging.load_image(image)
-    except (OSError, ValueError, TypeError) as error:
-        return error
-
-
-def _same_source(image: Image, other: Image | None) -> bool:
-    if isinstance(image, np.ndarray) or isinstance(other, np.ndarray):
-        return image is other
-    return image == other
 
 
 def _check_people(

@@ -82,6 +82,7 @@ def assemble_result(rows: PersonRows) -> FitResult:
             _message(person, reason) for person, reason in zip(people, stop_reason, strict=True)
         ),
         keypoints=_stack([person.keypoints_px for person in people], (width, 3)),
+        intrinsics=_stack([_intrinsics(person) for person in people], (3, 3)),
         joint_set=rows.joint_set.name,
         body_id=rows.body.id,
         regressor_id=rows.regressor_id,
@@ -112,6 +113,10 @@ def _stack(values: Sequence[npt.NDArray[Any]], shape: tuple[int, ...]) -> Tensor
     if not values:
         return torch.zeros((0, *shape))
     return torch.from_numpy(np.stack(values).astype(np.float32))
+
+
+def _intrinsics(person: Person) -> npt.NDArray[np.float64]:
+    return np.full((3, 3), _NAN) if person.intrinsics is None else person.intrinsics
 
 
 def _reason_without_fit(person: Person) -> str:

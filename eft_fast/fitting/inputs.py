@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from jaxtyping import Float
 
 from eft_fast import imaging
+from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
 from eft_fast.keypoints import JointSet, to_spin49
+
+#: Pinholes [N,3,3] of all people, ``DIAGONAL``, or none.
+Pinholes = npt.NDArray[np.float64] | str | None
+#: Name of the pinhole of which nothing but the photo's size is known.
+DIAGONAL: Final = "diagonal"
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Person:
         center: Centre of the crop, photo pixels ``[2]``; NaN without a photo.
         scale: Side of the crop / 200, photo pixels; NaN without a photo.
         message: What was wrong, or empty.
+        intrinsics: Pinhole of the photo, pixels ``[3, 3]``; None: the weak camera is used.
     """
 
     img: npt.NDArray[np.float32] | None
@@ -31,6 +41,15 @@ class Person:
     center: npt.NDArray[np.float64]
     scale: float
     message: str
+    intrinsics: npt.NDArray[np.float64] | None = None
+
+    def crop_pinhole(self, device: torch.device) -> Float[torch.Tensor, "3 3"] | None:
+        """The pinhole as seen in the crop, for the fit."""
+        if self.intrinsics is None:
+            return None
+        one = (self.intrinsics, self.center, np.asarray(self.scale))
+        tensors = (torch.tensor(value)[None] for value in one)
+        return crop_intrinsics(*tensors)[0].to(device, torch.float32)
 
 
 def prepare_person(
@@ -41,6 +60,7 @@ def prepare_person(
     input_size: int,
     *,
     strict: bool = False,
+    pinhole: npt.NDArray[np.float64] | str | None = None,
 ) -> Person:
     """Crop the person and bring the keypoints into the crop.
 
@@ -51,6 +71,7 @@ def prepare_person(
         joint_set: Order of the keypoints.
         input_size: Side of the crop in pixels.
         strict: Truncate corners and keypoints to integers, as the reference does.
+        pinhole: Of the photo, ``[3, 3]``; ``diagonal``: made from its size; None: not used.
     """
     if isinstance(photo, Exception):
         return _without_image(keypoints, str(photo))
@@ -79,12 +100,55 @@ def prepare_person(
         center=np.asarray(crop.center, dtype=np.float64),
         scale=float(crop.scale),
         message="; ".join(notes),
+        intrinsics=_diagonal_pinhole(width, height) if isinstance(pinhole, str) else pinhole,
     )
+
+
+def check_pinholes(intrinsics: npt.ArrayLike | str | None, people: int) -> Pinholes:
+    """Bring the argument of ``fit_batch`` into one form.
+
+    Raises:
+        ValueError: If it is neither ``diagonal`` nor pinholes of all people.
+    """
+    if intrinsics is None:
+        return None
+    if isinstance(intrinsics, str):
+        if intrinsics != DIAGONAL:
+            raise ValueError(
+                f"fit_batch: intrinsics must be {DIAGONAL!r}, [3, 3] or [{people}, 3, 3], "
+                f"got {intrinsics!r}"
+            )
+        return intrinsics
+    given = np.asarray(intrinsics, dtype=np.float64)
+    if given.shape == (3, 3):
+        given = np.broadcast_to(given, (people, 3, 3))
+    if given.shape != (people, 3, 3):
+        raise ValueError(
+            f"fit_batch: intrinsics must be [3, 3] or [{people}, 3, 3], got {list(given.shape)}"
+        )
+    is_pinhole = np.isfinite(given).all((1, 2)) & (given[:, 0, 0] > 0) & (given[:, 1, 1] > 0)
+    is_pinhole &= (given[:, 2] == (0, 0, 1)).all(1)
+    if not is_pinhole.all():
+        raise ValueError(
+            "fit_batch: intrinsics must have positive focal lengths and a last row of 0, 0, 1, "
+            f"got {given[~is_pinhole][0].tolist()}"
+        )
+    return given
+
+
+def _diagonal_pinhole(width: int, height: int) -> npt.NDArray[np.float64]:
+    focal = default_focal_length(width, height)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
 def unread_person(keypoints: npt.NDArray[np.float32]) -> Person:
     """A person whose photo was never read."""
     return _without_image(keypoints, "")
+
+
+def refused_person(keypoints: npt.NDArray[np.float32], message: str) -> Person:
+    """A person who cannot be fitted, and why."""
+    return _without_image(keypoints, message)
 
 
 def _without_image(keypoints: npt.NDArray[np.float32], message: str) -> Person:

@@ -157,7 +157,9 @@ class StageObjective:
         # The penalty is the square of s e / sqrt(s^2 + e^2), whose slope is this.
         slope = torch.ones_like(error)
         if self._sigma:
-            slope = (self._sigma**2 / (self._sigma**2 + error.square())) ** 1.5
+            # Not a power: those of torch round differently where a vector register is not full.
+            root = (self._sigma**2 / (self._sigma**2 + error.square())).sqrt()
+            slope = root * root * root
         scale = (2 * self._data_weight * confidence).sqrt() * slope * self._unit
         weighted = scale[..., None] * jacobian * self.free
         # Whole cache lines, so that nobody's rounding depends on their place in the batch.
@@ -252,15 +254,18 @@ def project_packed(
 ) -> tuple[Float[Tensor, "B R 2"], Float[Tensor, "B R 2 3"]]:
     """Image points of packed pinholes, and their derivatives by the points."""
     intrinsics, rotation = (cameras[:, a : a + 9].reshape(-1, 3, 3) for a in (0, 9))
-    moved = points @ rotation.transpose(1, 2) + cameras[:, None, 18:]
+    # Sums instead of products of matrices: nobody's rounding may depend on the others.
+    moved = (points[..., None, :] * rotation[:, None]).sum(-1) + cameras[:, None, 18:]
     depth = moved[..., 2:].clamp_min(1e-3)
     flat = moved[..., :2] / depth
-    image = flat @ intrinsics[:, :2, :2].transpose(1, 2) + intrinsics[:, None, :2, 2]
+    scale = intrinsics[:, None, :2, :2]
+    image = (flat[..., None, :] * scale).sum(-1) + intrinsics[:, None, :2, 2]
     zero, inverse = torch.zeros_like(depth[..., 0]), 1 / depth[..., 0]
     by_flat = _rows(
         (inverse, zero, -flat[..., 0] * inverse), (zero, inverse, -flat[..., 1] * inverse)
     )
-    return image, intrinsics[:, None, :2, :2] @ by_flat @ rotation[:, None]
+    by_moved = (scale[..., None] * by_flat[..., None, :, :]).sum(-2)
+    return image, (by_moved[..., None] * rotation[:, None, None]).sum(-2)
 
 
 def make_free(groups: tuple[str, ...], like: Tensor) -> Float[Tensor, " 85"]:

@@ -13,7 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eft_fast.conventions import BOX_UNIT
-from eft_fast.geometry.cameras import weak_project
+from eft_fast.geometry.cameras import (
+    crop_intrinsics,
+    project_intrinsics,
+    weak_project,
+    weak_to_pinhole,
+)
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -107,6 +112,7 @@ class FitResult:
         regressor_id: Id of the regressor that started the fits.
         method: ``eft``, ``none``, or the recipe of SMPLify.
         mode: Which weights were tuned: ``full``, ``head``, ...; the prior, if SMPLify was run.
+        intrinsics: Pinhole of each photo, pixels; NaN where the fit used the weak camera.
     """
 
     params: SmplParams
@@ -127,7 +133,14 @@ class FitResult:
     regressor_id: str
     method: str
     mode: str
+    intrinsics: Float[Tensor, "N 3 3"] | None = None
     _body: Smpl | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Files and callers that know no pinholes have weak cameras."""
+        if self.intrinsics is None:
+            nothing = torch.full((len(self), 3, 3), float("nan"))
+            object.__setattr__(self, "intrinsics", nothing)
 
     def __len__(self) -> int:
         return len(self.stop_reason)
@@ -215,6 +228,12 @@ class FitResult:
         """Projected keypoints in photo pixels; default: the set that was given."""
         return self.to_photo(self.joints3d(joint_set, which), which)[..., :2]
 
+    def cam_transl(self, which: str = "final") -> Float[Tensor, "N 3"]:
+        """Where the body stands before the photo's pinhole, metres; NaN with a weak camera."""
+        assert self.intrinsics is not None
+        crop = crop_intrinsics(self.intrinsics, self.bbox_center, self.bbox_scale)
+        return weak_to_pinhole(self._prediction(which).pred_cam, crop)
+
     def to_photo(
         self, points: Float[Tensor, "N P 3"], which: str = "final"
     ) -> Float[Tensor, "N P 3"]:
@@ -222,6 +241,11 @@ class FitResult:
         cam = self._prediction(which).pred_cam
         half = (0.5 * BOX_UNIT * self.bbox_scale)[:, None]
         xy = self.bbox_center[:, None] + half[..., None] * weak_project(points, cam)
+        assert self.intrinsics is not None
+        has_pinhole = torch.isfinite(self.intrinsics).all((1, 2))[:, None, None]
+        if bool(has_pinhole.any()):
+            placed = points + self.cam_transl(which)[:, None]
+            xy = torch.where(has_pinhole, project_intrinsics(placed, self.intrinsics), xy)
         z = points[..., 2] * cam[:, :1] * half
         photo: Tensor = torch.cat([xy, z[..., None]], dim=-1)
         return photo
@@ -279,6 +303,8 @@ class FitResult:
         }
         for item in fields(cls):
             if item.name in ("params", "init", "_body"):
+                continue
+            if item.name == "intrinsics" and item.name not in arrays:
                 continue
             value = arrays[item.name]
             if value.dtype.kind != "U":

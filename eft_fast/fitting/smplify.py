@@ -28,7 +28,7 @@ from eft_fast.fitting.objective import (
     crop_pinholes,
     pack_pinholes,
 )
-from eft_fast.fitting.person import CropJob, PersonFit
+from eft_fast.fitting.person import CropJob, PersonFit, stack_intrinsics
 from eft_fast.fitting.pose_priors import PosePrior, load_pose_prior
 from eft_fast.fitting.recipes import (
     OPENPOSE_TORSO,
@@ -198,7 +198,7 @@ def _choose(run: _Run, twice: Tensor, people: int, pinholes: Tensor | None) -> S
     camera = x[:, CAMERA]
     if pinholes is not None:
         camera = pinhole_to_weak(camera, pinholes)
-    rotmat = axis_angle_to_matrix(x[:, POSE].reshape(-1, 24, 3))
+    rotmat = to_matrices(x[:, POSE])
     return SmplifyFits(
         final=RegressorOutput(rotmat, x[:, BETAS].clone(), camera.clone()),
         loss=run.loss[place],
@@ -213,7 +213,10 @@ def _choose(run: _Run, twice: Tensor, people: int, pinholes: Tensor | None) -> S
 
 def start_from(init: RegressorOutput) -> Float[Tensor, "B 85"]:
     """Parameters of a regressor's answer, with its weak camera."""
-    pose = matrix_to_axis_angle(init.pred_rotmat.detach()).flatten(1)
+    rotmat = init.pred_rotmat.detach()
+    # In float64: sines of torch round differently where a vector register is not full, and then a
+    # person's bits would depend on the number of people.
+    pose = matrix_to_axis_angle(rotmat.double()).to(rotmat).flatten(1)
     return torch.cat([pose, init.pred_betas.detach(), init.pred_cam.detach()], 1)
 
 
@@ -249,10 +252,16 @@ def start_from_mean(
     return x
 
 
+def to_matrices(pose: Float[Tensor, "B 72"]) -> Float[Tensor, "B 24 3 3"]:
+    """Rotations of the parameters; in float64 on the way, as in ``start_from``."""
+    return axis_angle_to_matrix(pose.reshape(-1, 24, 3).double()).to(pose)
+
+
 def turn_around(global_orient: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3"]:
     """Turn bodies by 180 degrees about their own vertical axis."""
-    half_turn = global_orient.new_tensor([-1.0, 1.0, -1.0]).diag()
-    return matrix_to_axis_angle(axis_angle_to_matrix(global_orient) @ half_turn)
+    half_turn = global_orient.new_tensor([-1.0, 1.0, -1.0]).double()
+    turned = axis_angle_to_matrix(global_orient.double()) * half_turn
+    return matrix_to_axis_angle(turned).to(global_orient)
 
 
 def _doubtful(recipe: Recipe, keypoints_2d: Tensor) -> Bool[Tensor, " B"]:
@@ -320,7 +329,14 @@ class SmplifyFitter:
         starts = [start.init for _, start in people]
         init = RegressorOutput(*(torch.cat(parts) for parts in zip(*starts, strict=True)))
         keypoints_2d = torch.stack([job.keypoints_2d for job, _ in people])
-        fits = fit_smplify(self._body, init, keypoints_2d, config=self._config, prior=self._prior)
+        fits = fit_smplify(
+            self._body,
+            init,
+            keypoints_2d,
+            config=self._config,
+            prior=self._prior,
+            intrinsics=stack_intrinsics([job for job, _ in people]),
+        )
         for row, (job, start) in enumerate(people):
             yield job.index, _person_fit(fits, row, start)
 

@@ -216,10 +216,15 @@ def angle_term(body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
 
 
 def angle_curvature(body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, "B 69"]:
-    """Diagonal of the curvature of ``angle_loss``; the rest is zero."""
-    sign = torch.tensor(BENDING_SIGN, dtype=body_pose.dtype, device=body_pose.device)
+    """Diagonal of the curvature of ``angle_loss``; the rest is zero.
+
+    In float64: exponentials of torch round differently where a vector register is not full, and
+    then a person's bits would depend on the number of people.
+    """
+    sign = torch.tensor(BENDING_SIGN, dtype=torch.float64, device=body_pose.device)
     curvature = torch.zeros_like(body_pose)
-    curvature[:, BENDING] = 2 * torch.exp(2 * sign * body_pose[:, BENDING])
+    slope = 2 * torch.exp(2 * sign * body_pose[:, BENDING].double())
+    curvature[:, BENDING] = slope.to(body_pose)
     return curvature
 
 
@@ -243,10 +248,11 @@ def limits_term(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> PriorT
 def limits_curvature(
     limits: JointLimits, body_pose: Float[Tensor, "B 69"]
 ) -> Float[Tensor, "B 69"]:
-    """Diagonal of the curvature of ``limits_loss``; the rest is zero."""
-    rise = ((body_pose - limits.upper) / limits.softness).sigmoid()
-    fall = ((limits.lower - body_pose) / limits.softness).sigmoid()
-    return 2 / limits.softness**2 * (rise.square() + fall.square())
+    """Diagonal of the curvature of ``limits_loss``; the rest is zero. In float64, as above."""
+    pose, lower, upper = (part.double() for part in (body_pose, limits.lower, limits.upper))
+    rise = ((pose - upper) / limits.softness).sigmoid()
+    fall = ((lower - pose) / limits.softness).sigmoid()
+    return (2 / limits.softness**2 * (rise.square() + fall.square())).to(body_pose)
 
 
 def limits_exceeded(limits: JointLimits, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
