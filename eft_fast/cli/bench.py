@@ -26,7 +26,7 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         ),
         epilog="example: eft-fast bench onnx --batch 1 8 --threads 2",
     )
-    parser.add_argument("target", choices=_TARGETS, help="what to measure")
+    parser.add_argument("target", choices=_TARGETS, metavar="TARGET", help=", ".join(_TARGETS))
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds that are counted")
     parser.add_argument("--threads", type=int, metavar="N", help="on the CPU")
     parser.add_argument("--regressor", default="open", help="of onnx: open, or a checkpoint")
@@ -35,6 +35,9 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     )
     parser.add_argument(
         "--batch", type=int, nargs="+", metavar="N", help="of onnx: batch sizes (default 1 8)"
+    )
+    parser.add_argument(
+        "--engines", nargs="+", metavar="E", help="of onnx: which runtimes; default: all"
     )
     add_common_options(parser)
     parser.set_defaults(run=run)

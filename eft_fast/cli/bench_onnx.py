@@ -17,7 +17,7 @@ def bench_onnx(options: argparse.Namespace) -> int:
 
     from eft_fast.deploy.onnx_export import export_regressor, hash_weights, require_onnx
     from eft_fast.deploy.samples import extreme_crops, photo_crops
-    from eft_fast.deploy.speed import compare_engines, open_engines
+    from eft_fast.deploy.speed import ENGINES, OURS, compare_engines, open_engines
     from eft_fast.models import load_regressor
     from eft_fast.serving import load_card, usable_cpus
 
@@ -25,6 +25,11 @@ def bench_onnx(options: argparse.Namespace) -> int:
     batches, rounds = options.batch or [1, 8], options.rounds or 5
     if min(batches) < 1 or rounds < 1:
         raise UsageError("eft-fast bench: --batch and --rounds must be 1 or more")
+    names = tuple(options.engines or ENGINES)
+    if OURS not in names or not set(names) <= set(ENGINES):
+        raise UsageError(
+            f"eft-fast bench: --engines must be of {', '.join(ENGINES)}, with {OURS} among them"
+        )
     threads = options.threads or usable_cpus()
     regressor = load_regressor(options.regressor)
     with tempfile.TemporaryDirectory() as scratch:
@@ -40,7 +45,7 @@ def bench_onnx(options: argparse.Namespace) -> int:
         crops = np.concatenate([photos, np.stack(list(extreme_crops(regressor.input_size)))])
         place = Path(scratch) / "int8"
         place.mkdir()
-        engines = open_engines(regressor, folder, crops, place, threads=threads)
+        engines = open_engines(regressor, folder, crops, place, names=names, threads=threads)
         rows: list[dict[str, Any]] = []
         for batch in batches:
             rows += compare_engines(engines, photos, batch, rounds)

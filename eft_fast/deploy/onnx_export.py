@@ -219,7 +219,8 @@ def _write_checked(
     path = folder / MODEL_NAMES["onnx"]
     save_onnx(model, card, path)
     # Once without the comparison in the metadata, to make it; then the whole check on the file.
-    first = compare(open_session(path, provider="cpu"), samples, TOLERANCES[card.precision])
+    session, count = open_session(path, provider="cpu"), len(samples[IMAGES])
+    first = compare(session, samples, TOLERANCES[card.precision], batches=(count,))
     refuse(first)
     card = replace(card, max_difference=first.max_difference)
     save_onnx(model, card, path)

@@ -140,13 +140,23 @@ def compare(
     samples: Mapping[str, np.ndarray],
     tolerance: Mapping[str, float],
     *,
+    batches: tuple[int, ...] | None = None,
     checks: dict[str, str] | None = None,
     problems: list[str] | None = None,
 ) -> Report:
-    """Run the samples in several batch sizes and hold every answer against torch's."""
+    """Run the samples in several batch sizes and hold every answer against torch's.
+
+    Args:
+        session: The model.
+        samples: What ``load_samples`` gives.
+        tolerance: Per output, what may pass.
+        batches: Batch sizes; default: ``BATCHES`` and the largest that the card promises.
+        checks: Checks that were made before.
+        problems: What they found.
+    """
     checks, problems = checks if checks is not None else {}, list(problems or ())
     images = samples[IMAGES]
-    batches = tuple(sorted({*BATCHES, len(images), session.card.max_batch}))
+    batches = batches or tuple(sorted({*BATCHES, session.card.max_batch}))
     worst = dict.fromkeys(session.card.outputs, 0.0)
     skew = 0.0
     for batch in batches:

@@ -79,7 +79,8 @@ class Predictor:
         provider: See ``open_session``.
         threads: Threads on the CPU; default: the processors that this program may use.
         precision: Of OpenVINO only: ``fp32`` or ``bf16``; default: the export's own.
-        batch_size: Most crops that run at once; more people are cut into such pieces.
+        batch_size: Most crops that run at once, up to the largest batch that was verified; more
+            people are cut into such pieces.
 
     Example:
         >>> predictor = Predictor("exported")
@@ -101,7 +102,7 @@ class Predictor:
             raise ValueError(f"Predictor: batch_size must be 1 or more, got {batch_size}")
         self.session = open_session(model, provider=provider, threads=threads, precision=precision)
         self.card = self.session.card
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, self.card.max_batch)
         self._pads = self.session.provider in ("cuda", "tensorrt")
 
     def __call__(self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None) -> Prediction:
@@ -130,7 +131,7 @@ class Predictor:
         source: Any = None
         photo: np.ndarray | Exception | None = None
         for index, item in enumerate(photos):
-            if photo is None or item is not source:
+            if photo is None or not _is_same(item, source):
                 source, photo = item, _read(item)
             try:
                 crop = self._crop(photo, given[index])
@@ -160,7 +161,7 @@ class Predictor:
 
     def _run_padded(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         count = len(pixels)
-        bucket = pad_to_bucket(count) if self._pads else count
+        bucket = min(pad_to_bucket(count), self.card.max_batch) if self._pads else count
         if bucket > count:
             pixels = np.concatenate(
                 [pixels, np.zeros((bucket - count, *pixels.shape[1:]), np.uint8)]
@@ -219,6 +220,12 @@ def _read(source: ImageSource) -> np.ndarray | Exception:
         return load_image(source)
     except (OSError, ValueError, TypeError) as error:
         return error
+
+
+def _is_same(item: ImageSource, other: Any) -> bool:
+    """Whether both are one photo; arrays are compared by identity, paths and bytes by value."""
+    plain = (str, bytes, os.PathLike)
+    return item == other if isinstance(item, plain) and isinstance(other, plain) else item is other
 
 
 def _check_boxes(boxes: ArrayLike | None, count: int) -> np.ndarray:
