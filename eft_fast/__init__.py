@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eft_fast.api import fit_batch as fit_batch
+    from eft_fast.api import fit_stream as fit_stream
     from eft_fast.body import load_body as load_body
     from eft_fast.body.smpl import Smpl as Smpl
     from eft_fast.fitting.config import EftConfig as EftConfig
@@ -28,6 +29,7 @@ _HOME = {
     "Smpl": "eft_fast.body.smpl",
     "SmplifyConfig": "eft_fast.fitting.recipes",
     "fit_batch": "eft_fast.api",
+    "fit_stream": "eft_fast.api",
     "load_body": "eft_fast.body",
     "load_regressor": "eft_fast.models",
 }

@@ -18,6 +18,7 @@ NAMES = [
     "SmplifyConfig",
     "__version__",
     "fit_batch",
+    "fit_stream",
     "load_body",
     "load_regressor",
 ]

@@ -200,21 +200,45 @@ def _add_factors(regressor: Regressor, rank: int) -> tuple[Regressor, list[nn.Pa
     """A copy in which ungrouped convolutions and linear layers have factors beside them.
 
     Depthwise convolutions stay as they are: their rows have k * k weights, and no rank is low.
+
+    Raises:
+        ValueError: If there is no such layer.
     """
     movable = {id(p) for p in (*regressor.trunk_parameters(), *regressor.head_parameters())}
     adapted, parameters = share(regressor)
     movable = {id(parameters[each]) for each in movable}
     generator = torch.Generator().manual_seed(_LORA_SEED)
     factors: list[nn.Parameter] = []
-    for parent, name, layer in list(leaves(adapted)):
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or getattr(layer, "groups", 1) > 1:
-            continue
-        if id(layer.weight) not in movable:
+    for parent, name, layer in _wrappable(adapted):
+        if getattr(layer, "groups", 1) > 1 or id(layer.weight) not in movable:
             continue
         down, up = _make_factors(layer, rank, generator)
         setattr(parent, name, LoraLayer(layer, down, up))
         factors += [*down.parameters(), *up.parameters()]
+    if not factors:
+        raise ValueError(
+            f"fit_batch: mode 'lora' needs Linear or Conv2d layers that move the answer, "
+            f"{regressor.id} has none"
+        )
     return adapted, factors
+
+
+def _wrappable(
+    network: nn.Module,
+) -> list[tuple[nn.Module, str, nn.Linear | nn.Conv2d]]:
+    """Linear layers and convolutions that are only ever called.
+
+    Composite modules of torch, such as attention, read the weights of their layers past the call;
+    what is inside of them stays as it is.
+    """
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return [
+        (parent, name, layer)
+        for parent, name, layer in leaves(network)
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+        and type(layer) in (nn.Linear, nn.Conv2d)
+        and (isinstance(parent, containers) or not type(parent).__module__.startswith("torch.nn."))
+    ]
 
 
 def _make_factors(
@@ -246,7 +270,6 @@ def _round_layers(
 ) -> tuple[FitNetwork, list[nn.Parameter]]:
     """The same network with ``RoundedLayer`` around every convolution and linear layer."""
     rounded, parameters = share(network)
-    for parent, name, layer in list(leaves(rounded)):
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            setattr(parent, name, RoundedLayer(layer))
+    for parent, name, layer in _wrappable(rounded):
+        setattr(parent, name, RoundedLayer(layer))
     return rounded, [parameters[id(p)] for p in tuned]

@@ -13,9 +13,13 @@ _FAILURES: Final = ("nan", "bad_image")
 
 
 class PeopleProgress:
-    """Counts people on stderr; silent unless stderr is a terminal or ``shown`` says otherwise."""
+    """Counts people on stderr; silent unless stderr is a terminal or ``shown`` says otherwise.
 
-    def __init__(self, total: int, *, shown: bool | None = None) -> None:
+    The bar shows people done, the rate, the time that is left where the total is known, and how
+    many converged and failed.
+    """
+
+    def __init__(self, total: int | None, *, shown: bool | None = None) -> None:
         shown = sys.stderr.isatty() if shown is None else shown
         self._counts: Counter[str] = Counter()
         self._bar = tqdm(total=total, unit="person", disable=not shown, leave=False)
@@ -37,8 +41,3 @@ class PeopleProgress:
         failed = sum(self._counts[reason] for reason in _FAILURES)
         self._bar.set_postfix(converged=self._counts["converged"], failed=failed, refresh=False)
         self._bar.update()
-
-    def failed(self, count: int) -> None:
-        """Count people that never reached the fit."""
-        for _ in range(count):
-            self.person("bad_image")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import pytest
 import torch
 
+from eft_fast.fitting import workers
 from eft_fast.fitting.config import EftConfig
 from eft_fast.fitting.eft import LoopFitter
-from eft_fast.fitting.engine import make_fitter
+from eft_fast.fitting.engine import make_fitter, make_slot_fitter
 from eft_fast.fitting.person import CropJob
 from eft_fast.fitting.slots import SlotFitter
 from tests.fitting import toy
@@ -34,6 +38,45 @@ def test_two_workers_equal_the_loop():
     for index, fit in fits.items():
         assert torch.equal(fit.final.pred_rotmat, loop[index].final.pred_rotmat)
         assert torch.equal(fit.loss, loop[index].loss)
+
+
+@pytest.mark.parametrize(("mode", "options"), [("subspace", {}), ("head", {"state": "bf16"})])
+def test_workers_in_other_modes(mode, options):
+    net, body = toy.make_regressor(), toy.ToyBody()
+    img, target = toy.make_people(3)
+    config = replace(CONFIG, **options)
+    loop = dict(
+        make_slot_fitter(net, body, config=config, mode=mode, slots=1).fit(jobs(img, target))
+    )
+    fitter = make_fitter(net, body, method="eft", mode=mode, config=config, workers=2)
+    fits = dict(fitter.fit(jobs(img, target)))
+    for index, fit in fits.items():
+        assert torch.equal(fit.final.pred_rotmat, loop[index].final.pred_rotmat)
+
+
+def test_a_private_copy_shares_what_it_does_not_tune():
+    """Head mode copies the head; every other tensor is the regressor's own memory."""
+    net, body = toy.make_regressor(), toy.ToyBody()
+    fitter = LoopFitter(net, body, config=CONFIG, mode="head")
+    own = {parameter.data_ptr() for parameter in net.parameters()}
+    head = {parameter.data_ptr() for parameter in net.head_parameters()}
+    copied = [p for p in fitter._network.parameters() if p.data_ptr() not in own]
+    assert len(copied) == len(head)
+    assert {start.data_ptr() for start in fitter._start} == head
+
+
+def end_worker(job):
+    os._exit(1)
+
+
+def test_a_dead_worker_is_named(monkeypatch):
+    """A worker that is ended from outside, for want of memory for example."""
+    net, body = toy.make_regressor(), toy.ToyBody()
+    img, target = toy.make_people(2)
+    monkeypatch.setattr(workers, "_fit_one", end_worker)
+    fitter = make_fitter(net, body, method="eft", mode="head", config=CONFIG, workers=2)
+    with pytest.raises(RuntimeError, match="one of 2 workers was ended from outside"):
+        list(fitter.fit(jobs(img, target)))
 
 
 def test_choice_of_fitter():
