@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,34 +50,33 @@ class OnnxSession(Session):
                 f"{_short_names(available)}; install onnxruntime-gpu in place of onnxruntime, or "
                 "ask for cpu"
             )
-        if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
-            # It prints about libraries that are missing; what counts is checked below.
-            with contextlib.redirect_stdout(io.StringIO()):
-                onnxruntime.preload_dlls()
         chain: list[Any] = [(wanted, _provider_options(provider, files))]
         if provider == "tensorrt":
             chain.append((_NAMES["cuda"], _provider_options("cuda", files)))
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with _silence(onnxruntime):
+                if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+                    onnxruntime.preload_dlls()
                 self._session = onnxruntime.InferenceSession(
                     str(files.path), _session_options(onnxruntime, threads), providers=chain
                 )
         except Exception as error:  # The runtime has a dozen kinds, none of them public.
             raise _opening_error(files.path, provider, error) from error
-        self._check_provider(provider)
+        self._check_provider(provider, onnxruntime)
         self.provider = provider
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.card = ModelCard.from_strings(metadata, f"serving: {files.path}")
         self.check_outputs([item.name for item in self._session.get_outputs()])
         self._check_input(files.path)
 
-    def _check_provider(self, provider: str) -> None:
+    def _check_provider(self, provider: str, onnxruntime: Any) -> None:
         """Raise RuntimeError unless the provider is there and the heavy operators are its own."""
         used = self._session.get_providers()
         if not used or used[0] != _NAMES[provider]:
             raise RuntimeError(
                 f"serving: provider {provider} was asked for, but the model would run on "
-                f"{_short_names(used)}; check driver and CUDA libraries, or ask for cpu"
+                f"{_short_names(used)} ({_why_not(onnxruntime, provider)}); mend that, or ask for "
+                "cpu"
             )
         if provider == "cpu" or not hasattr(self._session, "get_provider_graph_assignment_info"):
             return
@@ -112,6 +112,29 @@ def heavy_on_cpu(parts: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
     """Kinds of heavy operators in the parts, each a provider and its operators, of the CPU."""
     found = {kind for name, kinds in parts if name == _NAMES["cpu"] for kind in kinds}
     return sorted(found & _HEAVY)
+
+
+@contextlib.contextmanager
+def _silence(onnxruntime: Any) -> Iterator[None]:
+    """No words of ONNX Runtime on a missing GPU: what counts is checked, and said once."""
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+
+
+def _why_not(onnxruntime: Any, provider: str) -> str:
+    """The library that a provider misses, which ONNX Runtime tells its log alone."""
+    name = f"libonnxruntime_providers_{provider}.so"
+    path = Path(onnxruntime.__file__).parent / "capi" / name
+    try:
+        # A second time: ONNX Runtime has tried before, so that nothing new is started here.
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        return one_line(error)
+    return "no NVIDIA driver or no GPU was found"
 
 
 def _session_options(onnxruntime: Any, threads: int) -> Any:

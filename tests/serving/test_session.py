@@ -110,6 +110,9 @@ class FakeRuntime:
 
         self.real, self.used, self.parts = onnxruntime, used, parts
         self.SessionOptions = onnxruntime.SessionOptions
+        self.__file__ = onnxruntime.__file__
+        self.severities = []
+        self.set_default_logger_severity = self.severities.append
 
     def get_available_providers(self):
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -136,9 +139,12 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 def test_a_silent_fall_back_raises(monkeypatch, tiny_export, capsys):
     """What ONNX Runtime does where CUDA cannot be loaded: no exception, and the CPU."""
-    monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime([CPU], []))
-    with pytest.raises(RuntimeError, match="cuda was asked for, but the model would run on CPU"):
+    fake = FakeRuntime([CPU], [])
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    words = r"cuda was asked for, but the model would run on CPU \(.*providers_cuda\.so"
+    with pytest.raises(RuntimeError, match=words):
         open_session(tiny_export, provider="cuda")
+    assert fake.severities == [4, 2], "the logger is not put back"
     assert open_session(tiny_export, provider="auto").provider == "cpu"
     assert capsys.readouterr().out == ""
 
