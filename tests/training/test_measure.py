@@ -9,7 +9,7 @@ from eft_fast.models.base import RegressorOutput
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
 from eft_fast.training.cache import normalise_images
-from eft_fast.training.measure import predict, procrustes_error, score_output
+from eft_fast.training.measure import choice_score, predict, procrustes_error, score_output
 from eft_fast.training.targets import Targets
 
 
@@ -32,6 +32,7 @@ def test_truth_scores_perfectly(targets: Targets, open_body: Smpl) -> None:
     score = score_output(truth, targets, open_body)
     assert score.mpjpe_mm.max() < 0.1
     assert score.pa_mpjpe_mm.max() < 0.1
+    assert score.pve_mm.max() < 0.1
     assert score.root_deg.max() < 0.1
     assert score.beta0_error.max() == 0
     # Weak perspective against a near pinhole camera: a few points of close people miss.
@@ -47,7 +48,18 @@ def test_a_turned_person_is_a_flip(targets: Targets, open_body: Smpl) -> None:
     # Turned about the pelvis the body is the same one: only the aligned error forgives it.
     assert score.pa_mpjpe_mm.max() < 0.1
     assert score.mpjpe_mm.min() > 20
-    assert score.summary()["root_flips"] == 1
+    assert score.pve_mm.min() > 20
+    summary = score.summary()
+    assert summary["root_flips"] == summary["root_flips_low"] == 1
+    assert summary["mpjpe_mm_low"] < summary["mpjpe_mm"] < summary["mpjpe_mm_high"]
+
+
+def test_weights_are_chosen_by_both_joint_errors(targets: Targets, open_body: Smpl) -> None:
+    wrong = RegressorOutput(targets.rotmat.roll(1, 0), targets.betas, targets.camera)
+    score = score_output(wrong, targets, open_body)
+    expected = (score.mpjpe_mm.mean() + score.pa_mpjpe_mm.mean()) / 2
+    assert expected > 20
+    np.testing.assert_allclose(choice_score(wrong, targets, open_body), expected, rtol=1e-4)
 
 
 def test_prediction_goes_in_batches(network: OpenRegressor, arrays: SynthArrays) -> None:
