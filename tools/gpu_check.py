@@ -1,7 +1,8 @@
 """Everything a machine with a GPU can show, in one go and without a network: `make gpu`.
 
 Prints versions, builds, runs the tests marked ``cuda`` (a missing GPU fails them), runs
-compute-sanitizer where it is installed, and writes first timings. Each step has a share of the time
+compute-sanitizer where it is installed, writes first timings, and trains on pictures drawn on the
+GPU for EFT_FAST_GPU_TRAIN_MINUTES (default 0.5; 0: not at all). Each step has a share of the time
 limit; a step that fails does not stop the next ones, but the exit code is 1.
 """
 
@@ -324,6 +325,11 @@ def main() -> int:
     measuring = [python, me, "--time", f"{left(100) - 10:.0f}", "--csv", str(arguments.csv)]
     passed.append(step("timings", measuring, left(110)))
     print(f"timings are in {arguments.csv}")
+    # Its own limit: minutes of training come on top of what the rest may take.
+    minutes = float(os.environ.get("EFT_FAST_GPU_TRAIN_MINUTES", "0.5"))
+    if minutes > 0:
+        training = [python, str(Path(me).with_name("gpu_train.py")), "--minutes", str(minutes)]
+        passed.append(step("training", training, 60 * minutes + 150))
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
             watch = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, me, "--exercise"]

@@ -1,6 +1,7 @@
 """Synthetic training pairs: rendered people with pose, shape, camera and keypoints known.
 
-``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a whole set.
+``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a whole set; ``SynthBatches``
+draws endless batches on the device that trains.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
 from eft_fast.synth.motion import PosePool, load_motion
 from eft_fast.synth.prior_motion import sample_prior_poses
 from eft_fast.synth.render import Renderer, SynthSample, make_renderer
+from eft_fast.synth.stream import BankSize, SynthBatches
 
 __all__ = [
     "LANDMARKS",
+    "BankSize",
     "CameraConfig",
     "PhotoConfig",
     "PoseConfig",
     "PosePool",
     "Renderer",
     "SynthArrays",
+    "SynthBatches",
     "SynthConfig",
     "SynthJob",
     "SynthSample",

@@ -36,10 +36,10 @@ HIDDEN_DEPTH = 0.15
 #: Seed branch of the other people, so that they leave the rest of a picture as it is.
 _COMPANION_BRANCH: Final = 1
 #: Where another person's pelvis may be, from the labelled one: to a side, and behind or in front.
-_COMPANION_SIDE: Final = (0.4, 1.4)
-_COMPANION_DEPTH: Final = (-0.8, 2.5)
+COMPANION_SIDE: Final = (0.4, 1.4)
+COMPANION_DEPTH: Final = (-0.8, 2.5)
 #: Nobody stands nearer to the camera than this, metres.
-_NEAREST: Final = 1.5
+NEAREST: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class Renderer:
         self.backgrounds = backgrounds if backgrounds is not None else Backgrounds()
         self.config = config if config is not None else SynthConfig()
         self._faces = torch.as_tensor(np.asarray(body.faces, dtype=np.int64)).to(torch.int32)
-        self._wardrobe = make_wardrobe(body)
-        self._rest = torch.from_numpy(self._wardrobe.rest.astype(np.float32))
+        self.wardrobe = make_wardrobe(body)
+        self._rest = torch.from_numpy(self.wardrobe.rest.astype(np.float32))
 
     def rng(self, index: int) -> np.random.Generator:
         """Return the generator of image ``index``."""
@@ -159,13 +159,13 @@ class Renderer:
     def scene(self, index: int) -> Scene:
         """Draw all random numbers of image ``index``: on nothing else do they depend."""
         config, rng = self.config, self.rng(index)
-        person = sample_person(rng, self.pool, self._wardrobe, config)
+        person = sample_person(rng, self.pool, self.wardrobe, config)
         placed = self._place(person, np.array([0.0, 0.0, sample_distance(rng, config.camera)]))
         camera = sample_camera(
             rng, placed.surface.numpy()[::7], self._landmarks(placed), config.camera
         )
         lights, texture = sample_lights(rng), self.backgrounds.draw(rng, 64)
-        background = self._background(rng)
+        background = self.background(rng)
         branch = np.random.default_rng(
             [config.seed, SPLITS.index(self.split), index, _COMPANION_BRANCH]
         )
@@ -228,11 +228,11 @@ class Renderer:
         """Draw another person beside, behind or in front of this one, or nobody."""
         if rng.random() >= self.config.photo.companion:
             return None
-        side = rng.uniform(*_COMPANION_SIDE) * (1 if rng.random() < 0.5 else -1)
-        offset = np.array([side, rng.normal() * 0.08, rng.uniform(*_COMPANION_DEPTH)])
+        side = rng.uniform(*COMPANION_SIDE) * (1 if rng.random() < 0.5 else -1)
+        offset = np.array([side, rng.normal() * 0.08, rng.uniform(*COMPANION_DEPTH)])
         pelvis = placed.joints[0].numpy() + offset
-        pelvis[2] = max(pelvis[2], _NEAREST)
-        return self._place(sample_person(rng, self.pool, self._wardrobe, self.config), pelvis)
+        pelvis[2] = max(pelvis[2], NEAREST)
+        return self._place(sample_person(rng, self.pool, self.wardrobe, self.config), pelvis)
 
     def _paint_people(self, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draw the person over the background, perhaps with somebody else.
@@ -281,7 +281,8 @@ class Renderer:
             picture[rows, columns] = picture[rows, columns] * (1 - share) + 255 * colour * share
         return coverage, depth
 
-    def _background(self, rng: np.random.Generator) -> np.ndarray:
+    def background(self, rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
+        """Draw what is behind the people, perhaps out of focus."""
         options = self.config.photo
         picture = self.backgrounds.draw(rng, self.config.size, photo=options.photo_background)
         if rng.random() < options.background_blur:

@@ -14,7 +14,7 @@ from eft_fast.synth.motion import PosePool
 from eft_fast.synth.poses import sample_pose
 
 #: Landmarks (by row) whose height ends the picture when the crop is cut there.
-_CUT_ROWS = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
+CUT_ROWS = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _cut(
             border[:] = (line, -np.inf, np.inf, np.inf)
     else:
         height = float(np.ptp(flat[:, 1]))
-        rows = list(_CUT_ROWS[kind])
+        rows = list(CUT_ROWS[kind])
         line = float(landmarks[rows, 1].mean() + rng.uniform(-0.03, 0.10) * height)
         keep = flat[:, 1] < line
         border[3] = line

@@ -92,29 +92,38 @@ def make_targets(arrays: SynthArrays, body: Smpl, *, chunk: int = 1000) -> Targe
     are this body's landmarks even where the pictures were rendered before its landmarks moved.
     Cameras are fitted in the frame of the posed body, as ``pred_cam`` is used: without ``transl``.
     """
-    rotmat, betas = torch.from_numpy(arrays.rotmat), torch.from_numpy(arrays.betas)
-    transl, pinhole = torch.from_numpy(arrays.transl), torch.from_numpy(arrays.camera)
-    joints, landmarks, flat, cameras = [], [], [], []
-    with torch.no_grad():
-        for start in range(0, len(arrays), chunk):
-            part = slice(start, start + chunk)
-            points = body_points(body, rotmat[part], betas[part])
-            placed = points.landmarks + points.root
-            seen = placed + transl[part, None]
-            scale = pinhole[part, :1, None] / seen[..., 2:]
-            joints.append(points.joints)
-            landmarks.append(points.landmarks)
-            flat.append(scale * seen[..., :2] + pinhole[part, None, 1:])
-            cameras.append(fit_weak_camera(placed, flat[-1]))
-    projected = torch.cat(flat)
+    labels = [
+        torch.from_numpy(part)
+        for part in (arrays.rotmat, arrays.betas, arrays.transl, arrays.camera)
+    ]
+    parts = [
+        targets_from_labels(body, *(label[start : start + chunk] for label in labels))
+        for start in range(0, len(arrays), chunk)
+    ]
+    return Targets(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def targets_from_labels(
+    body: Smpl,
+    rotmat: Float[Tensor, "B 24 3 3"],
+    betas: Float[Tensor, "B 10"],
+    transl: Float[Tensor, "B 3"],
+    pinhole: Float[Tensor, "B 3"],
+) -> Targets:
+    """``make_targets`` of labels that are tensors already, on the device of the body."""
+    points = body_points(body, rotmat, betas)
+    placed = points.landmarks + points.root
+    seen = placed + transl[:, None]
+    flat = pinhole[:, :1, None] / seen[..., 2:] * seen[..., :2] + pinhole[:, None, 1:]
     return Targets(
         rotmat=rotmat,
         betas=betas,
-        joints=torch.cat(joints),
-        landmarks=torch.cat(landmarks),
-        landmarks_2d=projected,
-        size=frame_size(projected),
-        camera=torch.cat(cameras),
+        joints=points.joints,
+        landmarks=points.landmarks,
+        landmarks_2d=flat,
+        size=frame_size(flat),
+        camera=fit_weak_camera(placed, flat),
     )
 
 
