@@ -311,9 +311,7 @@ class StackedRegressor:
             own = {id(parameter) for parameter in layer.parameters(recurse=False)}
             if not own & missing:
                 continue
-            if type(layer) not in _TWINS:
-                raise ValueError(f"fit_batch: {type(layer).__name__} has no batched form")
-            twin = _TWINS[type(layer)](layer, slots, missing, state)
+            twin = make_twin(layer, slots, missing, state)
             setattr(parent, name, twin)
             self.layers.append(twin)
             missing -= own
@@ -355,6 +353,19 @@ _TWINS: Final[dict[type[nn.Module], type[StackedLayer]]] = {
     nn.LayerNorm: StackedLayerNorm,
     FeatureShift: StackedShift,
 }
+
+
+def make_twin(
+    layer: nn.Module, slots: int, tuned: set[int], state: torch.dtype | None = None
+) -> StackedLayer:
+    """The stacked form of a layer; ``tuned`` are the ids of its private parameters.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if type(layer) not in _TWINS:
+        raise ValueError(f"fit_batch: {type(layer).__name__} has no batched form")
+    return _TWINS[type(layer)](layer, slots, tuned, state)
 
 
 def _start_product(x: Tensor, layer: StackedLayer) -> Tensor:
