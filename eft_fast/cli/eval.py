@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from eft_fast.cli.output import UsageError, add_common_options, emit, note, writ
 
 #: Of the rendered set; training renders with seed 0.
 SEED = 20
+#: People by default, and with ``--quick``.
+_COUNT, _QUICK_COUNT = 100, 12
+_QUICK_METHODS = ("regressor", "eft_head", "smplify_spin_gmm", "smplify_eft_baseline_gmm")
+#: Of coco: the columns of the published figure, and their neighbours.
+_FIGURE = (
+    "regressor", "eft", "eft_head", "smplify_eft_baseline_gmm", "smplify_eft_baseline_angle_off",
+    "smplify_eft_baseline_none", "smplify_spin_gmm", "smplify2016_gmm_mean", "smplifyx_gmm_mean",
+)  # fmt: skip
 _EXAMPLE = "example: eft-fast eval openbench --motion cmu/ --count 200 --out bench"
 
 
@@ -32,10 +41,17 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     parser.add_argument("--photos", metavar="DIR", help="of coco: folder of photos")
     parser.add_argument("--annotations", metavar="FILE", help="of coco: keypoints JSON")
     parser.add_argument("--no-pictures", action="store_true", help="of coco: write no overlays")
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="people (default 200)")
+    parser.add_argument("--count", type=int, metavar="N", help=f"people (default {_COUNT})")
     parser.add_argument(
-        "--noise", type=float, default=0.0, help="of the keypoints, person sizes (default exact)"
+        "--noise",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.02],
+        metavar="S",
+        help="of the keypoints, person sizes; a table each (default 0 0.02: exact, a detector's)",
     )
+    parser.add_argument("--quick", action="store_true", help="few people, few methods")
+    parser.add_argument("--table", metavar="FILE", help="where to write the page of the tables")
     parser.add_argument("--methods", nargs="+", metavar="M", help="rows of the table; default: all")
     parser.add_argument("--regressor", default="open", help="open, or a checkpoint")
     parser.add_argument("--out", default="eft_fast_bench", metavar="DIR", help="where to write")
@@ -51,53 +67,115 @@ def run(options: argparse.Namespace) -> int:
         cards = [protocol.card() for protocol in PROTOCOLS.values()]
         emit({"protocols": list(PROTOCOLS)}, ["\n\n".join(cards)], as_json=options.json)
         return 0
-    methods = _chosen(options.methods)
+    names = options.methods or (list(_QUICK_METHODS) if options.quick else None)
     if options.protocol == "coco":
         from eft_fast.cli.eval_coco import run_coco
 
-        return run_coco(options, methods)
-    return _openbench(options, methods)
+        return run_coco(options, names or list(_FIGURE))
+    if options.count is None:
+        options.count = _QUICK_COUNT if options.quick else _COUNT
+    return _openbench(options, names)
 
 
-def _openbench(options: argparse.Namespace, methods: Any) -> int:
+def _openbench(options: argparse.Namespace, names: list[str] | None) -> int:
+    import torch
+
     from eft_fast.api import load_body, load_regressor
-    from eft_fast.evaluation import openbench
+    from eft_fast.evaluation.bench_table import to_markdown
 
     if options.motion is None:
         raise UsageError("eft-fast eval: openbench needs --motion, a folder of motion capture")
     if options.count < 1:
         raise UsageError(f"eft-fast eval: --count must be at least 1, got {options.count}")
     regressor, body = load_regressor(options.regressor), load_body()
-    people, digest = _render(options, regressor.input_size)
-    tell = None if options.quiet else lambda name: note(f"fitting by {name}")
-    scores = list(openbench.run_bench(regressor, body, people, methods, on_method=tell))
+    methods = chosen_methods(names, regressor)
+    arrays, digest = _render(options, regressor.input_size)
+    levels = [_run_level(options, methods, regressor, body, arrays, n) for n in options.noise]
     summary = {
-        "people": len(people),
-        "noise": options.noise,
+        "people": len(arrays),
+        "noise": levels[0]["noise"],
         "seed": SEED,
         "set_sha256": digest,
         "regressor": regressor.id,
+        "regressor_sha256": _weights_digest(regressor),
         "body": body.id,
-        "methods": openbench.summarise(scores),
+        "threads": torch.get_num_threads(),
+        "device": platform.machine(),
+        "methods": levels[0]["methods"],
+        "levels": levels,
     }
     write_json(str(Path(options.out) / "openbench.json"), summary)
-    emit(summary, _table(summary["methods"]), as_json=options.json)
+    page = to_markdown(summary, _command(options))
+    target = Path(options.table) if options.table else Path(options.out) / "openbench.md"
+    target.write_text(page, encoding="utf-8")
+    lines = [line for level in levels for line in [f"noise {level['noise']:g}", *_table(level)]]
+    emit(summary, lines, as_json=options.json)
     return 0
 
 
-def _chosen(names: list[str] | None) -> Any:
+def _run_level(
+    options: argparse.Namespace,
+    methods: Any,
+    regressor: Any,
+    body: Any,
+    arrays: Any,
+    noise: float,
+) -> dict[str, Any]:
+    """All methods on keypoints of one quality."""
+    from eft_fast.evaluation import bench_scores, openbench
+
+    people = openbench.make_people(
+        arrays.image, arrays.landmarks_2d, arrays.rotmat, arrays.betas, noise=noise
+    )
+    tell = None if options.quiet else lambda name: note(f"noise {noise:g}: fitting by {name}")
+    scores = list(openbench.run_bench(regressor, body, people, methods, on_method=tell))
+    return {
+        "noise": noise,
+        "methods": bench_scores.summarise(scores),
+        "equal_error": bench_scores.at_equal_error(scores),
+    }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that makes this page again; folders by what they hold."""
+    words = ["eft-fast eval openbench --motion CMU"]
+    if options.backgrounds is not None:
+        words.append("--backgrounds PHOTOS")
+    words += [f"--count {options.count}", "--noise " + " ".join(f"{n:g}" for n in options.noise)]
+    if options.quick:
+        words.append("--quick")
+    if options.methods:
+        words.append("--methods " + " ".join(options.methods))
+    return " ".join(words)
+
+
+def _weights_digest(regressor: Any) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(regressor.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def chosen_methods(names: list[str] | None, regressor: Any) -> Any:
+    """Methods by name; all that the regressor has, without names.
+
+    Raises:
+        UsageError: If there is none of a name.
+    """
     from eft_fast.evaluation.openbench import default_methods
 
-    known = {method.name: method for method in default_methods()}
-    for name in names or ():
+    known = {method.name: method for method in default_methods(regressor)}
+    if not names:
+        return tuple(known.values())
+    for name in names:
         if name not in known:
             raise UsageError(f"eft-fast eval: method must be one of {', '.join(known)}, got {name}")
-    return tuple(known[name] for name in names or known)
+    return tuple(known[name] for name in names)
 
 
 def _render(options: argparse.Namespace, size: int) -> tuple[Any, str]:
     """The set and the hash of its pictures and labels; shards that are there are kept."""
-    from eft_fast.evaluation.openbench import make_people
     from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
 
     out = Path(options.out)
@@ -111,18 +189,15 @@ def _render(options: argparse.Namespace, size: int) -> tuple[Any, str]:
     )
     arrays = load_shards(render_shards(job))
     digest = hashlib.sha256(arrays.image.tobytes() + arrays.landmarks_2d.tobytes()).hexdigest()
-    people = make_people(
-        arrays.image, arrays.landmarks_2d, arrays.rotmat, arrays.betas, noise=options.noise
-    )
-    return people, digest
+    return arrays, digest
 
 
-def _table(rows: dict[str, dict[str, float]]) -> list[str]:
+def _table(level: dict[str, Any]) -> list[str]:
     lines = [
         f"{'method':34s} {'2D px':>7s} {'PA mm':>7s} {'95 %':>15s} {'MPJPE':>7s} {'PVE':>7s} "
         f"{'worse':>6s} {'fits/s':>8s}"
     ]
-    for name, row in rows.items():
+    for name, row in level["methods"].items():
         interval = f"{row['pa_mpjpe_mm_low']:.1f} to {row['pa_mpjpe_mm_high']:.1f}"
         worse = f"{row['worse_than_start']:.0%}" if "worse_than_start" in row else ""
         lines.append(

@@ -14,9 +14,10 @@ from eft_fast.cli.people import People, people_from_annotations
 if TYPE_CHECKING:
     from eft_fast.evaluation.openbench import Method
     from eft_fast.fitting.result import FitResult
+    from eft_fast.models.base import Regressor
 
 
-def run_coco(options: argparse.Namespace, methods: Sequence[Method]) -> int:
+def run_coco(options: argparse.Namespace, names: list[str]) -> int:
     """Fit everybody by every method and print 2D errors, which are not errors of the body."""
     from eft_fast.api import fit_batch, load_body, load_regressor
 
@@ -28,6 +29,7 @@ def run_coco(options: argparse.Namespace, methods: Sequence[Method]) -> int:
     if not len(people):
         raise UsageError(f"eft-fast eval: {people.nobody()}")
     regressor, body = load_regressor(options.regressor), load_body()
+    methods = _methods(names, regressor)
     results: dict[str, FitResult] = {}
     rows: dict[str, dict[str, float]] = {}
     for method in methods:
@@ -62,6 +64,15 @@ def run_coco(options: argparse.Namespace, methods: Sequence[Method]) -> int:
     write_json(str(out / "coco.json"), summary)
     emit(summary, _table(rows), as_json=options.json)
     return 0
+
+
+def _methods(names: list[str], regressor: Regressor) -> Sequence[Method]:
+    from eft_fast.cli.eval import chosen_methods
+
+    methods: Sequence[Method] = chosen_methods(names, regressor)
+    if any(method.method == "spin" for method in methods):
+        raise UsageError("eft-fast eval: spin_refit learns from a set; use it with openbench")
+    return methods
 
 
 def _measure(result: FitResult, people: People, seconds: float) -> dict[str, float]:

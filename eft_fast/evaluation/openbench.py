@@ -1,42 +1,50 @@
 """Methods side by side on rendered people whose truth is known.
 
-Everybody sees the same pictures and the same 17 keypoints; truth is the body that was drawn. Joints
-are the 14 of ``protocols.J24_TO_J14`` on that body, the root is its pelvis joint.
+Everybody sees the same pictures and the same 17 keypoints; truth is the body that was drawn.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from eft_fast import imaging
-from eft_fast.evaluation import metrics
-from eft_fast.evaluation.protocols import J24_TO_J14
-from eft_fast.fitting.config import EftConfig
+from eft_fast.evaluation.bench_scores import (
+    MeasuredBody,
+    MethodScore,
+    measure_body,
+    quick_score,
+    score,
+)
+from eft_fast.fitting.config import EFT_MODES, EftConfig
+from eft_fast.fitting.eft import LoopFitter, Predictor
 from eft_fast.fitting.engine import make_fitter
-from eft_fast.fitting.person import CropJob
+from eft_fast.fitting.person import CropJob, loss_weights, output_loss
 from eft_fast.fitting.pose_priors import load_pose_prior
-from eft_fast.fitting.recipes import SmplifyConfig
-from eft_fast.geometry.cameras import weak_project
-from eft_fast.geometry.rotations import matrix_to_axis_angle
+from eft_fast.fitting.recipes import PRIORS, RECIPES, SmplifyConfig, resolve_recipe
+from eft_fast.fitting.smplify import fit_smplify
+from eft_fast.fitting.spin import SpinConfig, SpinTrainer
 from eft_fast.keypoints import to_spin49
-from eft_fast.losses.priors import limits_exceeded
 from eft_fast.models.base import Regressor, RegressorOutput
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
 
-_J24_IN_SPIN49: Final = 25
 _NUM_COCO: Final = 17
-_CHUNK: Final = 64
+#: Passes of the EFT run that is followed, to compare methods where their 2D errors are equal.
+LONG_PASSES: Final = 40
+#: Rounds of the SPIN-style refit over the whole set, and pictures of one of its updates.
+_SPIN_ROUNDS: Final = 3
+_SPIN_BATCH: Final = 16
 
 
 @dataclass(frozen=True)
@@ -63,27 +71,21 @@ class BenchPeople:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        name: Its name.
+        method: ``none``, ``eft``, ``spin``, or a recipe of SMPLify.
+        mode: What EFT tunes.
+        config: Options.
+        is_followed: Whether the errors after each pass of EFT are kept.
+    """
 
     name: str
     method: str
     mode: str
     config: EftConfig | SmplifyConfig
-
-
-@dataclass(frozen=True)
-class MethodScore:
-    """Values of one method, per person, in the units that their names end with.
-
-    Attributes:
-        name: Its name.
-        values: One column per measure.
-        seconds: Of all fits together, the regressor included.
-    """
-
-    name: str
-    values: dict[str, npt.NDArray[np.float64]]
-    seconds: float
+    is_followed: bool = False
 
 
 def make_people(
@@ -123,28 +125,36 @@ def make_people(
     return BenchPeople(image, given, true, rotmat, betas)
 
 
-def default_methods() -> tuple[Method, ...]:
-    """The regressor, EFT, and every recipe with every published choice of prior."""
+def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
+    """The regressor, EFT in its modes, a SPIN-style refit, and every recipe with every prior.
+
+    Args:
+        regressor: Modes that it does not have are left out; None: all modes.
+    """
+    stages = EFT_MODES if regressor is None else regressor.stages
+    modes = [mode for mode in EFT_MODES[1:] if mode in (*stages, "lora", "subspace")]
     rows = [
         Method("regressor", "none", "full", EftConfig()),
         Method("eft", "eft", "full", EftConfig()),
-        Method("eft_head", "eft", "head", EftConfig()),
+        Method(
+            "eft_long",
+            "eft",
+            "full",
+            EftConfig(max_steps=LONG_PASSES, threshold=0.0),
+            is_followed=True,
+        ),
+        *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
+        Method("spin_refit", "spin", "full", SmplifyConfig(recipe="smplify_spin")),
     ]
-    chosen = [
-        ("smplify_eft_baseline", "gmm", "regressor"),
-        ("smplify_eft_baseline", "angle_off", "regressor"),
-        ("smplify_eft_baseline", "none", "regressor"),
-        ("smplify_eft_baseline", "anchor", "regressor"),
-        ("smplify_spin", "gmm", "regressor"),
-        ("smplify_spin", "limits", "regressor"),
-        ("smplify2016", "gmm", "regressor"),
-        ("smplify2016", "gmm", "mean"),
-        ("smplifyx", "gmm", "mean"),
-    ]
-    for recipe, prior, start in chosen:
-        name = f"{recipe}_{prior}" + ("_mean" if start == "mean" else "")
-        config = SmplifyConfig(recipe=recipe, prior=prior, start=start)
-        rows.append(Method(name, recipe, prior, config))
+    for start in ("regressor", "mean"):
+        for recipe in RECIPES:
+            for prior in PRIORS:
+                # An anchor to the mean pose is no prior that anybody uses.
+                if prior == "anchor" and start == "mean":
+                    continue
+                name = f"{recipe}_{prior}" + ("_mean" if start == "mean" else "")
+                config = SmplifyConfig(recipe=recipe, prior=prior, start=start)
+                rows.append(Method(name, recipe, prior, config))
     return tuple(rows)
 
 
@@ -167,118 +177,171 @@ def run_bench(
             f"openbench: {regressor.id} takes crops of {size} px, got "
             f"{list(people.image.shape[1:3])}; render the set in that size"
         )
-    truth = _measure_body(body, torch.from_numpy(people.rotmat), torch.from_numpy(people.betas))
+    bench = _Bench(regressor, body, people, next((m for m in methods if m.is_followed), None))
     for method in methods:
         if on_method is not None:
             on_method(method.name)
-        start = time.perf_counter()
-        output = _fit(regressor, body, people, method)
-        seconds = time.perf_counter() - start
-        yield MethodScore(method.name, score(body, output, people, truth), seconds)
+        yield bench.run(method)
 
 
-def _fit(regressor: Regressor, body: Smpl, people: BenchPeople, method: Method) -> RegressorOutput:
-    device = next(regressor.parameters()).device
-    fitter = make_fitter(
-        regressor, body, method=method.method, mode=method.mode, config=method.config
-    )
-    keypoints = torch.from_numpy(
-        to_spin49(people.keypoints_2d.astype(np.float32), "coco17").astype(np.float32)
-    )
+@dataclass
+class _Followed:
+    """Answers of everybody after each pass."""
 
-    def jobs() -> Iterator[CropJob]:
-        for index, image in enumerate(people.image):
-            img = torch.from_numpy(imaging.to_input(image)).to(device)
-            yield CropJob(index, img, keypoints[index].to(device))
+    passes: list[dict[int, RegressorOutput]] = field(default_factory=list)
 
-    fits = dict(fitter.fit(jobs()))
-    ordered = [fits[index].final for index in range(len(people))]
-    return RegressorOutput(*(torch.cat(parts).cpu() for parts in zip(*ordered, strict=True)))
+    def __call__(self, index: int, step: int, answer: RegressorOutput) -> None:
+        if step == len(self.passes):
+            self.passes.append({})
+        self.passes[step][index] = answer
 
-
-@dataclass(frozen=True)
-class _Measured:
-    joints: Tensor
-    coco: Tensor
-    vertices: Tensor
-    root: Tensor
+    def outputs(self) -> list[RegressorOutput]:
+        """Everybody's answer after each pass; who stopped keeps the last one."""
+        last: dict[int, RegressorOutput] = {}
+        stacked = []
+        for answers in self.passes:
+            last |= answers
+            stacked.append(_stack([last[index] for index in sorted(last)]))
+        return stacked
 
 
-@torch.no_grad()
-def _measure_body(body: Smpl, rotmat: Tensor, betas: Tensor) -> _Measured:
-    joints: list[Tensor] = []
-    coco: list[Tensor] = []
-    vertices: list[Tensor] = []
-    root: list[Tensor] = []
-    for first in range(0, len(betas), _CHUNK):
-        rows = slice(first, first + _CHUNK)
-        turns, shape = rotmat[rows].to(body.v_template), betas[rows].to(body.v_template)
-        posed = body(shape, turns[:, 1:], turns[:, :1], pose2rot=False)
-        for points, joint_set in ((joints, "spin49"), (coco, "coco17")):
-            rows_of_set = body.keypoints(
-                shape, turns[:, 1:], turns[:, :1], joint_set=joint_set, pose2rot=False
+class _Bench:
+    """One set of people, and what the methods share: inputs, truth, and the regressor's answers."""
+
+    def __init__(
+        self, regressor: Regressor, body: Smpl, people: BenchPeople, long: Method | None
+    ) -> None:
+        self._regressor, self._body, self._people = regressor, body, people
+        self._long_method = long
+        device = next(regressor.parameters()).device
+        given = to_spin49(people.keypoints_2d.astype(np.float32), "coco17").astype(np.float32)
+        self._keypoints = torch.from_numpy(given).to(device)
+        turns, shapes = torch.from_numpy(people.rotmat), torch.from_numpy(people.betas)
+        self._truth: MeasuredBody = measure_body(body, turns, shapes)
+
+    def run(self, method: Method) -> MethodScore:
+        """Fit everybody and measure."""
+        curve: tuple[dict[str, Any], ...] = ()
+        start = ""
+        if isinstance(method.config, SmplifyConfig):
+            init, known = self._start
+            begin = time.perf_counter()
+            run = self._refit if method.method == "spin" else self._fit_parameters
+            output = run(init, method.config)
+            # What was computed once for all rows counts in each of them.
+            seconds = known + time.perf_counter() - begin
+            start = resolve_recipe(method.config).start
+        elif method.is_followed:
+            outputs, seconds = self._long
+            output = outputs[-1]
+            curve = tuple(
+                quick_score(self._body, each, self._people, self._truth) for each in outputs
             )
-            points.append(rows_of_set.cpu())
-        assert posed.vertices is not None
-        vertices.append(posed.vertices.cpu())
-        root.append(posed.joints[:, 0].cpu())
-    return _Measured(*(torch.cat(parts) for parts in (joints, coco, vertices, root)))
+        elif self._is_part_of_long(method, method.config):
+            output, seconds = self._cut(method.config)
+        else:
+            begin = time.perf_counter()
+            output = self._fit_network(method, method.config)
+            seconds = time.perf_counter() - begin
+        values = score(self._body, output, self._people, self._truth)
+        return MethodScore(method.name, values, seconds, start, curve)
+
+    def _is_part_of_long(self, method: Method, config: EftConfig) -> bool:
+        """Whether the fit is the beginning of the one that is followed."""
+        long = self._long_method
+        if long is None or not isinstance(long.config, EftConfig):
+            return False
+        same = replace(long.config, max_steps=config.max_steps, threshold=config.threshold)
+        shorter = config.max_steps <= long.config.max_steps
+        return (
+            (method.method, method.mode) == (long.method, long.mode) and same == config and shorter
+        )
+
+    @cached_property
+    def _long(self) -> tuple[list[RegressorOutput], float]:
+        """Everybody's answers after each pass of the EFT that is followed, and its seconds."""
+        method = self._long_method
+        assert method is not None
+        assert isinstance(method.config, EftConfig)
+        followed = _Followed()
+        begin = time.perf_counter()
+        fitter = LoopFitter(
+            self._regressor, self._body, config=method.config, mode=method.mode, on_step=followed
+        )
+        for _ in fitter.fit(self._jobs()):
+            pass
+        seconds = time.perf_counter() - begin
+        return followed.outputs(), seconds
+
+    @torch.no_grad()
+    def _cut(self, config: EftConfig) -> tuple[RegressorOutput, float]:
+        """The long fit as the stopping rule would have ended it, and its passes' share of time."""
+        outputs, seconds = self._long
+        answer, passes = outputs[0], torch.ones(len(self._people))
+        going = torch.ones(len(self._people), dtype=torch.bool)
+        for step, output in enumerate(outputs[: config.max_steps]):
+            answer = RegressorOutput(
+                *(_choose(going, new, old) for new, old in zip(output, answer, strict=True))
+            )
+            passes = torch.where(going, step + 1, passes)
+            on_device = RegressorOutput(*(part.to(self._keypoints) for part in output))
+            _, term = output_loss(self._body, on_device, self._keypoints, loss_weights(config))
+            going &= ~(term.cpu() < config.threshold)
+        return answer, seconds * float(passes.mean()) / len(outputs)
+
+    @cached_property
+    def _start(self) -> tuple[RegressorOutput, float]:
+        """The regressor's answers, and the seconds that they took."""
+        begin = time.perf_counter()
+        predictor = Predictor(self._regressor, self._body, config=EftConfig())
+        answers = [fit.final for _, fit in predictor.fit(self._jobs())]
+        return _stack(answers), time.perf_counter() - begin
+
+    def _jobs(self) -> Iterator[CropJob]:
+        for index, image in enumerate(self._people.image):
+            img = torch.from_numpy(imaging.to_input(image)).to(self._keypoints.device)
+            yield CropJob(index, img, self._keypoints[index])
+
+    def _fit_network(self, method: Method, config: EftConfig) -> RegressorOutput:
+        fitter = make_fitter(
+            self._regressor, self._body, method=method.method, mode=method.mode, config=config
+        )
+        fits = dict(fitter.fit(self._jobs()))
+        return _stack([fits[index].final for index in range(len(self._people))])
+
+    def _fit_parameters(self, init: RegressorOutput, config: SmplifyConfig) -> RegressorOutput:
+        prior = load_pose_prior(config.prior_source)
+        parts = []
+        for first in range(0, len(self._people), config.batch):
+            rows = slice(first, first + config.batch)
+            start = RegressorOutput(*(part[rows].to(self._keypoints) for part in init))
+            fits = fit_smplify(self._body, start, self._keypoints[rows], config=config, prior=prior)
+            parts.append(RegressorOutput(*(part.cpu() for part in fits.final)))
+        return _stack(parts)
+
+    def _refit(self, init: RegressorOutput, config: SmplifyConfig) -> RegressorOutput:
+        """Labels as SPIN makes them: the best fits of a few rounds in the loop over this set."""
+        people = len(self._people)
+        private = copy.deepcopy(self._regressor).eval()
+        for parameter in private.parameters():
+            parameter.requires_grad_(True)
+        trainer = SpinTrainer(private, self._body, people, config=SpinConfig(fit=config))
+        img = torch.stack([job.img for job in self._jobs()])
+        for _ in range(_SPIN_ROUNDS):
+            for first in range(0, people, _SPIN_BATCH):
+                rows = torch.arange(first, min(first + _SPIN_BATCH, people), device=img.device)
+                trainer.step(img[rows], self._keypoints[rows], rows)
+        best = trainer.best
+        found = RegressorOutput(best.rotmat.cpu(), best.betas.cpu(), best.camera.cpu())
+        has = best.has_fit.cpu()
+        return RegressorOutput(
+            *(_choose(has, new, old) for new, old in zip(found, init, strict=True))
+        )
 
 
-@torch.no_grad()
-def score(
-    body: Smpl, output: RegressorOutput, people: BenchPeople, truth: _Measured
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Errors of each person."""
-    found = _measure_body(body, output.pred_rotmat, output.pred_betas)
-    picked = [_J24_IN_SPIN49 + joint for joint in J24_TO_J14]
-    centred = [(part.joints - part.root[:, None])[:, picked] for part in (found, truth)]
-    image = weak_project(found.coco, output.pred_cam).numpy()
-    distance = np.linalg.norm(image - people.true_2d[..., :2], axis=-1) * people.image.shape[1] / 2
-    labelled = people.true_2d[..., 2] > 0
-    count = np.maximum(labelled.sum(1), 1)
-    error_px = np.where(labelled.any(1), np.where(labelled, distance, 0).sum(1) / count, np.nan)
-    turns = torch.from_numpy(people.rotmat)
-    limits = load_pose_prior().limits.to(output.pred_betas)
-    pose = matrix_to_axis_angle(output.pred_rotmat[:, 1:]).flatten(1)
-    root = metrics.rotation_error(output.pred_rotmat[:, :1], turns[:, :1])
-    columns = {
-        "pa_mpjpe_mm": 1000 * metrics.pa_mpjpe(*centred),
-        "mpjpe_mm": 1000 * metrics.mpjpe(*centred),
-        "pve_mm": 1000
-        * metrics.pve(found.vertices, truth.vertices, pred_root=found.root, gt_root=truth.root),
-        "rotation_deg": torch.rad2deg(
-            metrics.rotation_error(output.pred_rotmat[:, 1:22], turns[:, 1:22])
-        ),
-        "flipped": (root > np.pi / 2).double(),
-        "outside_limits": limits_exceeded(limits, pose),
-        "large_betas": (output.pred_betas.abs().amax(1) > 3).double(),
-    }
-    values = {name: column.double().numpy() for name, column in columns.items()}
-    return {"kp_error_px": error_px.astype(np.float64), **values}
+def _choose(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(which.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def summarise(
-    scores: list[MethodScore], *, start: str = "regressor"
-) -> dict[str, dict[str, float]]:
-    """Means, their 95 % bootstrap intervals, and who ended worse than the start did.
-
-    Returns:
-        Of each method: the mean of each measure, ``<measure>_low`` and ``_high``,
-        ``fits_per_second``, and ``worse_than_start``: the share of people whose aligned error is
-        above that of the method named ``start``, where it was run.
-    """
-    first = next((each for each in scores if each.name == start), None)
-    table: dict[str, dict[str, float]] = {}
-    for each in scores:
-        row: dict[str, float] = {}
-        for name, column in each.values.items():
-            low, high = metrics.bootstrap_interval(column)
-            row |= {name: float(np.nanmean(column)), f"{name}_low": low, f"{name}_high": high}
-        people = len(each.values["pa_mpjpe_mm"])
-        row["fits_per_second"] = people / each.seconds
-        if first is not None and each is not first:
-            worse = each.values["pa_mpjpe_mm"] > first.values["pa_mpjpe_mm"]
-            row["worse_than_start"] = float(worse.mean())
-        table[each.name] = row
-    return table
+def _stack(outputs: list[RegressorOutput]) -> RegressorOutput:
+    return RegressorOutput(*(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))

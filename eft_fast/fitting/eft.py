@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Called after each person with the number of people done and the stop reason.
 PersonCallback = Callable[[int, str], None]
+#: Called with a person's number, the number of a forward pass, and its answer.
+StepCallback = Callable[[int, int, RegressorOutput], None]
 
 
 def fit_crops(
@@ -102,11 +104,19 @@ class LoopFitter:
         body: Body model on the same device.
         config: Steps, learning rate, loss weights and stopping rule.
         mode: What is tuned.
+        on_step: Called with the person's number, the number of the pass, and the answer after it.
     """
 
     def __init__(
-        self, regressor: Regressor, body: Smpl, *, config: EftConfig, mode: str = "full"
+        self,
+        regressor: Regressor,
+        body: Smpl,
+        *,
+        config: EftConfig,
+        mode: str = "full",
+        on_step: StepCallback | None = None,
     ) -> None:
+        self._on_step = on_step
         network, tuned = make_network(regressor, mode, config)
         self._network, parameters = share(network, tuned)
         self._tuned = [parameters[id(parameter)] for parameter in tuned]
@@ -127,7 +137,7 @@ class LoopFitter:
         optimiser = torch.optim.Adam(
             self._tuned, lr=self._lr, betas=config.adam_betas, eps=config.adam_eps, fused=True
         )
-        return _fit_person(self._network, self._body, job, optimiser, config)
+        return _fit_person(self._network, self._body, job, optimiser, config, self._on_step)
 
 
 def _fit_person(
@@ -136,6 +146,7 @@ def _fit_person(
     job: CropJob,
     optimiser: torch.optim.Optimizer,
     config: EftConfig,
+    on_step: StepCallback | None = None,
 ) -> PersonFit:
     inputs, keypoints_2d = network.prepare(job.img[None]), job.keypoints_2d[None]
     weights, raw_camera = loss_weights(config), config.strict_reference
@@ -153,6 +164,8 @@ def _fit_person(
         answer = RegressorOutput(*(value.detach().clone() for value in output))
         if init is None:
             init = (answer, total.detach())
+        if on_step is not None:
+            on_step(job.index, step, answer)
         # One read per step: NaN compares false, so a single number decides both questions.
         (error,) = readable_errors(answer, total, keypoint_term)
         if error != error:

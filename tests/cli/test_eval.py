@@ -55,6 +55,12 @@ def test_openbench(motion, tiny, tmp_path, capsys):
         for key in ("pa_mpjpe_mm", "mpjpe_mm", "pve_mm", "kp_error_px", "fits_per_second"):
             assert row[key] > 0
     assert len(summary["set_sha256"]) == 64
+    assert [level["noise"] for level in summary["levels"]] == [0.0, 0.02]
+    assert summary["levels"][0]["methods"] == summary["methods"]
+    page = (out / "openbench.md").read_text()
+    assert "--count 3" in page
+    assert summary["set_sha256"] in page
+    assert str(motion) not in page
     assert json.loads((out / "openbench.json").read_text()) == summary
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["set_sha256"] == summary["set_sha256"]

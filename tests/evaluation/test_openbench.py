@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.evaluation import openbench
+from eft_fast.evaluation import bench_scores, openbench
+from eft_fast.evaluation.bench_table import to_markdown
+from eft_fast.fitting.config import EftConfig
+from eft_fast.fitting.eft import LoopFitter
+from eft_fast.fitting.person import CropJob
 from eft_fast.fitting.recipes import SmplifyConfig
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.models.base import RegressorOutput
@@ -50,12 +54,12 @@ def truth_of(people):
 
 def measured(body, people):
     output = truth_of(people)
-    return openbench._measure_body(body, output.pred_rotmat, output.pred_betas)
+    return bench_scores.measure_body(body, output.pred_rotmat, output.pred_betas)
 
 
 def test_the_truth_has_no_error(body):
     people = make_set(body, 64)
-    values = openbench.score(body, truth_of(people), people, measured(body, people))
+    values = bench_scores.score(body, truth_of(people), people, measured(body, people))
     for name in ("pa_mpjpe_mm", "mpjpe_mm", "pve_mm", "kp_error_px"):
         assert values[name].shape == (3,)
         assert values[name].max() < 0.05
@@ -68,13 +72,13 @@ def test_errors_are_in_their_units(body):
     truth = measured(body, people)
     moved = truth_of(people)
     moved = moved._replace(pred_cam=moved.pred_cam + torch.tensor([0.0, 0.25, 0.0]))
-    values = openbench.score(body, moved, people, truth)
+    values = bench_scores.score(body, moved, people, truth)
     np.testing.assert_allclose(values["kp_error_px"], 0.25 * 32, rtol=1e-3)
     turn = axis_angle_to_matrix(torch.tensor([[0.0, torch.pi, 0.0]]))
     turned = truth_of(people)
     rotmat = turned.pred_rotmat.clone()
     rotmat[:, 0] = rotmat[:, 0] @ turn
-    values = openbench.score(body, turned._replace(pred_rotmat=rotmat), people, truth)
+    values = bench_scores.score(body, turned._replace(pred_rotmat=rotmat), people, truth)
     assert values["flipped"].all()
     assert values["mpjpe_mm"].min() > 100
     assert values["pa_mpjpe_mm"].max() < 0.05
@@ -102,7 +106,7 @@ def test_methods_run_on_the_same_people(body, regressor):
     named: list[str] = []
     scores = list(openbench.run_bench(regressor, body, people, methods, on_method=named.append))
     assert named == ["regressor", "smplify_spin_gmm"]
-    table = openbench.summarise(scores)
+    table = bench_scores.summarise(scores)
     start, fitted = table["regressor"], table["smplify_spin_gmm"]
     assert fitted["kp_error_px"] < start["kp_error_px"]
     assert fitted["kp_error_px_low"] <= fitted["kp_error_px"] <= fitted["kp_error_px_high"]
@@ -112,13 +116,104 @@ def test_methods_run_on_the_same_people(body, regressor):
     assert fitted["worse_than_start"] == pytest.approx(worse.mean())
 
 
-def test_names_are_those_of_the_contract():
-    names = [method.name for method in openbench.default_methods()]
-    assert names[:3] == ["regressor", "eft", "eft_head"]
-    assert {"smplify_spin_gmm", "smplify_eft_baseline_angle_off", "smplify2016_gmm_mean"} <= set(
-        names
+def test_the_long_fit_holds_the_short_one(body, regressor):
+    """EFT cut from the run that is followed is EFT, person by person, and its curve is its own."""
+    people = make_set(body, regressor.input_size, count=4)
+    config = EftConfig(lr=1e-3, max_steps=6, threshold=0.02)
+    long = EftConfig(lr=1e-3, max_steps=9, threshold=0.0)
+    methods = (
+        openbench.Method("eft", "eft", "full", config),
+        openbench.Method("eft_long", "eft", "full", long, is_followed=True),
     )
+    together = list(openbench.run_bench(regressor, body, people, methods))
+    alone = list(openbench.run_bench(regressor, body, people, methods[:1]))
+    for name, column in alone[0].values.items():
+        np.testing.assert_allclose(together[0].values[name], column, rtol=1e-5, err_msg=name)
+    assert not np.allclose(together[0].values["pa_mpjpe_mm"], together[1].values["pa_mpjpe_mm"])
+    assert 0 < together[0].seconds < together[1].seconds
+    curve = together[1].curve
+    assert len(curve) == 9
+    np.testing.assert_allclose(curve[-1]["pa_mpjpe_mm"], together[1].values["pa_mpjpe_mm"])
+    np.testing.assert_allclose(curve[-1]["kp_error_px"], together[1].values["kp_error_px"])
+    assert curve[-1]["kp_error_px"].mean() < curve[0]["kp_error_px"].mean()
+
+
+def made_up(name: str, error: float, aligned: list[float], **options) -> bench_scores.MethodScore:
+    values = {"kp_error_px": np.full(3, error), "pa_mpjpe_mm": np.array(aligned)}
+    return bench_scores.MethodScore(name, values, 1.0, **options)
+
+
+def test_methods_are_compared_at_equal_2d_error():
+    """EFT passes 6 px at its third pass; the fit that it never reaches meets its last pass."""
+    curve = tuple(
+        {"kp_error_px": np.full(3, error), "pa_mpjpe_mm": np.array([aligned] * 3)}
+        for error, aligned in ((9.0, 90.0), (7.0, 80.0), (5.0, 70.0), (4.0, 72.0))
+    )
+    scores = [
+        made_up("regressor", 9.0, [90.0] * 3),
+        made_up("eft_long", 4.0, [72.0] * 3, curve=curve),
+        made_up("fit", 6.0, [75.0, 76.0, 80.0], starts_from="regressor"),
+        made_up("closer", 1.0, [60.0] * 3, starts_from="regressor"),
+        made_up("elsewhere", 6.0, [60.0] * 3, starts_from="mean"),
+    ]
+    table = bench_scores.at_equal_error(scores)
+    assert list(table) == ["fit", "closer"]
+    assert table["fit"]["eft_passes"] == 3
+    assert table["fit"]["difference_mm"] == pytest.approx(-7.0)
+    assert table["fit"]["difference_mm_high"] < 0
+    assert (table["closer"]["eft_passes"], table["closer"]["difference_mm"]) == (4, 12.0)
+    assert bench_scores.at_equal_error(scores[:1] + scores[2:]) == {}
+
+
+def test_the_page_says_what_the_numbers_say(body, regressor):
+    people = make_set(body, regressor.input_size)
+    spin = SmplifyConfig(max_steps=5)
+    config = EftConfig(lr=1e-3, max_steps=4)
+    methods = (
+        openbench.Method("regressor", "none", "full", config),
+        openbench.Method("eft", "eft", "full", config),
+        openbench.Method("eft_long", "eft", "full", EftConfig(lr=1e-3, max_steps=5, threshold=0),
+                         is_followed=True),
+        openbench.Method("spin_refit", "spin", "full", spin),
+        openbench.Method("smplify_spin_gmm", "smplify_spin", "gmm", spin),
+    )  # fmt: skip
+    scores = list(openbench.run_bench(regressor, body, people, methods))
+    rows = bench_scores.summarise(scores)
+    level = {"noise": 0.0, "methods": rows, "equal_error": bench_scores.at_equal_error(scores)}
+    summary = {
+        "people": 3, "seed": 1, "set_sha256": "abc", "regressor": "r", "regressor_sha256": "d",
+        "body": "b", "threads": 1, "device": "cpu", "levels": [level, {**level, "noise": 0.02}],
+    }  # fmt: skip
+    page = to_markdown(summary, "the command")
+    assert "the command" in page
+    assert "`abc`" in page
+    assert page.count("| smplify_spin_gmm |") == 4
+    assert (
+        f"from {rows['regressor']['kp_error_px']:.1f} to {rows['eft']['kp_error_px']:.1f}" in page
+    )
+    assert rows["spin_refit"]["kp_error_px"] < rows["regressor"]["kp_error_px"]
+
+
+def test_every_pass_is_told(body, regressor):
+    size = regressor.input_size
+    job = CropJob(7, torch.zeros(3, size, size), torch.ones(49, 3))
+    told: list[tuple[int, int]] = []
+    config = EftConfig(max_steps=3, threshold=0.0)
+    fitter = LoopFitter(
+        regressor, body, config=config, on_step=lambda who, step, _: told.append((who, step))
+    )
+    fitter.fit_person(job)
+    assert told == [(7, 0), (7, 1), (7, 2)]
+
+
+def test_names_are_those_of_the_contract(regressor):
+    names = [method.name for method in openbench.default_methods()]
+    assert names[:3] == ["regressor", "eft", "eft_long"]
+    assert {"eft_head", "smplify_spin_gmm", "smplify_eft_baseline_angle_off"} <= set(names)
+    assert {"spin_refit", "smplify2016_gmm_mean", "smplifyx_none"} <= set(names)
     assert len(set(names)) == len(names)
+    assert "eft_layer4" in names
+    assert "eft_layer4" not in {m.name for m in openbench.default_methods(regressor)}
 
 
 def test_wrong_size_is_refused(body, regressor):

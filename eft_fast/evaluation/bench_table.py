@@ -1,0 +1,125 @@
+"""The bench as a page: tables, where EFT wins and where it does not, and how to repeat it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_COLUMNS: Final = (
+    ("2D px", "kp_error_px", 2),
+    ("PA-MPJPE", "pa_mpjpe_mm", 1),
+    ("MPJPE", "mpjpe_mm", 1),
+    ("PVE", "pve_mm", 1),
+    ("rotation °", "rotation_deg", 1),
+)
+_DETECTOR: Final = (
+    "detector-grade keypoints (noise {noise:g} of the person's size, three times that where "
+    "hidden; 5 % of the visible and half of the hidden ones missing)"
+)
+#: Rows of which the text speaks.
+_EFT: Final = "eft"
+_START: Final = "regressor"
+
+
+def to_markdown(summary: dict[str, Any], command: str) -> str:
+    """Write the page of a summary of ``eft-fast eval openbench``.
+
+    Args:
+        summary: What the command prints with ``--json``.
+        command: The command.
+    """
+    lines = [
+        "# openbench",
+        "",
+        f"{summary['people']} rendered people of motion that no training saw, under new shapes, "
+        "cameras, backgrounds and occluders. Lengths in mm on the body that was drawn (14 joints, "
+        "root: pelvis joint; vertices), 2D error in pixels of the 256 px crop against the true "
+        "keypoints; in brackets the 95 % bootstrap interval of the mean.",
+        "",
+        "```",
+        command,
+        "```",
+        "",
+        f"Seed {summary['seed']}; set sha256 `{summary['set_sha256']}`; regressor "
+        f"`{summary['regressor']}` (weights sha256 `{summary['regressor_sha256']}`), body "
+        f"`{summary['body']}`; {summary['threads']} CPU threads, {summary['device']}. fits/s "
+        "include the regressor and hold for this machine and its load only.",
+        "",
+    ]
+    for level in summary["levels"]:
+        name = "exact keypoints" if level["noise"] == 0 else _DETECTOR.format(**level)
+        lines += [f"## With {name}", "", *_table(level["methods"]), ""]
+        if level["equal_error"]:
+            lines += [*_equal_table(level["equal_error"]), ""]
+        lines += [_paragraph(level), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: dict[str, dict[str, float]]) -> list[str]:
+    names = [name for name, _, _ in _COLUMNS]
+    more = ["turned", "outside limits", "prior", "betas > 3", "worse than start", "fits/s"]
+    lines = [
+        "| method | " + " | ".join([*names, *more]) + " |",
+        "|---" * (1 + len(names) + len(more)) + "|",
+    ]
+    for name, row in rows.items():
+        cells = [_with_interval(row, key, f".{digits}f") for _, key, digits in _COLUMNS]
+        cells += [f"{row['flipped']:.0%}", f"{row['outside_limits']:.2%}"]
+        cells += [f"{row['prior_nll']:.0f}", f"{row['large_betas']:.0%}"]
+        cells.append(f"{row['worse_than_start']:.0%}" if "worse_than_start" in row else "")
+        cells.append(f"{row['fits_per_second']:.2g}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _with_interval(row: dict[str, float], key: str, form: str) -> str:
+    return f"{row[key]:{form}} [{row[f'{key}_low']:{form}}, {row[f'{key}_high']:{form}}]"
+
+
+def _equal_table(rows: dict[str, dict[str, float]]) -> list[str]:
+    lines = [
+        "At equal 2D error, from the same start: EFT (all weights) is stopped at the first pass "
+        "whose mean 2D error is not above the fit's; the difference is EFT minus the fit, of the "
+        "same people.",
+        "",
+        "| fit | its 2D px | its PA-MPJPE | passes of EFT | 2D px | PA-MPJPE | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        lines.append(
+            f"| {name} | {row['kp_error_px']:.2f} | {row['pa_mpjpe_mm']:.1f} | "
+            f"{row['eft_passes']:.0f} | {row['eft_kp_error_px']:.2f} | "
+            f"{row['eft_pa_mpjpe_mm']:.1f} | {_with_interval(row, 'difference_mm', '+.1f')} |"
+        )
+    return lines
+
+
+def _paragraph(level: dict[str, Any]) -> str:
+    """What the numbers say, written from them, so that it cannot go stale."""
+    rows, equal = level["methods"], level["equal_error"]
+    if _EFT not in rows or _START not in rows:
+        return ""
+    start, eft = rows[_START], rows[_EFT]
+    words = [
+        f"EFT takes the 2D error from {start['kp_error_px']:.1f} to {eft['kp_error_px']:.1f} px "
+        f"and the aligned error from {start['pa_mpjpe_mm']:.1f} to {eft['pa_mpjpe_mm']:.1f} mm; "
+        f"{eft['worse_than_start']:.0%} of the people end with a higher aligned error than they "
+        "started with."
+    ]
+    if equal:
+        clear = [name for name, row in equal.items() if row["difference_mm_high"] < 0]
+        better = [name for name, row in equal.items() if row["difference_mm"] < 0]
+        lost = [name for name, row in equal.items() if row["difference_mm"] >= 0]
+        short = [name for name, row in equal.items() if row["eft_kp_error_px"] > row["kp_error_px"]]
+        words.append(
+            f"Of {len(equal)} fits of the parameters from the same start, EFT has the lower "
+            f"aligned error at equal 2D error against {len(better)}, against {len(clear)} of them "
+            "beyond doubt (the interval excludes 0)."
+        )
+        if lost:
+            words.append(f"It does not win against {', '.join(lost)}.")
+        if short:
+            words.append(
+                f"It did not reach the 2D error of {', '.join(short)} within its passes, and is "
+                "compared there at its last one."
+            )
+    return " ".join(words)
