@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from eft_fast import conventions
 from eft_fast.deploy.body_graph import BodyGraph
@@ -77,6 +78,7 @@ class HalfTrunk(nn.Module):
                 f"{type(regressor).__name__} cannot; use fp32"
             )
         self.network = copy.deepcopy(regressor).eval()
+        fold_batch_norms(self.network)
         kept = {id(parameter) for parameter in self.network.parameters_from(TRUNK_END)}
         halved = 0
         for name, module in self.network.named_modules():
@@ -87,7 +89,7 @@ class HalfTrunk(nn.Module):
                     f"{type(regressor).__name__} share; use fp32"
                 )
             if own and not any(own):
-                _halve(module)
+                _halve(module, name)
                 halved += 1
         if not halved or not kept:
             raise TypeError(
@@ -107,13 +109,60 @@ class HalfTrunk(nn.Module):
         return self.network.run_from(TRUNK_END, feature.to(torch.float32))
 
 
-def _halve(module: nn.Module) -> None:
+def fold_batch_norms(network: Regressor) -> None:
+    """Multiply batch norms into the convolutions in front of them, in place.
+
+    Done in single precision: variances of trained networks pass the 65504 of half precision. Who
+    stands in front of whom is seen in a run of the trunk.
+    """
+    made_by: dict[int, nn.Conv2d] = {}
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    alive: list[Any] = []  # An id means nothing once its tensor is gone.
+
+    def after_convolution(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        alive.append(output)
+        made_by[id(output)] = module
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, nn.BatchNorm2d)
+        if id(inputs[0]) in made_by:
+            pairs.append((made_by[id(inputs[0])], module))
+
+    hooks = [
+        module.register_forward_hook(after_convolution)
+        if isinstance(module, nn.Conv2d)
+        else module.register_forward_pre_hook(before_norm)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    size = network.input_size
+    with torch.no_grad():
+        network.run_to(TRUNK_END, torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    folded = {norm: fuse_conv_bn_eval(convolution, norm) for convolution, norm in pairs}
+    for convolution, norm in pairs:
+        convolution.weight, convolution.bias = folded[norm].weight, folded[norm].bias
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if child in folded:
+                setattr(parent, name, nn.Identity())
+
+
+def _halve(module: nn.Module, name: str) -> None:
     """Put the layer's own weights and buffers, and what it is given, into half precision."""
     for store in (module._parameters, module._buffers):
-        for name, value in store.items():
-            if value is not None and value.is_floating_point():
-                half: Any = value.detach().to(torch.float16)
-                store[name] = nn.Parameter(half, False) if store is module._parameters else half
+        for key, value in store.items():
+            if value is None or not value.is_floating_point():
+                continue
+            half: Any = value.detach().to(torch.float16)
+            if not torch.equal(half.isfinite(), value.isfinite()):
+                raise TypeError(
+                    f"export: fp16 cannot hold {name}.{key}, whose values reach "
+                    f"{float(value.detach().abs().max()):.3g}; use fp32"
+                )
+            store[key] = nn.Parameter(half, False) if store is module._parameters else half
     module.register_forward_pre_hook(_to_half)
 
 
