@@ -101,10 +101,15 @@ def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
     for octave in range(2, 8):
         cells = rng.integers(0, 256, (1 << octave, 1 << octave, 3), dtype=np.uint8)
         layer = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
-        total += (np.asarray(layer, dtype=np.float32) - 127.5) * roughness**octave
+        levels = np.array(layer, dtype=np.float32)
+        levels -= 127.5
+        levels *= roughness**octave
+        total += levels
     total *= rng.uniform(20, 70) / (float(total.std()) + 1e-3)
     grey = rng.random() ** 0.5  # many real backgrounds have little colour
-    total = total * (1 - grey) + total.mean(2, keepdims=True) * grey
+    # Written out: a mean over three neighbours takes numpy ten times as long.
+    mean = (total[..., :1] + total[..., 1:2] + total[..., 2:]) / np.float32(3)
+    total = total * (1 - grey) + mean * grey
     total += rng.uniform(40, 215) + rng.normal(size=3) * 18
     picture: np.ndarray = np.clip(total, 0, 255).astype(np.uint8)
     return picture

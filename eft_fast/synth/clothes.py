@@ -170,17 +170,24 @@ class Wardrobe:
         self, skin: np.ndarray, hair: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray, Pattern]]:
         """Return brows, eyes and mouth."""
-        rest, nose, eyes = self.rest, self.face[0], self.face[1:3]
-        front = rest[:, 2] > self.face[3:, 2].mean() + 0.03
+        nose, eyes = self.face[0], self.face[1:3]
+        front = np.flatnonzero(self._head & (self.rest[:, 2] > self.face[3:, 2].mean() + 0.03))
+        rest = self.rest[front]
+
+        def spread(field: np.ndarray) -> np.ndarray:
+            """Nothing of a face is elsewhere on the body."""
+            whole = np.full(len(self.rest), _NOWHERE)
+            whole[front] = field
+            return whole
 
         def box(centre: np.ndarray, half: tuple[float, float]) -> np.ndarray:
             gap = np.abs(rest[:, :2] - centre[:2]) - np.array(half)
-            return np.where(front & self._head, -gap.max(1), _NOWHERE)
+            return -gap.max(1)
 
-        brow = np.maximum(*(box(e + [0, 0.021, 0], (0.019, 0.0045)) for e in eyes))
-        white = np.maximum(*(0.012 - np.linalg.norm(rest - e, axis=1) for e in eyes))
-        iris = np.maximum(*(0.0065 - np.linalg.norm(rest - e, axis=1) for e in eyes))
-        mouth = box(nose - [0, 0.038, 0], (0.023, 0.007))
+        distance = np.minimum(*(np.linalg.norm(rest - e, axis=1) for e in eyes))
+        brow = spread(np.maximum(*(box(e + [0, 0.021, 0], (0.019, 0.0045)) for e in eyes)))
+        white, iris = spread(0.012 - distance), spread(0.0065 - distance)
+        mouth = spread(box(nose - [0, 0.038, 0], (0.023, 0.007)))
         return [
             (brow, hair * 0.8, Pattern()),
             (white, np.array([0.85, 0.83, 0.80]), Pattern()),
