@@ -15,7 +15,8 @@ from torch import Tensor
 
 from eft_fast.fitting.config import EftConfig
 from eft_fast.fitting.result import Prediction, SmplParams
-from eft_fast.losses.keypoints import EftLossWeights, eft_loss
+from eft_fast.losses.fused import fused_eft_loss
+from eft_fast.losses.keypoints import EftLossWeights
 from eft_fast.models.base import Regressor, RegressorOutput
 
 if TYPE_CHECKING:
@@ -114,18 +115,17 @@ def output_loss(
     weights: EftLossWeights,
     intrinsics: Float[Tensor, "B 3 3"] | None = None,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Total loss and 2D term of each person's prediction."""
-    points = body.keypoints(
+    """Total loss and 2D term of each person's prediction: one call, no gradient of the 2D term."""
+    return fused_eft_loss(
+        body.points_plan("spin49"),
         output.pred_betas,
-        output.pred_rotmat[:, 1:],
-        output.pred_rotmat[:, :1],
-        joint_set="spin49",
-        pose2rot=False,
+        output.pred_rotmat,
+        output.pred_cam,
+        keypoints_2d,
+        weights,
+        intrinsics=intrinsics,
+        backend=body.backend,
     )
-    terms = eft_loss(
-        points, output.pred_betas, output.pred_cam, keypoints_2d, weights, intrinsics=intrinsics
-    )
-    return terms.total, terms.keypoint
 
 
 def stack_intrinsics(

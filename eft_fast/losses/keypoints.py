@@ -20,9 +20,11 @@ _NUM_OPENPOSE: Final = 25
 _HIPS: Final = tuple(_SPIN49[name] for name in ("rhip", "lhip", "pelvis"))
 _ANKLES: Final = (_SPIN49["lank"], _SPIN49["rank"])
 _KNEES: Final = (_SPIN49["lkne"], _SPIN49["rkne"])
+#: Knee and ankle of both shins, among the 49.
+SHINS: Final = tuple(zip(_KNEES, _ANKLES, strict=True))
 #: Shins shorter than this in the annotation, in units of half a crop, have no direction: about one
 #: pixel of a 224 px crop. The reference's own constant.
-_SHORTEST_SHIN: Final = 0.0089
+SHORTEST_SHIN: Final = 0.0089
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def leg_loss(
     confidence = keypoints_2d[:, knees, 2] * keypoints_2d[:, ankles, 2]
     given = keypoints_2d[:, ankles, :2] - keypoints_2d[:, knees, :2]
     given_length = given.norm(dim=-1)
-    counts = (given_length > _SHORTEST_SHIN) & (confidence > 0)
+    counts = (given_length > SHORTEST_SHIN) & (confidence > 0)
     given = torch.where(counts[..., None], given, 0.0)
     given = given / torch.where(counts, given_length, 1.0)[..., None]
     shin = points[:, ankles] - points[:, knees]
@@ -168,12 +170,17 @@ def eft_loss(
     return EftLossTerms(weights.total * total, keypoint, beta, camera, leg)
 
 
-def _keypoint_weights(weights: EftLossWeights, like: Tensor) -> Float[Tensor, " 49"]:
+def keypoint_factors(weights: EftLossWeights) -> list[float]:
+    """Factor of each of the 49 keypoints in the 2D term."""
     factors = [weights.openpose] * _NUM_OPENPOSE + [weights.gt] * (49 - _NUM_OPENPOSE)
     left_out = (() if weights.with_hips else _HIPS) + (() if weights.with_ankles else _ANKLES)
     for place in left_out:
         factors[place] = 0.0
-    return torch.tensor(factors, dtype=like.dtype, device=like.device)
+    return factors
+
+
+def _keypoint_weights(weights: EftLossWeights, like: Tensor) -> Float[Tensor, " 49"]:
+    return torch.tensor(keypoint_factors(weights), dtype=like.dtype, device=like.device)
 
 
 def _check_keypoints(who: str, points: Tensor, keypoints_2d: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -86,14 +87,24 @@ def make_limb_targets(
         raise ValueError(
             f"make_limb_targets: limbs must join points 0..{keypoints.shape[1] - 1}, got {worst}"
         )
-    index = torch.tensor(limbs, dtype=torch.int32, device=keypoints.device).reshape(-1, 2)
-    start, end = keypoints[:, index[:, 0].long()], keypoints[:, index[:, 1].long()]
+    index, first, last = _limb_index(limbs, str(keypoints.device))
+    start, end = keypoints[:, first], keypoints[:, last]
     limb = end[..., :2] - start[..., :2]
     length = limb.norm(dim=-1, keepdim=True)
     weight = start[..., 2:] * end[..., 2:]
     counts = (length > min_length) & (length > 0) & (weight != 0)
     target = torch.cat([limb / torch.where(counts, length, 1.0), weight], -1)
     return LimbTargets(index, torch.where(counts, target, 0.0).contiguous())
+
+
+@lru_cache(maxsize=32)
+def _limb_index(
+    limbs: tuple[tuple[int, int], ...], device: str
+) -> tuple[Int[Tensor, "L 2"], Int[Tensor, " L"], Int[Tensor, " L"]]:
+    """The points of limbs, and both ends for indexing: a copy to the device once, not per call."""
+    index = torch.tensor(limbs, dtype=torch.int32).reshape(-1, 2)
+    first, last = (ends.contiguous().to(device, torch.int64) for ends in index.unbind(1))
+    return index.to(device), first, last
 
 
 def pack_full_camera(

@@ -10,11 +10,15 @@ import copy
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eft_fast.body.arrays import BodyArrays
+from eft_fast.body.plan import joint_rows, make_points_plan, vertex_rows
 from eft_fast.conventions import PARENTS
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.ops import PointsPlan
 
 INPUT_SIZE = 64
 LR = 2e-4
@@ -27,7 +31,7 @@ PARTS = {
     "head": _HEAD,
 }
 #: Rates at which each mode moves the answer enough for errors to show.
-RATES = {"feature": 1e-2, "lora": 3e-3}
+RATES = {"feature": 0.3, "lora": 3e-3}
 
 #: Kinematic joint (0..23) or face point (24..28) behind each of the 49 keypoints.
 SOURCES = [
@@ -143,6 +147,7 @@ class ToyBody:
     """24 joints that move with betas, and five points that ride on the head."""
 
     id = "toy"
+    backend = "auto"
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         generator = torch.Generator().manual_seed(5)
@@ -155,6 +160,12 @@ class ToyBody:
         self.shape = shape.to(dtype)
         face = 0.1 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
         self.face = face.to(dtype)
+        self._plan = _make_plan(joints, shape, face).to(dtype=dtype)
+
+    def points_plan(self, joint_set: str) -> PointsPlan:
+        """The 49 points for the operators; ``keypoints`` computes the same in its own way."""
+        assert joint_set == "spin49"
+        return self._plan
 
     def keypoints(
         self,
@@ -178,6 +189,24 @@ class ToyBody:
             place.append(place[parent] + (world[parent] @ bone)[..., 0])
         face = place[15][:, None] + torch.einsum("bij,kj->bki", world[15], self.face)
         return torch.cat([torch.stack(place, 1), face], 1)[:, SOURCES]
+
+
+def _make_plan(joints: Tensor, shape: Tensor, face: Tensor) -> PointsPlan:
+    """The body as one of 29 vertices: one on each joint, and five that the head moves."""
+    arrays = BodyArrays(
+        model_id="toy",
+        v_template=torch.cat([joints, joints[15] + face]).numpy(),
+        faces=np.zeros((1, 3), np.int64),
+        shapedirs=torch.cat([shape, shape[15].expand(5, 3, 10)]).numpy(),
+        posedirs=np.zeros((29, 3, 207)),
+        joint_idx=np.array([*range(24), *[15] * 5], np.int32)[:, None],
+        joint_weight=np.ones((29, 1)),
+        J_regressor=np.eye(24, 29),
+        parents=np.array(PARENTS, np.int64),
+    )
+    names = [f"point{i}" for i in range(29)]
+    rows = joint_rows(range(24), names[:24]) + vertex_rows(range(24, 29), names[24:])
+    return make_points_plan(arrays, rows.take(SOURCES))
 
 
 def make_regressor(dtype: torch.dtype = torch.float32) -> ToyRegressor:
