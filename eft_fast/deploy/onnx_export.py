@@ -119,18 +119,12 @@ def export_regressor(
     require_onnx()
     check_format(config.format, config.precision)
     regressor = copy.deepcopy(regressor).to("cpu").eval()
-    graph_body = None
-    if body is not None:
-        graph_body = BodyGraph(body, config.joint_set, with_vertices=config.outputs == "vertices")
-    graph = ExportGraph(regressor, graph_body, config.precision).eval()
+    graph = _make_graph(regressor, body, config)
     samples = make_samples(regressor, body, config.outputs, config.joint_set, photos)
+    card = _make_card(regressor, body, config, samples)
     checkpoint = getattr(regressor, "checkpoint", None)
-    card = replace(
-        _make_card(regressor, body, config, samples),
-        source_sha256=source_sha256 or getattr(checkpoint, "sha256", ""),
-    )
-    if licence is not None:
-        card = replace(card, licence=licence)
+    source_sha256 = source_sha256 or getattr(checkpoint, "sha256", "")
+    card = replace(card, licence=licence or card.licence, source_sha256=source_sha256)
     with replaced_folder(out) as folder:
         report = _write_checked(to_onnx(graph, card), card, samples, folder)
         if config.format != "onnx":
@@ -170,6 +164,13 @@ def _check_body(regressor: Regressor, body: Smpl | None, config: ExportConfig) -
             f"{body.id}; pass the body that it was trained with"
         )
     return body
+
+
+def _make_graph(regressor: Regressor, body: Smpl | None, config: ExportConfig) -> ExportGraph:
+    part = None
+    if body is not None:
+        part = BodyGraph(body, config.joint_set, with_vertices=config.outputs == "vertices")
+    return ExportGraph(regressor, part, config.precision).eval()
 
 
 def _make_card(

@@ -69,14 +69,7 @@ def export_reduced(
         RuntimeError: If the processor lacks the precision, or the gate does not pass; nothing is
             left in ``out``.
     """
-    if precision not in REDUCED:
-        raise ValueError(f"export: precision must be one of {list(REDUCED)}, got {precision!r}")
-    if config.format not in REDUCED[precision] or config.precision != "fp32":
-        raise ValueError(
-            f"export: {precision} goes with format {' or '.join(REDUCED[precision])}, got "
-            f"{config.format}"
-        )
-    check_format(config.format, config.precision)
+    _check(precision, config)
     with tempfile.TemporaryDirectory() as scratch, replaced_folder(out) as folder:
         exact = Path(scratch)
         export_regressor(
@@ -89,24 +82,35 @@ def export_reduced(
         )
         card = replace(load_card(exact), precision=precision, max_difference={})
         samples = load_samples(exact, card)
-        model = MODEL_NAMES["onnx"]
+        source, target = exact / MODEL_NAMES["onnx"], folder / MODEL_NAMES["onnx"]
         if precision == "int8":
-            quantise_file(exact / model, folder / model, regressor, card, calibration)
+            quantise_file(source, target, regressor, card, calibration)
         else:
-            shutil.copy(exact / model, folder / model)
+            shutil.copy(source, target)
         write_record(folder, card, samples)
         if config.format != "onnx":
             convert_folder(folder, config.format)
         candidate = open_session(folder)
         report = run_gate(precision, open_session(exact, provider="cpu"), candidate, body, gate_set)
-        write_json(folder / GATE_NAME, report.to_dict())
         if not report.passed:
             raise GateError(report)
+        write_json(folder / GATE_NAME, report.to_dict())
         write_record(folder, card, {IMAGES: samples[IMAGES]} | candidate.run(samples[IMAGES]))
         verified = verify_folder(folder)
         refuse(verified)
         write_json(folder / PARITY_NAME, verified.to_dict())
     return verified, report
+
+
+def _check(precision: str, config: ExportConfig) -> None:
+    if precision not in REDUCED:
+        raise ValueError(f"export: precision must be one of {list(REDUCED)}, got {precision!r}")
+    if config.format not in REDUCED[precision] or config.precision != "fp32":
+        raise ValueError(
+            f"export: {precision} goes with format {' or '.join(REDUCED[precision])}, got "
+            f"{config.format}"
+        )
+    check_format(config.format, config.precision)
 
 
 class GateError(RuntimeError):
