@@ -13,8 +13,11 @@ EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora", "subs
 #: move other quantities, and were chosen on rendered people (docs/fitting.md).
 MODE_LR: Final = {"feature": 1e-2, "lora": 1e-3}
 WEIGHT_LR: Final = 5e-6
-#: Arithmetic of the network's layers, and types in which slots keep differences and moments.
-PRECISIONS: Final = ("fp32", "bf16")
+#: Arithmetic of the network's layers; ``3xtf32`` and ``tf32`` are that of the CUDA kernels.
+PRECISIONS: Final = ("fp32", "3xtf32", "tf32", "bf16")
+TENSOR_CORES: Final = ("3xtf32", "tf32")
+#: Types in which slots keep differences and moments.
+STATES: Final = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class EftConfig:
             integers, the raw camera of SPIN checkpoints read as u = s*X + t, and the rule that
             drops ankles near the lower border of the photo.
         precision: ``fp32``, or ``bf16``: matrix products and convolutions of the network round
-            their operands to bfloat16. Weights, moments, body and loss stay in float32.
+            their operands to bfloat16. On a GPU also ``tf32``: convolutions with private weights
+            run on tensor cores, operands rounded to 10 bits; ``3xtf32``: the same on operands
+            split in two, as exact as float32. Weights, moments, body and loss stay in float32.
         state: ``fp32``, or ``bf16``: differences from the start weights and both moments of Adam
             are stored in bfloat16 and computed in float32. Weights themselves never are.
         lora_rank: Rank of the additions of mode ``lora``.
@@ -80,11 +85,11 @@ class EftConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"EftConfig: {name} must not be negative, got {value}")
-        for name in ("precision", "state"):
+        for name, known in (("precision", PRECISIONS), ("state", STATES)):
             value = getattr(self, name)
-            if value not in PRECISIONS:
+            if value not in known:
                 raise ValueError(
-                    f"EftConfig: {name} must be one of {', '.join(PRECISIONS)}, got {value!r}"
+                    f"EftConfig: {name} must be one of {', '.join(known)}, got {value!r}"
                 )
 
     def lr_of(self, mode: str) -> float:

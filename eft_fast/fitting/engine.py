@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from eft_fast.fitting.config import EftConfig
+from eft_fast.fitting.config import TENSOR_CORES, EftConfig
 from eft_fast.fitting.eft import Predictor, make_loop
+from eft_fast.fitting.graph_slots import GraphSlotFitter, can_run_on_kernels
 from eft_fast.fitting.memory import slots_that_fit
 from eft_fast.fitting.modes import check_mode
 from eft_fast.fitting.person import Fitter
@@ -48,6 +49,11 @@ def make_fitter(
         return SmplifyFitter(regressor, body, config=config)
     device = next(regressor.parameters()).device
     check_mode(regressor, mode)
+    if config.precision in TENSOR_CORES and not can_run_on_kernels(regressor, mode, config):
+        raise ValueError(
+            f"fit_batch: precision {config.precision!r} is that of the CUDA kernels, which do not "
+            f"fit {regressor.id} on {device} in mode {mode!r}; use 'fp32' or 'bf16'"
+        )
     if workers > 1:
         if device.type != "cpu":
             raise ValueError(f"fit_batch: workers are for the CPU, got device {device}; use slots")
@@ -64,9 +70,11 @@ def make_fitter(
 def make_slot_fitter(
     regressor: Regressor, body: Smpl, *, config: EftConfig, mode: str, slots: int
 ) -> Fitter:
-    """The loop for one slot, and what shares its work for several."""
+    """The loop for one slot, and what shares its work for several; on a GPU our own kernels."""
     if mode == "subspace":
         return SubspaceFitter(regressor, body, config=config, slots=slots)
+    if can_run_on_kernels(regressor, mode, config):
+        return GraphSlotFitter(regressor, body, config=config, mode=mode, slots=slots)
     # The loop keeps weights, not differences: a state in bfloat16 would swallow its updates.
     if slots == 1 and config.state == "fp32":
         return make_loop(regressor, body, config=config, mode=mode)

@@ -33,8 +33,9 @@ from eft_fast.fitting.person import (
     output_loss,
 )
 from eft_fast.fitting.slots import STATE_TYPES
+from eft_fast.fitting.stacked import can_stack
 from eft_fast.models.base import Regressor, RegressorOutput
-from eft_fast.ops.slot_layers import SlotClock, make_adam_options
+from eft_fast.ops.slot_layers import SlotClock, has_kernels, make_adam_options
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -300,6 +301,16 @@ class GraphSlotFitter:
         code = torch.where(labelled, code, 4)
         reason.copy_(torch.where(clock.active, code.to(reason.dtype), reason))
         clock.active.logical_and_(code == 0)
+
+
+def can_run_on_kernels(regressor: Regressor, mode: str, config: EftConfig) -> bool:
+    """Whether ``GraphSlotFitter`` runs this fit on the CUDA kernels: device, build and layers."""
+    like = next(regressor.parameters())
+    if like.device.type != "cuda" or not has_kernels(like):
+        return False
+    if mode == "subspace" or config.precision not in ARITHMETIC_OF:
+        return False
+    return can_stack(*make_network(regressor, mode, config))
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eft_fast.fitting.config import EftConfig
+from eft_fast.fitting.graph_slots import can_run_on_kernels
 from eft_fast.fitting.modes import make_network, share
 from eft_fast.fitting.person import loss_weights, output_loss
 from eft_fast.models.base import Regressor
@@ -63,8 +64,9 @@ def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftCo
     numbers = sum(each.numel() for each in tuned)
     width = like.element_size()
     state = 2 if config.state == "bf16" else width
-    # Difference and two moments; weight and gradient of the step at hand.
-    return numbers * (3 * state + 2 * width) + sum(kept.values())
+    # Difference and two moments; without kernels also weight and gradient of the step at hand.
+    passing = 0 if can_run_on_kernels(regressor, mode, config) else 2 * width
+    return numbers * (3 * state + passing) + sum(kept.values())
 
 
 def free_bytes(device: torch.device) -> int:

@@ -66,7 +66,9 @@ class PersonStream:
         on_person: ReasonCallback,
     ) -> None:
         self._fitter, self._joint_set, self._input_size = fitter, joint_set, input_size
-        self._device, self._strict, self._on_person = device, strict, on_person
+        # Crops wait on the CPU for a fitter that copies them while the device works.
+        self._device = torch.device("cpu") if getattr(fitter, "takes_cpu_crops", False) else device
+        self._strict, self._on_person = strict, on_person
         self.people: dict[int, Person] = {}
         self.fits: dict[int, PersonFit] = {}
         self._waiting: set[int] = set()

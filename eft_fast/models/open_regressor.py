@@ -92,12 +92,28 @@ def to_crop_units(points_px: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
     return points_px * (2.0 / INPUT_SIZE) - 1.0
 
 
+def _pick(landmarks: Float[Tensor, "B 39 C"]) -> Float[Tensor, "B N C"]:
+    """The rows of ``LANDMARK_ROWS``; an index list would be copied to the GPU at every call."""
+    return torch.cat([landmarks[:, run] for run in _ROW_RUNS], 1)
+
+
+def _find_runs(rows: tuple[int, ...]) -> tuple[slice, ...]:
+    """Slices that together are ``rows``."""
+    runs: list[slice] = []
+    for row in rows:
+        first = runs.pop().start if runs and runs[-1].stop == row else row
+        runs.append(slice(first, row + 1))
+    return tuple(runs)
+
+
+_ROW_RUNS: Final = _find_runs(LANDMARK_ROWS)
+
+
 def landmark_features(
     output: BlazePoseOutput,
 ) -> tuple[Float[Tensor, "B F"], LandmarkFrame]:
     """Describe the landmarks independently of where and how large the person is in the crop."""
-    rows = list(LANDMARK_ROWS)
-    landmarks, world = output.landmarks[:, rows], output.world[:, rows]
+    landmarks, world = _pick(output.landmarks), _pick(output.world)
     points = to_crop_units(landmarks[..., :2])
     depth = landmarks[..., 2:3] * (2.0 / INPUT_SIZE)
 

@@ -142,7 +142,7 @@ def conv_forward(
 
     Rows of slots that are not active hold anything.
     """
-    if not _has_kernels(x):
+    if not has_kernels(x):
         return slot_reference.conv_forward(x, weights, geometry, clock, end, residual)
     out: Tensor = torch.ops.eft_fast.ps_conv_forward(
         *(x, *weights.all(), end.scale, end.shift, residual, clock.time, clock.active),
@@ -174,7 +174,7 @@ def conv_backward(
         end: What followed.
         arithmetic: One of ``ARITHMETIC``.
     """
-    if not _has_kernels(g):
+    if not has_kernels(g):
         return slot_reference.conv_backward(g, weights, geometry, clock, size, y, end)
     g_x: Tensor = torch.ops.eft_fast.ps_conv_backward(
         *(g, y, end.scale, weights.weight, weights.delta, None, clock.time, clock.active),
@@ -196,7 +196,7 @@ def conv_update(
     arithmetic: str = "float32",
 ) -> None:
     """Make the weight gradient of ``conv_forward`` and Adam's step with it, in place."""
-    if not _has_kernels(x):
+    if not has_kernels(x):
         slot_reference.conv_update(g, x, state, adam, geometry, clock, y, end)
         return
     torch.ops.eft_fast.ps_conv_update(
@@ -240,7 +240,7 @@ def bias_update(
     end: ConvEnd = _PLAIN,
 ) -> None:
     """Sum a bias's gradient over rows and pixels and make Adam's step with it, in place."""
-    if not _has_kernels(g):
+    if not has_kernels(g):
         slot_reference.bias_update(g, state, adam, clock, y, end)
         return
     torch.ops.eft_fast.ps_bias_update(
@@ -250,7 +250,7 @@ def bias_update(
 
 def adam_update(g: Tensor, state: SlotState, adam: AdamOptions, clock: SlotClock) -> None:
     """Make Adam's step with the gradient ``g``, in place."""
-    if not _has_kernels(g):
+    if not has_kernels(g):
         slot_reference.adam_update(g, state, adam, clock)
         return
     torch.ops.eft_fast.ps_adam_update(g, *_adam_row(state, adam, clock))
@@ -260,7 +260,7 @@ def linear_forward(
     x: Float[Tensor, "S R C"], weights: SlotWeights, clock: SlotClock
 ) -> Float[Tensor, "S R D"]:
     """X W^T + bias with each slot's own weights, always in the type of ``x``."""
-    if not _has_kernels(x):
+    if not has_kernels(x):
         return slot_reference.linear_forward(x, weights, clock)
     out: Tensor = torch.ops.eft_fast.ps_linear_forward(x, *weights.all(), clock.time, clock.active)
     return out
@@ -270,7 +270,7 @@ def linear_backward(
     g: Float[Tensor, "S R D"], weights: SlotWeights, clock: SlotClock
 ) -> Float[Tensor, "S R C"]:
     """Gradient of the input of ``linear_forward``."""
-    if not _has_kernels(g):
+    if not has_kernels(g):
         return slot_reference.linear_backward(g, weights, clock)
     g_x: Tensor = torch.ops.eft_fast.ps_linear_backward(
         g, weights.weight, weights.delta, clock.time, clock.active
@@ -286,7 +286,7 @@ def linear_update(
     clock: SlotClock,
 ) -> None:
     """Sum the weight gradient over the rows and make Adam's step with it, in place."""
-    if not _has_kernels(g):
+    if not has_kernels(g):
         slot_reference.linear_update(g, x, state, adam, clock)
         return
     torch.ops.eft_fast.ps_linear_update(g, x, *_adam_row(state, adam, clock))
@@ -309,6 +309,6 @@ def _kernels_on(device_type: str) -> bool:
     return True
 
 
-def _has_kernels(like: Tensor) -> bool:
+def has_kernels(like: Tensor) -> bool:
     """Whether the operators run on this device; in tests they do on the CPU too."""
     return _kernels_on(like.device.type)

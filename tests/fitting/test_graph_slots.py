@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eft_fast.body import load_body
-from eft_fast.fitting import graph_slots
+from eft_fast.fitting import engine, graph_slots
 from eft_fast.fitting.config import EftConfig
 from eft_fast.fitting.graph_slots import GraphSlotFitter
 from eft_fast.fitting.person import CropJob
@@ -159,3 +159,20 @@ def test_senseless_numbers_are_refused(slots, lag):
     net, body, *_ = make_case(1)
     with pytest.raises(ValueError, match="slots must be at least 1 and lag not negative"):
         GraphSlotFitter(net, body, config=EftConfig(), mode="full", slots=slots, lag=lag)
+
+
+def test_the_engine_takes_the_kernels_where_they_run(monkeypatch):
+    net, body, *_ = make_case(1)
+    options = {"method": "eft", "mode": "full", "config": EftConfig()}
+    assert not isinstance(engine.make_fitter(net, body, slots=2, **options), GraphSlotFitter)
+    monkeypatch.setattr(engine, "can_run_on_kernels", lambda *_: True)
+    assert isinstance(engine.make_fitter(net, body, slots=2, **options), GraphSlotFitter)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "3xtf32"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_arithmetic_of_the_kernels_is_refused_without_them(precision, workers):
+    net, body, *_ = make_case(1)
+    config = EftConfig(precision=precision)
+    with pytest.raises(ValueError, match="is that of the CUDA kernels, which do not"):
+        engine.make_fitter(net, body, method="eft", mode="full", config=config, workers=workers)
