@@ -16,6 +16,10 @@ from eft_fast.keypoints import JointSet, to_spin49
 
 #: Pinholes [N,3,3] of all people, ``DIAGONAL``, or none.
 Pinholes = npt.NDArray[np.float64] | str | None
+#: Right and left among the 49: annotated ankles, and knees of OpenPose, whose block is the first.
+_ANKLES: Final = (25, 30)
+_OPENPOSE_KNEES: Final = (10, 13)
+_NUM_OPENPOSE: Final = 25
 #: Name of the pinhole of which nothing but the photo's size is known.
 DIAGONAL: Final = "diagonal"
 
@@ -70,7 +74,8 @@ def prepare_person(
         box: x, y, width, height; NaN or without area: the box of the labelled keypoints.
         joint_set: Order of the keypoints.
         input_size: Side of the crop in pixels.
-        strict: Truncate corners and keypoints to integers, as the reference does.
+        strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
+            be cut, and always apply the rule for ankles at the border, as the reference does.
         pinhole: Of the photo, ``[3, 3]``; ``diagonal``: made from its size; None: not used.
     """
     if isinstance(photo, Exception):
@@ -82,7 +87,7 @@ def prepare_person(
     try:
         center, scale = imaging.box_to_center_scale(box)
         crop = imaging.Crop(center=center, scale=scale, size=input_size)
-        pixels = (imaging.crop_image_strict if strict else imaging.crop_image)(photo, crop)
+        pixels = _cut_strict(photo, crop, notes) if strict else imaging.crop_image(photo, crop)
     except ValueError as error:
         return _without_image(cleaned, str(error))
     if strict:
@@ -91,7 +96,7 @@ def prepare_person(
         cropped = np.concatenate([crop.normalise(cleaned[:, :2]), cleaned[:, 2:]], axis=1)
     keypoints_2d = to_spin49(cropped, joint_set.name).astype(np.float32)
     keypoints_2d[keypoints_2d[:, 2] <= 0] = 0.0
-    if strict:
+    if strict or _has_openpose_block(keypoints_2d, joint_set):
         _drop_ankles_at_border(keypoints_2d, to_spin49(cleaned, joint_set.name), height)
     return Person(
         img=imaging.to_input(pixels),
@@ -199,11 +204,28 @@ def _usable_box(
     return np.array([0.0, 0.0, width, height]), notes
 
 
+def _cut_strict(
+    photo: npt.NDArray[np.uint8], crop: imaging.Crop, notes: list[str]
+) -> npt.NDArray[np.uint8]:
+    """The reference's crop; a black one where it cannot be cut, and a word about it."""
+    try:
+        return imaging.crop_image_strict(photo, crop)
+    except ValueError as error:
+        notes.append(f"{error}; a black picture was fitted, as the reference does")
+        return np.zeros((crop.size, crop.size, 3), np.uint8)
+
+
+def _has_openpose_block(keypoints_2d: npt.NDArray[np.float32], joint_set: JointSet) -> bool:
+    """Whether there are OpenPose's own detections, knees included, beside the annotated block."""
+    knees = set(_OPENPOSE_KNEES) <= set(joint_set.to_op25)
+    return knees and bool((keypoints_2d[:_NUM_OPENPOSE, 2] > 0).any())
+
+
 def _drop_ankles_at_border(
     keypoints_2d: npt.NDArray[np.float32], keypoints_px: npt.NDArray[np.float32], height: int
 ) -> None:
     """The reference's rule: an ankle within 10 px of the lower border needs an OpenPose knee."""
-    for ankle, openpose_knee in ((25, 10), (30, 13)):
+    for ankle, openpose_knee in zip(_ANKLES, _OPENPOSE_KNEES, strict=True):
         at_border = keypoints_px[ankle, 1] >= height - 10
         if at_border and keypoints_2d[openpose_knee, 2] < 0.1:
             keypoints_2d[ankle, 2] = 0.0
