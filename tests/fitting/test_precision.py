@@ -95,7 +95,10 @@ def test_only_products_are_rounded():
     assert {each.data_ptr() for each in tuned} <= own
 
 
-@pytest.mark.parametrize("values", [{"precision": "fp16"}, {"state": "int8"}])
-def test_other_types_are_refused(values):
-    with pytest.raises(ValueError, match="must be one of fp32, bf16, got"):
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [({"precision": "fp16"}, "fp32, 3xtf32, tf32, bf16"), ({"state": "tf32"}, "fp32, bf16")],
+)
+def test_other_types_are_refused(values, known):
+    with pytest.raises(ValueError, match=f"must be one of {known}, got"):
         EftConfig(**values)
