@@ -30,8 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 DEVICE = "cuda"
-SECONDS = 500.0
-BATCHES = (1, 8, 32, 256, 1024, 4096)
+SECONDS = 800.0
+BATCHES = (1, 32, 256, 1024, 4096, 16384, 65536)
+#: People for which smplx is compiled: every size costs a minute of compiling.
+COMPILED = (256, 4096)
 NEEDED = ("numpy", "PIL", "jaxtyping", "jinja2", "tqdm", "pytest", "setuptools")
 COLUMNS = (
     "case",
@@ -127,23 +129,31 @@ def exercise() -> None:
 
 
 @lru_cache(maxsize=1)
-def plans() -> tuple[MeshPlan, PointsPlan]:
-    """A body of SMPL's sizes, and 49 points as EFT has them: joints, vertices, 9 short sums."""
+def chosen_points() -> tuple[list[int], list[list[int]]]:
+    """Points as EFT has them, beside the 24 joints: 16 single vertices, 9 means of a few."""
     import numpy as np
+
+    rng = np.random.default_rng(0)
+    means = [rng.choice(6890, n, replace=False).tolist() for n in (5, 5, 9, 1, 8, 12, 6, 8, 8)]
+    return rng.choice(6890, 16, replace=False).tolist(), means
+
+
+@lru_cache(maxsize=1)
+def plans() -> tuple[MeshPlan, PointsPlan]:
+    """A body of SMPL's sizes, and 49 points."""
     import torch
 
     from eft_fast.body import plan
     from tests.ops.op_inputs import make_smpl_sized
 
     arrays = make_smpl_sized()
-    rng = np.random.default_rng(0)
-    rows = [rng.choice(6890, n, replace=False).tolist() for n in (5, 5, 9, 1, 8, 12, 6, 8, 8)]
+    vertices, means = chosen_points()
     sums = plan.PointRows(
-        tuple(f"sum {i}" for i in range(9)),
+        tuple(f"mean {i}" for i in range(9)),
         ({},) * 9,
-        tuple({vertex: 1 / len(row) for vertex in row} for row in rows),
+        tuple({vertex: 1 / len(row) for vertex in row} for row in means),
     )
-    picks = plan.vertex_rows(rng.choice(6890, 16, replace=False).tolist(), ["vertex"] * 16)
+    picks = plan.vertex_rows(vertices, ["vertex"] * 16)
     points = plan.joint_rows(range(24), ["joint"] * 24) + picks + sums
     made = plan.make_mesh_plan(arrays), plan.make_points_plan(arrays, points)
     return made[0].to(DEVICE, torch.float32), made[1].to(DEVICE, torch.float32)
@@ -167,6 +177,12 @@ def plain_gradients(run: Callable, inputs: list) -> Callable[[], object]:
     return lambda: torch.autograd.grad(sum(x.sum() for x in run()), inputs)
 
 
+def both(case: str, who: str, run: Callable, inputs: list) -> Iterator[tuple[str, str, Callable]]:
+    """Rows of a function: forward, then forward and backward."""
+    yield f"{case} forward", who, quiet(run)
+    yield f"{case} forward+backward", who, plain_gradients(run, inputs)
+
+
 def cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """(case, implementation, call): ours beside the plain torch operators, in the same process."""
     import torch
@@ -182,6 +198,9 @@ def cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     def mesh_of(backend: str) -> Callable[[], object]:
         return lambda: ops.smpl_mesh(mesh, *inputs, backend=backend)
 
+    def points_of(backend: str) -> Callable[[], object]:
+        return lambda: (ops.smpl_points(points, *inputs, backend=backend),)
+
     def loss_of(backend: str) -> Callable[[], object]:
         return lambda: ops.keypoint_gradients(
             points, *inputs[:2], camera, keypoints, transl=inputs[2], backend=backend
@@ -189,31 +208,24 @@ def cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
 
     for arithmetic in ("float32", "3xtf32"):
         choose_arithmetic(arithmetic)
-        yield "mesh forward", f"eft_fast {arithmetic}", quiet(mesh_of("native"))
-        yield (
-            "mesh forward+backward",
-            f"eft_fast {arithmetic}",
-            plain_gradients(mesh_of("native"), inputs),
-        )
+        yield from both("mesh", f"eft_fast {arithmetic}", mesh_of("native"), inputs)
     choose_arithmetic("float32")
-    yield "mesh forward", "plain torch", quiet(mesh_of("torch"))
-    yield "mesh forward+backward", "plain torch", plain_gradients(mesh_of("torch"), inputs)
+    yield from both("points", "eft_fast", points_of("native"), inputs)
     yield "points+loss forward+backward", "eft_fast", loss_of("native")
     yield "points+loss forward+backward", "eft_fast, graph", graphed(loss_of("native"))
+    yield from both("mesh", "plain torch", mesh_of("torch"), inputs)
+    yield from both("points", "plain torch", points_of("torch"), inputs)
     yield "points+loss forward+backward", "plain torch", loss_of("torch")
     yield from smplx_cases(people)
 
 
-def smplx_cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    """The same sizes through smplx, where it is installed."""
-    if importlib.util.find_spec("smplx") is None:
-        if people == BATCHES[0]:
-            print("smplx is not installed: its rows are left out, plain torch is the baseline")
-        return
+@lru_cache(maxsize=1)
+def smplx_functions() -> dict[str, tuple[Callable, Callable]]:
+    """Mesh and 49 points from betas and pose through smplx.lbs: eager and compiled."""
     import torch
     from smplx.lbs import lbs
 
-    from tests.ops.op_inputs import make_inputs, make_smpl_sized
+    from tests.ops.op_inputs import make_smpl_sized
 
     arrays = make_smpl_sized()
 
@@ -224,13 +236,40 @@ def smplx_cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
     data += [move(arrays.posedirs.reshape(-1, 207).T.copy()), move(arrays.J_regressor)]
     parents = torch.as_tensor(arrays.parents, device=DEVICE)
     weights = move(arrays.weights_dense())
-    betas, pose, _ = make_inputs(people, device=DEVICE, grad=True)
+    picks, means = chosen_points()
+    regressor = torch.zeros(len(means), len(arrays.v_template), device=DEVICE)
+    for row, vertices in enumerate(means):
+        regressor[row, vertices] = 1 / len(vertices)
+    index = torch.tensor(picks, device=DEVICE)
 
-    def run() -> object:
+    def mesh(betas: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return lbs(betas, pose.flatten(1), *data, parents, weights)
 
-    yield "mesh forward", "smplx", quiet(run)
-    yield "mesh forward+backward", "smplx", plain_gradients(run, [betas, pose])
+    def points(betas: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vertices, joints = mesh(betas, pose)
+        regressed = torch.einsum("kv,bvc->bkc", regressor, vertices)
+        return (torch.cat([joints, vertices[:, index], regressed], 1),)
+
+    return {
+        "smplx": (mesh, points),
+        "smplx, compiled": (torch.compile(mesh), torch.compile(points)),
+    }
+
+
+def smplx_cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """The same sizes through smplx, where it is installed; compiled for a few of them."""
+    if importlib.util.find_spec("smplx") is None:
+        if people == BATCHES[0]:
+            print("smplx is not installed: its rows are left out, plain torch is the baseline")
+        return
+    from tests.ops.op_inputs import make_inputs
+
+    betas, pose, _ = make_inputs(people, device=DEVICE, grad=True)
+    for who, (mesh, points) in smplx_functions().items():
+        if who.endswith("compiled") and people not in COMPILED:
+            continue
+        yield from both("mesh", who, lambda run=mesh: run(betas, pose), [betas, pose])
+        yield from both("points", who, lambda run=points: run(betas, pose), [betas, pose])
 
 
 def graphed(call: Callable[[], object]) -> Callable[[], object]:
@@ -282,7 +321,12 @@ def time_everything(path: Path, seconds: float) -> None:
                 if time.monotonic() > deadline:
                     print(f"no time left: the rows from {case}, {people} people on are missing")
                     return
-                median, low, high = measure(call)
+                try:
+                    median, low, high = measure(call)
+                except torch.OutOfMemoryError:
+                    print(f"{case:30} {people:6} {implementation:18} does not fit on this GPU")
+                    torch.cuda.empty_cache()
+                    continue
                 figures = [f"{x:.2f}" for x in (median, low, high)] + [f"{median / people:.4f}"]
                 place = [torch.cuda.get_device_name(), torch.__version__, commit]
                 writer.writerow([case, people, implementation, *figures, *place])
@@ -322,8 +366,8 @@ def main() -> int:
     tests = [python, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     tests += ["--continue-on-collection-errors", "--durations=5", "tests"]
     passed = [step("tests", tests, left(200), EFT_FAST_REQUIRE_CUDA="1")]
-    measuring = [python, me, "--time", f"{left(100) - 10:.0f}", "--csv", str(arguments.csv)]
-    passed.append(step("timings", measuring, left(110)))
+    measuring = [python, me, "--time", f"{left(300) - 20:.0f}", "--csv", str(arguments.csv)]
+    passed.append(step("timings", measuring, left(310)))
     print(f"timings are in {arguments.csv}")
     # Its own limit: minutes of training come on top of what the rest may take.
     minutes = float(os.environ.get("EFT_FAST_GPU_TRAIN_MINUTES", "0.5"))
