@@ -83,6 +83,7 @@ def _openbench(options: argparse.Namespace, names: list[str] | None) -> int:
     from eft_fast.api import load_body, load_regressor
     from eft_fast.evaluation.bench_table import to_markdown
 
+    chosen_methods(names, None)  # a wrong name is told before anything is loaded
     if options.motion is None:
         raise UsageError("eft-fast eval: openbench needs --motion, a folder of motion capture")
     if options.count < 1:

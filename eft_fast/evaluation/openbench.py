@@ -252,10 +252,9 @@ class _Bench:
         if long is None or not isinstance(long.config, EftConfig):
             return False
         same = replace(long.config, max_steps=config.max_steps, threshold=config.threshold)
-        shorter = config.max_steps <= long.config.max_steps
-        return (
-            (method.method, method.mode) == (long.method, long.mode) and same == config and shorter
-        )
+        if (method.method, method.mode) != (long.method, long.mode):
+            return False
+        return same == config and config.max_steps <= long.config.max_steps
 
     @cached_property
     def _long(self) -> tuple[list[RegressorOutput], float]:
