@@ -23,6 +23,9 @@ from eft_fast.conventions import NUM_BETAS, NUM_JOINTS
 from eft_fast.keypoints import JointSet
 
 _NUM_BODY_JOINTS: Final = NUM_JOINTS - 1
+#: Plans of a user's own points that a body keeps: a loop that defines them anew must not fill the
+#: memory.
+_MOST_OWN_PLANS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,9 @@ class Smpl(nn.Module):
         """Build a plan once per device and type; ``.to`` forgets them."""
         place = key if isinstance(key, str) else id(key)
         if place not in self._plans:
+            own = [kept for kept in self._plans if not isinstance(kept, str)]
+            if len(own) >= _MOST_OWN_PLANS:
+                self._plans.pop(own[0], None)
             moved = make().to(self.v_template.device, self.v_template.dtype)
             # The key is kept alive, so that its id stays its own.
             self._plans[place] = (key, moved)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eft_fast.body import Smpl, load_body
+from eft_fast.body.joints import points_from_vertices
 from eft_fast.geometry import axis_angle_to_matrix
 from tests.helpers import make_pose_inputs, make_tiny_arrays, plain_body, skip_unless_built
 
@@ -169,6 +170,20 @@ def test_plans_are_built_once(body):
     first = body.points_plan("coco17")
     assert body.points_plan("coco17") is first
     assert copy.deepcopy(body).points_plan("coco17") is not first
+
+
+def test_points_defined_anew_in_a_loop_do_not_fill_the_memory(body):
+    first = body.points_plan("coco17")
+    own = points_from_vertices(body.arrays, [1, 2], body_id=body.id)
+    plan = body.points_plan(own)
+    assert body.points_plan(own) is plan
+    for vertex in range(37):
+        body.points_plan(points_from_vertices(body.arrays, [vertex], body_id=body.id))
+    assert len(body._plans) < 50
+    assert body.points_plan("coco17") is first
+    again = body.points_plan(own)
+    assert again is not plan
+    assert torch.equal(again.basis, plan.basis)
 
 
 @pytest.mark.parametrize("source", ["tiny", "open"])

@@ -74,6 +74,24 @@ def test_any_number_of_threads_gives_the_same_bits(simd, threads):
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def test_a_person_has_the_same_bits_in_every_batch(simd):
+    """Alone, in a set that is not full, in another crew, and behind the border of a slab."""
+    mesh, points = make_plans(600, "cpu", torch.float32)
+    inputs = make_inputs(517)
+
+    def run(chosen):
+        part = [t[chosen].detach().requires_grad_() for t in inputs]
+        vertices, joints = ops.smpl_mesh(mesh, *part)
+        grads = torch.autograd.grad(vertices.square().sum() + joints.sum(), part)
+        positions = ops.smpl_points(points, *part)
+        return [vertices, joints, positions, *grads]
+
+    everybody = run(list(range(517)))
+    for chosen in ([0], [516], [239, 240], [255, 256, 257], [7, 3, 5, 300], list(range(230, 263))):
+        for got, want in zip(run(chosen), everybody, strict=True):
+            assert torch.equal(got, want[chosen])
+
+
 def test_unknown_set_is_refused():
     with pytest.raises(ValueError, match=r"one of .* or 'auto' expected, got 'sse9'"):
         ops.choose_simd("sse9")
@@ -128,7 +146,7 @@ def test_mesh_of_many_people_takes_bounded_memory():
     assert growth < 144 * 2 + 100
 
 
-@pytest.mark.parametrize("people", [1, 7])
+@pytest.mark.parametrize("people", [1, 7, 256])
 def test_matches_smplx_on_a_body_of_its_size(people):
     """Values and gradients of every input against smplx's autograd, 6890 vertices."""
     smplx = pytest.importorskip("smplx")
