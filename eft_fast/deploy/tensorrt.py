@@ -47,6 +47,9 @@ def build_engine(path: Path, card: ModelCard, *, library: str = "tensorrt") -> b
         first = parser.get_error(0).desc() if parser.num_errors else log.last
         raise RuntimeError(f"export: {library} refuses the model ({' '.join(first.split())})")
     config = builder.create_builder_config()
+    if hasattr(trt.BuilderFlag, "TF32"):
+        # It is on by default, and rounds what the file has in single precision to 10 bits.
+        config.clear_flag(trt.BuilderFlag.TF32)
     if library == "tensorrt_rtx":
         config.num_compute_capabilities = len(RTX_ARCHS)
         for index, name in enumerate(RTX_ARCHS):

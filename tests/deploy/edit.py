@@ -12,6 +12,7 @@ def change_output(model: Any, name: str, operator: str, value: float) -> None:
     """Put an operator with a constant in front of an output."""
     constant = onnx.numpy_helper.from_array(np.float32(value), "planted")
     model.graph.initializer.append(constant)
-    last = next(node for node in model.graph.node if name in node.output)
+    at, last = next((i, node) for i, node in enumerate(model.graph.node) if name in node.output)
     last.output[list(last.output).index(name)] = "before_it"
-    model.graph.node.append(onnx.helper.make_node(operator, ["before_it", "planted"], [name]))
+    planted = onnx.helper.make_node(operator, ["before_it", "planted"], [name])
+    model.graph.node.insert(at + 1, planted)

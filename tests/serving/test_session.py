@@ -206,6 +206,10 @@ def set_card(model, **values):
     onnx.helper.set_model_props(model, inside | values)
 
 
+def forget(model, key):
+    model.metadata_props.remove(next(item for item in model.metadata_props if item.key == key))
+
+
 def fix_batch(model):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
 
@@ -232,7 +236,8 @@ def test_damaged_and_foreign_files_are_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.metadata_props.pop(), "missing or wrong"),
+        (lambda m: set_card(m, std="[1, 1, true]"), "std is missing or wrong"),
+        (lambda m: forget(m, "licence"), "licence is missing or wrong"),
         (lambda m: m.ClearField("metadata_props"), "is not a model that eft-fast exported"),
         (lambda m: set_card(m, format="eft_fast-export-0"), "must be of format eft_fast-export-1"),
         (lambda m: set_card(m, input_size="224"), "must take image uint8"),
