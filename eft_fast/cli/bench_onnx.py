@@ -56,10 +56,17 @@ def bench_onnx(options: argparse.Namespace) -> int:
         "left_out": engines.left_out,
         "threads": threads,
         "rounds": rounds,
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
     }
     emit(summary, _lines(summary), as_json=options.json)
     return 0
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = info.read_text().splitlines() if info.is_file() else []
+    found = [line.partition(":")[2].strip() for line in names if line.startswith("model name")]
+    return found[0] if found else platform.processor() or platform.machine()
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
@@ -82,5 +89,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
             size = row["size"]
             lines.append(line("ours", row, row["ours"], 1.0))
         lines.append(line("peer", row, row["peer"], 1 / row["ratio"]))
-    lines.append(f"threads {summary['threads']}, medians of {summary['rounds']} rounds in turns")
+    lines.append(
+        f"{summary['processor']}, {summary['threads']} threads, medians of {summary['rounds']} "
+        "rounds in turns"
+    )
     return lines + [f"left out: {name}: {why}" for name, why in summary["left_out"].items()]
