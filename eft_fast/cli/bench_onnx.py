@@ -36,11 +36,8 @@ def bench_onnx(options: argparse.Namespace) -> int:
         folder = Path(options.model or Path(scratch) / "fp32")
         if options.model is None:
             export_regressor(regressor, folder)
-        elif load_card(folder).weights_sha256 != hash_weights(regressor):
-            raise UsageError(
-                f"eft-fast bench: {folder} holds other weights than regressor {regressor.id}; "
-                "give its --regressor"
-            )
+        else:
+            _check_model(load_card(folder), folder, regressor.id, hash_weights(regressor))
         photos = np.stack(list(photo_crops(regressor.input_size)))
         crops = np.concatenate([photos, np.stack(list(extreme_crops(regressor.input_size)))])
         place = Path(scratch) / "int8"
@@ -60,6 +57,18 @@ def bench_onnx(options: argparse.Namespace) -> int:
     }
     emit(summary, _lines(summary), as_json=options.json)
     return 0
+
+
+def _check_model(card: Any, folder: Path, regressor: str, digest: str) -> None:
+    if card.weights_sha256 != digest:
+        raise UsageError(
+            f"eft-fast bench: {folder} holds other weights than regressor {regressor}; give its "
+            "--regressor"
+        )
+    if card.precision != "fp32" or "joints" in card.outputs:
+        raise UsageError(
+            f"eft-fast bench: {folder} must be an export of --outputs params --precision fp32"
+        )
 
 
 def _processor() -> str:
