@@ -137,7 +137,9 @@ class SubspaceFitter:
             self._engine = _Stacked(StackedRegressor(network, tuned, slots))
         else:
             self._engine = _OneByOne(SlotwiseNetwork(network, tuned, 0))
-        self._body, self._config, self._slots = body, config, slots
+        self._body, self._config = body, config
+        # Without batched calls company gains nothing, and alone nobody rounds by it.
+        self._slots = slots if batched else 1
         self._weights = loss_weights(config)
 
     def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
@@ -153,7 +155,7 @@ class SubspaceFitter:
     def _fit_group(self, group: list[CropJob]) -> list[PersonFit]:
         config, count = self._config, len(group)
         # Rows do not mix, but a smaller batch would round differently: the last group is filled up.
-        full = group if isinstance(self._engine, _OneByOne) else _fill(group, self._slots)
+        full = _fill(group, self._slots)
         keypoints_2d = torch.stack([job.keypoints_2d for job in full])
         loss = _Loss(self._body, self._weights, keypoints_2d, stack_intrinsics(full))
         raw_camera = config.strict_reference
