@@ -151,6 +151,31 @@ def rotation_error(pred: Array, gt: Array) -> Array:
     return _like(pred, matrix_to_axis_angle(p.transpose(2, 3) @ g).norm(dim=-1).mean(-1))
 
 
+def keypoint_distances_px(
+    pred: Float[np.ndarray, "N K 2"], gt: Float[np.ndarray, "N K 3"]
+) -> npt.NDArray[np.float64]:
+    """Distance of each projected to each given keypoint; NaN where not labelled."""
+    p, g = np.asarray(pred, np.float64), np.asarray(gt, np.float64)
+    if p.ndim != 3 or p.shape[-1] != 2 or g.shape != (*p.shape[:2], 3):
+        raise ValueError(
+            f"keypoint_distances_px: pred must be [N, K, 2] and gt [N, K, 3], got {list(p.shape)} "
+            f"and {list(g.shape)}"
+        )
+    distance = np.linalg.norm(p - g[..., :2], axis=-1)
+    return np.where(g[..., 2] > 0, distance, np.nan)
+
+
+def reprojection_error(
+    pred: Float[np.ndarray, "N K 2"], gt: Float[np.ndarray, "N K 3"]
+) -> npt.NDArray[np.float64]:
+    """Mean distance to the labelled keypoints of each person, in their unit; NaN without any."""
+    distance = keypoint_distances_px(pred, gt)
+    labelled = ~np.isnan(distance) | (np.asarray(gt)[..., 2] > 0)
+    count = labelled.sum(1)
+    total = np.where(labelled, distance, 0.0).sum(1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def pck(
     distance: Float[Tensor, "N K"], size: Float[Tensor, " N"], *, fraction: float = 0.1
 ) -> float:

@@ -33,7 +33,8 @@ class Protocol:
     Attributes:
         name: Name on the command line.
         frames: Which frames or photos count.
-        ground_truth: Where the true values come from, gender included.
+        ground_truth: Where the true values come from.
+        gender: Of the body models on both sides.
         joint_source: The set that joints are picked from; predictions and truth alike.
         joints: Picked joints; empty: all.
         root: Joint of the source set that is the origin on both sides; None: not a 3D protocol.
@@ -44,6 +45,7 @@ class Protocol:
     name: str
     frames: str
     ground_truth: str
+    gender: str
     joint_source: str
     joints: tuple[int, ...] = ()
     root: int | None = None
@@ -57,6 +59,7 @@ class Protocol:
             ("protocol", self.name),
             ("frames", self.frames),
             ("ground truth", self.ground_truth),
+            ("gender", self.gender),
             ("joints from", self.joint_source),
             ("joints", joints),
             ("root", "none" if self.root is None else f"joint {self.root} of {self.joint_source}"),
@@ -81,7 +84,9 @@ class Protocol:
             ValueError: If the protocol is one of photos, or the joints are too few.
         """
         if self.root is None:
-            raise ValueError(f"Protocol.measure: {self.name} has no 3D joints; use metrics.pck")
+            raise ValueError(
+                f"Protocol.measure: {self.name} has no 3D joints; use measure_2d or measure_labels"
+            )
         needed = max((*self.joints, self.root)) + 1
         if pred.shape != gt.shape or pred.ndim != 3 or pred.shape[1] < needed:
             raise ValueError(
@@ -99,6 +104,59 @@ class Protocol:
         }
         return {name: computed[name]().astype(np.float64) for name in self.measures}
 
+    def measure_2d(
+        self,
+        pred: Float[np.ndarray, "N K 2"],
+        gt: Float[np.ndarray, "N K 3"],
+        boxes: Float[np.ndarray, "N 4"],
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Measure projected keypoints on photos.
+
+        Args:
+            pred: Projected keypoints, photo pixels.
+            gt: Annotated ones and confidence; 0 = not labelled.
+            boxes: x, y, width, height of each person, photo pixels.
+
+        Returns:
+            One value per person of each measure; NaN for people without a labelled keypoint.
+
+        Raises:
+            ValueError: If the protocol is not one of 2D keypoints, or shapes do not agree.
+        """
+        if "kp_error_px" not in self.measures:
+            raise ValueError(f"Protocol.measure_2d: {self.name} has no 2D keypoints")
+        if pred.shape[:2] != gt.shape[:2] or boxes.shape != (len(pred), 4):
+            raise ValueError(
+                f"Protocol.measure_2d: expected pred [N, K, 2], gt [N, K, 3] and boxes [N, 4], got "
+                f"{list(pred.shape)}, {list(gt.shape)} and {list(boxes.shape)}"
+            )
+        distance = metrics.keypoint_distances_px(pred, gt)
+        size = np.sqrt(boxes[:, 2] * boxes[:, 3])[:, None]
+        labelled = np.isfinite(distance)
+        count = labelled.sum(1)
+        within = {
+            f"pck_{part:g}": np.where(
+                count > 0,
+                ((distance < part * size) & labelled).sum(1) / np.maximum(count, 1),
+                np.nan,
+            )
+            for part in (0.05, 0.1)
+        }
+        return {**within, "kp_error_px": metrics.reprojection_error(pred, gt)}
+
+    def measure_labels(
+        self, pred: npt.NDArray[np.integer], gt: npt.NDArray[np.integer], *, classes: int
+    ) -> dict[str, float]:
+        """Measure label images of all photos together: accuracy and F1 over the classes.
+
+        Raises:
+            ValueError: If the protocol is not one of labels.
+        """
+        if "f1" not in self.measures:
+            raise ValueError(f"Protocol.measure_labels: {self.name} has no label images")
+        accuracy, f1 = metrics.part_scores(pred, gt, classes=classes)
+        return {"accuracy": accuracy, "f1": f1}
+
 
 PROTOCOLS: Final[dict[str, Protocol]] = {
     protocol.name: protocol
@@ -106,7 +164,8 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
         Protocol(
             "3dpw14",
             "3DPW test, frames whose camera pose is valid; state which list of frames",
-            "mesh of the gendered SMPL model through J_regressor_h36m; prediction: neutral mesh",
+            "SMPL mesh of the data set through J_regressor_h36m; prediction: its mesh, alike",
+            "truth: the subject's; prediction: neutral",
             "h36m17_Jreg",
             H36M_TO_J14,
             root=0,
@@ -116,6 +175,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
             "h36m_p1",
             "Human3.6M S9 and S11, every 5th frame, all four cameras",
             "monocular 3D positions of the data set",
+            "truth: no body model; prediction: neutral mesh through J_regressor_h36m",
             "h36m17_Jreg",
             H36M_TO_J14,
             root=0,
@@ -124,6 +184,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
             "h36m_p2",
             "Human3.6M S9 and S11, every 5th frame, camera 60457274 only",
             "monocular 3D positions of the data set",
+            "truth: no body model; prediction: neutral mesh through J_regressor_h36m",
             "h36m17_Jreg",
             H36M_TO_J14,
             root=0,
@@ -134,6 +195,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
             "3dhp17",
             "MPI-INF-3DHP TS1 to TS6, valid frames with all 17 joints inside the image",
             "univ_annot3 of the data set",
+            "truth: no body model; prediction: neutral",
             "mpiinf17test",
             tuple(range(17)),
             root=14,
@@ -144,6 +206,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
             "coco_pck",
             "COCO people with at least six labelled keypoints",
             "annotated 2D keypoints",
+            "truth: no body model; prediction: neutral",
             "coco17",
             measures=("pck_0.05", "pck_0.1", "kp_error_px"),
             trap="distances are divided by the root of the area of the person's own box",
@@ -152,6 +215,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
             "lsp_mask",
             "LSP test photos with part labels",
             "label images; 255 is not counted",
+            "truth: no body model; prediction: neutral",
             "pixels",
             measures=("accuracy", "f1"),
             trap="masks (2 classes) and parts (7) both count the background as a class",

@@ -46,10 +46,38 @@ def test_measures_are_those_of_the_protocol():
 def test_a_card_says_what_is_pinned(name):
     chosen = protocol(name)
     card = chosen.card()
-    for words in (name, chosen.frames, chosen.ground_truth, chosen.joint_source):
+    for words in (name, chosen.frames, chosen.ground_truth, chosen.gender, chosen.joint_source):
         assert words in card
     if chosen.root is not None:
         assert f"joint {chosen.root} of" in card
+
+
+def test_2d_keypoints_are_measured_in_parts_of_the_box():
+    """Two labelled keypoints 6 and 3 px off, of a person whose box is 100 px: one within 0.05."""
+    gt = np.array([[[10.0, 10, 1], [50, 50, 2], [0, 0, 0]], [[0.0, 0, 0]] * 3])
+    pred = gt[..., :2] + np.array([[6.0, 0], [0, 3], [500, 0]])
+    values = protocol("coco_pck").measure_2d(pred, gt, np.array([[0.0, 0, 200, 50]] * 2))
+    assert list(values) == ["pck_0.05", "pck_0.1", "kp_error_px"]
+    assert values["kp_error_px"][0] == 4.5
+    assert (values["pck_0.05"][0], values["pck_0.1"][0]) == (0.5, 1.0)
+    assert all(np.isnan(column[1]) for column in values.values())
+    broken = pred.copy()
+    broken[0, 0] = np.nan
+    assert np.isnan(metrics.reprojection_error(broken, gt)[0])
+    with pytest.raises(ValueError, match="boxes"):
+        protocol("coco_pck").measure_2d(pred, gt, np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="3dpw14 has no 2D keypoints"):
+        protocol("3dpw14").measure_2d(pred, gt, np.zeros((2, 4)))
+
+
+def test_label_images_are_measured_with_the_background():
+    gt = np.array([[0, 0, 1, 255], [1, 1, 0, 255]])
+    pred = np.array([[0, 1, 1, 0], [1, 1, 0, 1]])
+    values = protocol("lsp_mask").measure_labels(pred, gt, classes=2)
+    assert values["accuracy"] == pytest.approx(5 / 6)
+    assert values["f1"] == pytest.approx((2 * 2 / 5 + 2 * 3 / 7) / 2)
+    with pytest.raises(ValueError, match="coco_pck has no label images"):
+        protocol("coco_pck").measure_labels(pred, gt, classes=2)
 
 
 def test_summarise_leaves_people_without_a_value_out():
