@@ -17,7 +17,6 @@ import torch
 
 from eft_fast.synth import SynthConfig
 from eft_fast.training.config import FinetuneConfig, HeadConfig
-from eft_fast.training.memory import keep_freed_memory
 from eft_fast.training.recipe import Recipe
 
 _STAGES = ("render", "head", "finetune", "export", "evaluate")
@@ -55,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(args.threads)
-    keep_freed_memory()
     recipe = Recipe(
         work=args.work,
         motion=args.motion,

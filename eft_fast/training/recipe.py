@@ -22,6 +22,7 @@ from eft_fast.training.config import FinetuneConfig, HeadConfig
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
 from eft_fast.training.measure import choice_score, predict, score_output
+from eft_fast.training.memory import keep_freed_memory
 from eft_fast.training.targets import Targets, make_targets
 
 #: Licence of the weights: that of the trunk and of this package.
@@ -81,6 +82,7 @@ class Recipe:
 
     def train_head(self) -> dict[str, float]:
         """Train the head on the stored outputs of the trunk; return its held-out score."""
+        keep_freed_memory()
         body = load_body()
         network = make_network(self._load_trunk(), self.head)
         stages = self.finetune_config.frozen_stages
@@ -106,6 +108,7 @@ class Recipe:
 
     def finetune(self, device: torch.device | str = "cpu") -> dict[str, float]:
         """Train trunk and head together, then the confidence; return the held-out score."""
+        keep_freed_memory()
         device = torch.device(device)
         network = load_open_regressor(self.work / "head.npz").to(device)
         body = load_body().to(device)
