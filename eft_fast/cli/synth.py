@@ -33,6 +33,12 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     parser.add_argument(
         "--size", type=int, default=256, metavar="PX", help="side of a picture (default 256)"
     )
+    parser.add_argument(
+        "--scenes",
+        default="varied",
+        help="varied: with floors, seats, children, loose clothes and lying people; training: as "
+        "the shipped regressor was trained on (default varied)",
+    )
     parser.add_argument("--motion", metavar="DIR", help="folder of converted motion capture")
     parser.add_argument("--backgrounds", metavar="DIR", help="folder of photographs")
     parser.add_argument(
@@ -48,7 +54,14 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Render what is missing and say where everything is."""
     from eft_fast.synth import SynthConfig, SynthJob, write_set
+    from eft_fast.synth.config import varied
     from eft_fast.synth.motion import SPLITS
+
+    kinds = {"varied": varied, "training": SynthConfig}
+    if options.scenes not in kinds:
+        raise UsageError(
+            f"eft-fast synth: --scenes must be varied or training, got {options.scenes}"
+        )
 
     for name, least in (("n", 1), ("size", 16), ("workers", 1), ("seed", 0)):
         if getattr(options, name) < least:
@@ -65,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         count=options.n,
         motion=None if options.motion is None else Path(options.motion),
         backgrounds=None if options.backgrounds is None else Path(options.backgrounds),
-        config=SynthConfig(size=options.size, seed=options.seed),
+        config=kinds[options.scenes](size=options.size, seed=options.seed),
         shard_size=50,
     )
     start = time.perf_counter()

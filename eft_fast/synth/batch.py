@@ -229,7 +229,16 @@ def photo_area(limits: Float[Tensor, "B 4"], size: int) -> Bool[Tensor, "B S S"]
 
 
 def stack_scenes(scenes: Sequence[Scene], size: int, device: torch.device) -> SceneBatch:
-    """Move scenes of ``Renderer.scene`` to a device."""
+    """Move scenes of ``Renderer.scene`` to a device.
+
+    Raises:
+        ValueError: If a scene has a floor or a seat, which batches do not draw.
+    """
+    if any(scene.props is not None for scene in scenes):
+        raise ValueError(
+            "stack_scenes: scenes without floor and seat expected, got one with them; render with "
+            "ground=0"
+        )
     others = [(row, s.other) for row, s in enumerate(scenes) if s.other is not None]
     people: list[Placed] = [scene.placed for scene in scenes]
     people += [other for _, other in others]

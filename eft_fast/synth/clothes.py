@@ -70,6 +70,10 @@ class Wardrobe:
         joints: Its 24 kinematic joints.
         joint_of: The joint that moves each vertex most.
         face: Rest position of the ``FACE_POINTS``.
+
+    Attributes:
+        rest: Vertices at rest.
+        seat_rows: Vertices of buttocks and thighs.
     """
 
     def __init__(
@@ -85,16 +89,21 @@ class Wardrobe:
         self._head = joint_of == 15
         self._scalp = self._head | (joint_of == 12)
         self._foot = np.isin(joint_of, (7, 8, 10, 11))
+        self.seat_rows = np.flatnonzero(np.isin(joint_of, (0, 1, 2)))
 
-    def draw(self, rng: np.random.Generator) -> Outfit:
-        """Draw skin, clothes, hair and face."""
+    def draw(self, rng: np.random.Generator, *, loose: float = 0.0) -> Outfit:
+        """Draw skin, clothes, hair and face; ``loose`` are the odds of loose clothes."""
         layers: list[tuple[np.ndarray, np.ndarray, Pattern]] = []
         inflation = np.zeros(len(self.rest))
         tone = rng.random()
         skin = np.array([0.95, 0.78, 0.66]) * (1 - tone) + np.array([0.30, 0.19, 0.13]) * tone
         skin = np.clip(skin + rng.normal(size=3) * 0.02, 0.03, 1)
 
-        for field, colour, pattern, thickness in self._garments(rng):
+        garments = self._garments(rng)
+        if loose > 0 and rng.random() < loose:
+            # Trousers and shirt; shoes stay tight.
+            garments[:2] = [(*parts[:3], rng.uniform(0.03, 0.06)) for parts in garments[:2]]
+        for field, colour, pattern, thickness in garments:
             layers.append((field, colour, pattern))
             inflation = np.maximum(inflation, thickness * _ramp(field, 0.02))
         inflation *= np.clip(1 + 0.5 * self._waves(rng), 0, 2.5)
@@ -176,13 +185,14 @@ class Wardrobe:
 
         def spread(field: np.ndarray) -> np.ndarray:
             """Nothing of a face is elsewhere on the body."""
-            whole = np.full(len(self.rest), _NOWHERE)
+            whole: np.ndarray = np.full(len(self.rest), _NOWHERE)
             whole[front] = field
             return whole
 
         def box(centre: np.ndarray, half: tuple[float, float]) -> np.ndarray:
             gap = np.abs(rest[:, :2] - centre[:2]) - np.array(half)
-            return -gap.max(1)
+            inside: np.ndarray = -gap.max(1)
+            return inside
 
         distance = np.minimum(*(np.linalg.norm(rest - e, axis=1) for e in eyes))
         brow = spread(np.maximum(*(box(e + [0, 0.021, 0], (0.019, 0.0045)) for e in eyes)))

@@ -19,6 +19,7 @@ class PoseConfig:
         mirror: Left and right swapped.
         uniform_yaw: Seen from any side, else from about the front.
         any_roll: Rolled by any angle in the image: lying, upside down.
+        lying: On the back, the front or a side.
     """
 
     procedural: float = 0.18
@@ -29,6 +30,7 @@ class PoseConfig:
     mirror: float = 0.5
     uniform_yaw: float = 0.6
     any_roll: float = 0.05
+    lying: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class SynthConfig:
         size: Side of the crop, pixels.
         seed: Seed of the whole set; image i depends on ``seed``, the split and i only.
         beta_sigma: Standard deviation of the shape coefficients, which end at 3.
+        child: Odds of a child's proportions: the short end of the shape space, with a larger head.
+        loose: Odds of loose clothes, which stand off by 3 to 6 cm.
+        ground: Odds of a floor that the person touches, and of a seat under who sits.
         supersample: Samples per pixel and axis.
     """
 
@@ -101,6 +106,18 @@ class SynthConfig:
     seed: int = 0
     beta_sigma: float = 1.1
     supersample: int = 2
+    child: float = 0.0
+    loose: float = 0.0
+    ground: float = 0.0
     pose: PoseConfig = field(default_factory=PoseConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     photo: PhotoConfig = field(default_factory=PhotoConfig)
+
+
+def varied(size: int = OPEN_CROP, seed: int = 0) -> SynthConfig:
+    """Return options with everything that scenes can have: children, floors, seats, lying people.
+
+    The defaults of ``SynthConfig`` leave these out, so that sets of earlier versions repeat.
+    """
+    pose = PoseConfig(procedural=0.25, lying=0.06)
+    return SynthConfig(size=size, seed=seed, child=0.12, loose=0.25, ground=0.6, pose=pose)

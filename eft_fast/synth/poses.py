@@ -29,6 +29,10 @@ _POSTURES: Final = {
     "ride": ((-85.0, -25.0), (5.0, 40.0), (0.0, 25.0), (35.0, 115.0), 25.0),
     "stride": ((-90.0, 30.0), (-15.0, 35.0), (-25.0, 30.0), (0.0, 110.0), 30.0),
 }
+#: From upright to lying: on the back, on the front, on either side.
+_LYING: Final = (
+    euler_matrix(-90, 0, 0), euler_matrix(90, 0, 0), euler_matrix(0, 0, 90), euler_matrix(0, 0, -90)
+)  # fmt: skip
 _POSTURE_ODDS: Final = (0.32, 0.10, 0.16, 0.08, 0.12, 0.22)
 
 
@@ -70,7 +74,14 @@ def sample_posture(rng: np.random.Generator) -> Float[np.ndarray, "24 3 3"]:
 def sample_pose(
     rng: np.random.Generator, pool: PosePool, config: PoseConfig
 ) -> Float[np.ndarray, "24 3 3"]:
-    """Draw a pose and its view: rotation matrices, root from the body to the camera frame.
+    """Draw a pose and its view: rotation matrices, root from the body to the camera frame."""
+    return sample_viewed_pose(rng, pool, config)[0]
+
+
+def sample_viewed_pose(
+    rng: np.random.Generator, pool: PosePool, config: PoseConfig
+) -> tuple[Float[np.ndarray, "24 3 3"], Float[np.ndarray, "3 3"]]:
+    """Draw a pose and its view.
 
     Args:
         rng: Generator; the same state gives the same pose.
@@ -79,7 +90,7 @@ def sample_pose(
 
     Returns:
         Rotations relative to the parent; the root's is in the camera frame (x right, y down,
-        z forward).
+        z forward). And the rotation from the upright world (y up) to the camera frame.
     """
     if rng.random() < config.procedural:
         rotmat = sample_posture(rng)
@@ -96,8 +107,12 @@ def sample_pose(
             rotmat[list(LOWER)] = sample_posture(rng)[list(LOWER)]
     if rng.random() < config.mirror:
         rotmat = mirror_rotations(rotmat)
-    rotmat[0] = _view(rng, rotmat[0], config) @ rotmat[0]
-    return rotmat
+    # Without such people no number is drawn, so that earlier sets repeat.
+    if config.lying > 0 and rng.random() < config.lying:
+        rotmat[0] = _LYING[int(rng.integers(len(_LYING)))] @ rotmat[0]
+    view = _view(rng, rotmat[0], config)
+    rotmat[0] = view @ rotmat[0]
+    return rotmat, view
 
 
 def mirror_rotations(rotmat: Float[np.ndarray, "24 3 3"]) -> Float[np.ndarray, "24 3 3"]:

@@ -19,6 +19,7 @@ from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.landmarks import body_landmarks
 from eft_fast.synth.motion import SPLITS, PosePool, Split, load_motion
 from eft_fast.synth.prior_motion import sample_prior_poses
+from eft_fast.synth.props import Props, sample_props
 from eft_fast.synth.scene import (
     CropCamera,
     Lights,
@@ -35,6 +36,8 @@ from eft_fast.synth.shade import shade
 HIDDEN_DEPTH = 0.15
 #: Seed branch of the other people, so that they leave the rest of a picture as it is.
 _COMPANION_BRANCH: Final = 1
+#: The same for floor and seat.
+_PROPS_BRANCH: Final = 2
 #: Where another person's pelvis may be, from the labelled one: to a side, and behind or in front.
 COMPANION_SIDE: Final = (0.4, 1.4)
 COMPANION_DEPTH: Final = (-0.8, 2.5)
@@ -104,6 +107,7 @@ class Scene:
         occluders: Coverage of what is in front of them, or None.
         fill: Look of the occluders.
         development: What happens to the drawn picture.
+        props: Floor and seat, or None.
     """
 
     placed: Placed
@@ -115,6 +119,7 @@ class Scene:
     occluders: Float[np.ndarray, "S S"] | None
     fill: Float[np.ndarray, "H W 3"] | None
     development: photo.Development
+    props: Props | None = None
 
     @property
     def other_is_behind(self) -> bool:
@@ -170,13 +175,14 @@ class Renderer:
             [config.seed, SPLITS.index(self.split), index, _COMPANION_BRANCH]
         )
         other = self._companion(branch, placed)
+        props = self._props(index, placed)
         occluders = photo.sample_occluders(rng, config.size, config.photo)
         fill = None
         if occluders is not None:
             fill = photo.sample_fill(rng, config.size, self.backgrounds)
         development = photo.sample_development(rng, config.size, config.photo)
         return Scene(
-            placed, other, camera, lights, texture, background, occluders, fill, development
+            placed, other, camera, lights, texture, background, occluders, fill, development, props
         )
 
     def render(self, index: int) -> SynthSample:
@@ -234,6 +240,23 @@ class Renderer:
         pelvis[2] = max(pelvis[2], NEAREST)
         return self._place(sample_person(rng, self.pool, self.wardrobe, self.config), pelvis)
 
+    def _props(self, index: int, placed: Placed) -> Props | None:
+        """Draw floor and seat, or nothing; from a seed branch of their own."""
+        if self.config.ground <= 0:
+            return None
+        rng = np.random.default_rng(
+            [self.config.seed, SPLITS.index(self.split), index, _PROPS_BRANCH]
+        )
+        if rng.random() >= self.config.ground:
+            return None
+        return sample_props(
+            rng,
+            placed.person.up,
+            placed.joints.numpy().astype(np.float64),
+            placed.surface.numpy().astype(np.float64),
+            self.wardrobe.seat_rows,
+        )
+
     def _paint_people(self, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draw the person over the background, perhaps with somebody else.
 
@@ -245,11 +268,24 @@ class Renderer:
         picture = scene.background.astype(np.float32)
         if scene.other is not None and scene.other_is_behind:
             self._paint(picture, scene.other, scene)
+        props = self._draw_props(scene)
+        if props is not None:
+            picture = _over(picture, *props[:2])
         coverage, depth = self._paint(picture, scene.placed, scene)
         front = np.zeros_like(coverage)
+        if props is not None:
+            front = props[1] * (props[2] < depth)
+            picture = _over(picture, props[0], front)
         if scene.other is not None and not scene.other_is_behind:
-            front, _ = self._paint(picture, scene.other, scene)
+            nearer, _ = self._paint(picture, scene.other, scene)
+            front = np.maximum(front, nearer)
         return picture, coverage, depth, front
+
+    def _draw_props(self, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        if scene.props is None:
+            return None
+        looks = scene.lights, scene.texture, self.config.size, self.config.supersample
+        return scene.props.draw(scene.camera, *looks)
 
     def _paint(
         self,
@@ -315,6 +351,15 @@ def make_renderer(
     """
     pool = sample_prior_poses(split) if motion is None else load_motion(motion, split)
     return Renderer(body, pool, split, Backgrounds(backgrounds), config)
+
+
+def _over(
+    picture: Float[np.ndarray, "S S 3"],
+    levels: Float[np.ndarray, "S S 3"],
+    coverage: Float[np.ndarray, "S S"],
+) -> Float[np.ndarray, "S S 3"]:
+    mixed: np.ndarray = picture * (1 - coverage[..., None]) + levels * coverage[..., None]
+    return mixed
 
 
 def _shade(

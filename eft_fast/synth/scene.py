@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -11,10 +12,15 @@ from eft_fast.conventions import NUM_BETAS
 from eft_fast.synth.clothes import Outfit, Wardrobe
 from eft_fast.synth.config import CameraConfig, SynthConfig
 from eft_fast.synth.motion import PosePool
-from eft_fast.synth.poses import sample_pose
+from eft_fast.synth.poses import sample_viewed_pose
 
 #: Landmarks (by row) whose height ends the picture when the crop is cut there.
-CUT_ROWS = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
+CUT_ROWS: Final = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
+
+#: Shape coefficients of children, and their ranges. The first one is stature: at -3 the open body
+#: is 1.40 m tall, and the head takes 16.2 % of that, against 14.7 % of the mean body; the fourth
+#: makes the head larger still.
+_CHILD_BETAS: Final = {0: (-3.0, -2.2), 3: (-2.5, -0.5)}
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,13 @@ class Person:
         rotmat: Rotations relative to the parent; the root's is in the camera frame.
         betas: Shape coefficients.
         outfit: Looks.
+        up: Direction against gravity, camera frame.
     """
 
     rotmat: Float[np.ndarray, "24 3 3"]
     betas: Float[np.ndarray, " 10"]
     outfit: Outfit
+    up: Float[np.ndarray, " 3"]
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,11 @@ def sample_person(
     rng: np.random.Generator, pool: PosePool, wardrobe: Wardrobe, config: SynthConfig
 ) -> Person:
     """Draw pose, shape and looks."""
-    rotmat = sample_pose(rng, pool, config.pose)
+    rotmat, view = sample_viewed_pose(rng, pool, config.pose)
     betas = np.clip(rng.normal(size=NUM_BETAS) * config.beta_sigma, -3, 3)
-    return Person(rotmat, betas, wardrobe.draw(rng))
+    if config.child > 0 and rng.random() < config.child:
+        betas[list(_CHILD_BETAS)] = [rng.uniform(*ends) for ends in _CHILD_BETAS.values()]
+    return Person(rotmat, betas, wardrobe.draw(rng, loose=config.loose), view[:, 1])
 
 
 def sample_distance(rng: np.random.Generator, config: CameraConfig) -> float:

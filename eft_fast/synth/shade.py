@@ -30,7 +30,7 @@ def shade(
         softness: Width of hems in metres, about one pixel.
     """
     colour = np.tile(outfit.skin.astype(np.float32), (len(rest), 1))
-    colour *= 1 + 0.12 * _pattern_value(Pattern("photo", 0.5), rest, texture)
+    colour *= 1 + 0.12 * pattern_value(Pattern("photo", 0.5), rest, texture)
     for layer, pattern in enumerate(outfit.patterns):
         mask = np.clip(fields[:, layer] / softness + 0.5, 0, 1)
         rows = np.flatnonzero(mask)
@@ -38,7 +38,7 @@ def shade(
             continue
         paint = np.tile(outfit.colours[layer].astype(np.float32), (len(rows), 1))
         if pattern.kind != "plain":
-            paint *= 1 + pattern.strength * _pattern_value(pattern, rest[rows], texture)
+            paint *= 1 + pattern.strength * pattern_value(pattern, rest[rows], texture)
         weight = mask[rows, None]
         colour[rows] = colour[rows] * (1 - weight) + paint * weight
     unit = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
@@ -48,7 +48,7 @@ def shade(
     return shaded
 
 
-def _pattern_value(
+def pattern_value(
     pattern: Pattern, rest: Float[np.ndarray, "N 3"], texture: UInt8[np.ndarray, "T T 3"]
 ) -> Float[np.ndarray, "N C"]:
     """Return the pattern in [-1, 1], of one channel or three."""

@@ -55,6 +55,7 @@ def test_synth_goes_on_and_adds(tmp_path, capsys):
     ("more", "words"),
     [
         (("--n", "0"), "--n must be at least 1, got 0"),
+        (("--n", "1", "--scenes", "dull"), "--scenes must be varied or training, got dull"),
         (("--n", "1", "--split", "best"), "--split must be one of train, test"),
         (("--n", "1", "--motion", "nowhere"), "no file cmu_smpl24_12fps.npz in nowhere"),
         (("--n", "1", "--backgrounds", "nowhere"), "photographs is in nowhere"),

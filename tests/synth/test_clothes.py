@@ -11,13 +11,13 @@ from eft_fast.synth.shade import shade
 
 @pytest.fixture(scope="module")
 def outfits(renderer: Renderer) -> list[Outfit]:
-    wardrobe = renderer._wardrobe
+    wardrobe = renderer.wardrobe
     return [wardrobe.draw(np.random.default_rng(seed)) for seed in range(40)]
 
 
 def covered(renderer: Renderer, outfit: Outfit, layer: int, joint: int, radius: float) -> float:
     """Share of the vertices around a rest joint that a layer covers."""
-    wardrobe = renderer._wardrobe
+    wardrobe = renderer.wardrobe
     near = np.linalg.norm(wardrobe.rest - wardrobe.joints[joint], axis=1) < radius
     return float((outfit.fields[layer][near] > 0).mean())
 
@@ -42,7 +42,7 @@ def test_hems_and_sleeves_differ(renderer: Renderer, outfits: list[Outfit]) -> N
 def test_clothes_stand_off_the_body_but_not_the_face(
     renderer: Renderer, outfits: list[Outfit]
 ) -> None:
-    nose = np.linalg.norm(renderer._wardrobe.rest - renderer._wardrobe.face[0], axis=1).argmin()
+    nose = np.linalg.norm(renderer.wardrobe.rest - renderer._wardrobe.face[0], axis=1).argmin()
     for outfit in outfits:
         assert (outfit.inflation >= 0).all()
         assert outfit.inflation.max() < 0.08
