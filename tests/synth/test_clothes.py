@@ -42,7 +42,7 @@ def test_hems_and_sleeves_differ(renderer: Renderer, outfits: list[Outfit]) -> N
 def test_clothes_stand_off_the_body_but_not_the_face(
     renderer: Renderer, outfits: list[Outfit]
 ) -> None:
-    nose = np.linalg.norm(renderer.wardrobe.rest - renderer._wardrobe.face[0], axis=1).argmin()
+    nose = np.linalg.norm(renderer.wardrobe.rest - renderer.wardrobe.face[0], axis=1).argmin()
     for outfit in outfits:
         assert (outfit.inflation >= 0).all()
         assert outfit.inflation.max() < 0.08
