@@ -224,7 +224,8 @@ def _prepare(
     fitter = make_fitter(
         regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
     )
-    rows = PersonRows(points_set, body, regressor.id, method, mode)
+    precision = config.arithmetic if isinstance(config, EftConfig) and method == "eft" else "fp32"
+    rows = PersonRows(points_set, body, regressor.id, method, mode, precision)
     return _Setup(rows, fitter, regressor.input_size, where, config.strict_reference)
 
 

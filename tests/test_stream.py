@@ -62,6 +62,26 @@ def test_stream_equals_batch(regressor, body, options):
             assert row == rows_of([batch[index]])[0]
 
 
+def test_the_result_names_mode_and_precision(regressor, body, tmp_path):
+    people = make_people(1)
+    options = {"regressor": regressor, "body": body, "progress": False, "mode": "head"}
+    for given, want in (
+        ({}, "fp32"),
+        ({"precision": "bf16"}, "bf16, state fp32"),
+        ({"state": "bf16"}, "fp32, state bf16"),
+    ):
+        config = eft_fast.EftConfig(max_steps=2, threshold=0, **given)
+        result = eft_fast.fit_batch(*zip(*people, strict=True), **options, config=config)
+        result.save(tmp_path / "fits.npz")
+        loaded = eft_fast.FitResult.load(tmp_path / "fits.npz")
+        assert (loaded.mode, loaded.precision) == ("head", want)
+    plain = eft_fast.fit_batch(
+        *zip(*people, strict=True), regressor=regressor, body=body, progress=False, method="none",
+        config=config,
+    )  # fmt: skip
+    assert plain.precision == "fp32"
+
+
 def test_order_is_kept_when_people_end_at_different_steps(regressor, body):
     """With an early stop the slots finish in another order than the people came."""
     people = make_people(6)

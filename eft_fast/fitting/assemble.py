@@ -35,6 +35,7 @@ class PersonRows:
     regressor_id: str
     method: str
     mode: str
+    precision: str = "fp32"
     people: list[Person] = field(default_factory=list)
     fits: dict[int, PersonFit] = field(default_factory=dict)
 
@@ -88,6 +89,7 @@ def assemble_result(rows: PersonRows) -> FitResult:
         regressor_id=rows.regressor_id,
         method=rows.method,
         mode=rows.mode,
+        precision=rows.precision,
         _body=rows.body,
     )
     if len(people):

@@ -96,5 +96,12 @@ class EftConfig:
         """The learning rate that a mode runs with."""
         return MODE_LR.get(mode, WEIGHT_LR) if self.lr is None else self.lr
 
+    @property
+    def arithmetic(self) -> str:
+        """How a result names the precision it was computed in: ``fp32``, ``bf16, state fp32``..."""
+        if self.precision == self.state == "fp32":
+            return "fp32"
+        return f"{self.precision}, state {self.state}"
+
 
 DEFAULT_CONFIG: Final = EftConfig()

@@ -113,6 +113,7 @@ class FitResult:
         method: ``eft``, ``none``, or the recipe of SMPLify.
         mode: Which weights were tuned: ``full``, ``head``, ...; the prior, if SMPLify was run.
         intrinsics: Pinhole of each photo, pixels; NaN where the fit used the weak camera.
+        precision: Arithmetic of the network in the fit, see ``EftConfig.arithmetic``.
     """
 
     params: SmplParams
@@ -134,6 +135,7 @@ class FitResult:
     method: str
     mode: str
     intrinsics: Float[Tensor, "N 3 3"] | None = None
+    precision: str = "fp32"
     _body: Smpl | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -304,7 +306,7 @@ class FitResult:
         for item in fields(cls):
             if item.name in ("params", "init", "_body"):
                 continue
-            if item.name == "intrinsics" and item.name not in arrays:
+            if item.name in ("intrinsics", "precision") and item.name not in arrays:
                 continue
             value = arrays[item.name]
             if value.dtype.kind != "U":
