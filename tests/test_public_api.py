@@ -12,6 +12,7 @@ import eft_fast
 NAMES = [
     "EftConfig",
     "FitResult",
+    "PhotoCameras",
     "Regressor",
     "RegressorOutput",
     "Smpl",
@@ -19,6 +20,8 @@ NAMES = [
     "__version__",
     "fit_batch",
     "fit_stream",
+    "fit_subjects",
+    "fit_views",
     "load_body",
     "load_regressor",
 ]

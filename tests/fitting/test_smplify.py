@@ -23,6 +23,7 @@ from eft_fast.fitting.smplify import (
 from eft_fast.fitting.solvers import minimise
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import axis_angle_to_matrix
+from eft_fast.keypoints import JOINT_SETS
 from eft_fast.losses import priors
 from eft_fast.models.base import RegressorOutput
 from tests.fitting import smplify_reference as reference
@@ -343,6 +344,27 @@ def test_people_seen_from_behind_are_found_from_the_mean(body32):
     assert fits.turned.any()
     facing = fits.final.pred_rotmat[:, 0, 2, 2]  # the body's z along the camera's
     assert (facing > 0.7).all()
+
+
+def test_people_seen_from_the_side_are_tried_both_ways(body32):
+    """Shoulders within 25 px: the start is turned the wrong way, and the right way wins."""
+    init, target = make_people(body32, 3, noise=0.0)
+    wrong = axis_angle_to_matrix(torch.tensor([0.0, math.pi, 0.0]))
+    start = RegressorOutput(init.pred_rotmat.clone(), init.pred_betas, init.pred_cam)
+    start.pred_rotmat[:, 0] = start.pred_rotmat[:, 0] @ wrong
+    config = SmplifyConfig(recipe="smplify2016", start="regressor", max_steps=10)
+    wide = fit_smplify(body32, start, target, config=config)
+    assert not wide.turned.any()
+    names = JOINT_SETS["spin49"].names
+    for block in ("", "op_"):
+        left, right = (names.index(f"{block}{side}sho") for side in "lr")
+        middle = (target[:, left, :2] + target[:, right, :2]) / 2
+        target[:, left, :2], target[:, right, :2] = middle + 0.05, middle - 0.05
+        target[:, [left, right], 2] = 1
+    narrow = fit_smplify(body32, start, target, config=config)
+    assert narrow.turned.all()
+    facing = narrow.final.pred_rotmat[:, 0, 2, 2] * init.pred_rotmat[:, 0, 2, 2]
+    assert (facing > 0).all()
 
 
 def test_the_mean_start_takes_scale_and_place_from_the_keypoints(body):
