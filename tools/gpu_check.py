@@ -1,9 +1,9 @@
 """Everything a machine with a GPU can show, in one go and without a network: `make gpu`.
 
 Prints versions, builds, runs the tests marked ``cuda`` (a missing GPU fails them), runs
-compute-sanitizer where it is installed, writes first timings, and trains on pictures drawn on the
-GPU for EFT_FAST_GPU_TRAIN_MINUTES (default 0.5; 0: not at all). Each step has a share of the time
-limit; a step that fails does not stop the next ones, but the exit code is 1.
+compute-sanitizer where it is installed, writes first timings of operators and of EFT, and trains on
+pictures drawn on the GPU for EFT_FAST_GPU_TRAIN_MINUTES (default 0.5; 0: not at all). Each step has
+a share of the time limit; a step that fails does not stop the next ones, but the exit code is 1.
 """
 
 from __future__ import annotations
@@ -366,9 +366,13 @@ def main() -> int:
     tests = [python, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     tests += ["--continue-on-collection-errors", "--durations=5", "tests"]
     passed = [step("tests", tests, left(200), EFT_FAST_REQUIRE_CUDA="1")]
-    measuring = [python, me, "--time", f"{left(300) - 20:.0f}", "--csv", str(arguments.csv)]
-    passed.append(step("timings", measuring, left(310)))
+    measuring = [python, me, "--time", f"{left(160) - 20:.0f}", "--csv", str(arguments.csv)]
+    passed.append(step("timings", measuring, left(160)))
     print(f"timings are in {arguments.csv}")
+    eft, eft_csv = Path(me).with_name("gpu_eft.py"), arguments.csv.with_name("gpu_eft.csv")
+    fitting = [python, str(eft), "--seconds", f"{left(120) - 30:.0f}", "--csv", str(eft_csv)]
+    passed.append(step("EFT", fitting, left(120)))
+    print(f"people per second are in {eft_csv}")
     # Its own limit: minutes of training come on top of what the rest may take.
     minutes = float(os.environ.get("EFT_FAST_GPU_TRAIN_MINUTES", "0.5"))
     if minutes > 0:
@@ -377,7 +381,9 @@ def main() -> int:
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
             watch = [sanitizer, "--tool", tool, "--error-exitcode", "9", python, me, "--exercise"]
-            passed.append(step(f"compute-sanitizer {tool}", watch, left(90)))
+            passed.append(step(f"compute-sanitizer {tool}", watch, left(60)))
+            watch[-2:] = [str(eft), "--exercise"]
+            passed.append(step(f"compute-sanitizer {tool}, EFT", watch, left(60)))
     else:
         print("compute-sanitizer is not installed: memory and races were not checked")
     return 0 if all(passed) else 1

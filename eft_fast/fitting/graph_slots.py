@@ -13,6 +13,7 @@ Without CUDA the same steps run one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -173,7 +174,8 @@ class GraphSlotFitter:
                 return
             width = self._choose_width(exhausted)
             self._fused.optimiser.width = width
-            self._steps.run(width)
+            with self._convolutions():
+                self._steps.run(width)
             self._count += 1
             self._reader.record(self._count)
             yield from self._collect()
@@ -199,9 +201,20 @@ class GraphSlotFitter:
         for first in range(0, len(jobs), group):
             crops = [_send(job.img, self._like.device) for job in jobs[first : first + group]]
             blank = [torch.zeros_like(crops[0])] * (group - len(crops))
-            prepared = self._prepare(torch.stack([*crops, *blank]))
+            with self._convolutions():
+                prepared = self._prepare(torch.stack([*crops, *blank]))
             for row in range(len(crops)):
                 yield _map(itemgetter(row), prepared)
+
+    def _convolutions(self) -> AbstractContextManager[None]:
+        """The library's convolutions, those with shared weights, are as exact as ours."""
+        if self._like.device.type != "cuda":
+            return nullcontext()
+        rounds = self._fused.optimiser.arithmetic == "tf32"
+        flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+            enabled=True, deterministic=True, allow_tf32=rounds
+        )
+        return flags
 
     def _admit(self, place: int, job: CropJob, inputs: Any) -> None:
         self._prepare_buffers(job, inputs)
