@@ -47,13 +47,14 @@ class GraphSteps:
 
     def run(self, width: int) -> None:
         """Replay the graph of this width."""
-        if width not in self._graphs:
-            self._graphs[width] = self._capture(width)
-        graph = self._graphs[width]
-        if graph is None:
-            self._step(width)
-        else:
-            graph.replay()
+        with torch.cuda.device(self._active.device):
+            if width not in self._graphs:
+                self._graphs[width] = self._capture(width)
+            graph = self._graphs[width]
+            if graph is None:
+                self._step(width)
+            else:
+                graph.replay()
 
     def _capture(self, width: int) -> torch.cuda.CUDAGraph | None:
         active = self._active.clone()

@@ -162,6 +162,14 @@ class ToyBody:
         self.face = face.to(dtype)
         self._plan = _make_plan(joints, shape, face).to(dtype=dtype)
 
+    def to(self, device: str) -> ToyBody:
+        """The same body elsewhere; it is moved in place."""
+        self.joints, self.shape, self.face = (
+            part.to(device) for part in (self.joints, self.shape, self.face)
+        )
+        self._plan = self._plan.to(device)
+        return self
+
     def points_plan(self, joint_set: str) -> PointsPlan:
         """The 49 points for the operators; ``keypoints`` computes the same in its own way."""
         assert joint_set == "spin49"
