@@ -124,6 +124,7 @@ def exercise() -> None:
                 torch.autograd.grad(vertices.sum() + joints.sum(), inputs)
             torch.autograd.grad(ops.smpl_points(points, *inputs).sum(), inputs)
             ops.keypoint_gradients(points, *inputs[:2], camera, keypoints, transl=inputs[2])
+    exercise_raster()
     torch.cuda.synchronize()
     print("every kernel ran")
 
@@ -136,6 +137,23 @@ def chosen_points() -> tuple[list[int], list[list[int]]]:
     rng = np.random.default_rng(0)
     means = [rng.choice(6890, n, replace=False).tolist() for n in (5, 5, 9, 1, 8, 12, 6, 8, 8)]
     return rng.choice(6890, 16, replace=False).tolist(), means
+
+
+def exercise_raster() -> None:
+    """Draw loose triangles, large and small, in pictures that are no multiple of a tile."""
+    import torch
+
+    from eft_fast.ops.raster import rasterize
+
+    faces = torch.arange(900, device=DEVICE).reshape(-1, 3)
+    for size in (2.0, 30.0):
+        centres = torch.rand(2, 300, 1, 3, device=DEVICE) * torch.tensor([50.0, 40, 4]).to(DEVICE)
+        corners = centres + size * torch.randn(2, 300, 3, 3, device=DEVICE)
+        vertices = (corners + torch.tensor([0.0, 0, 2 * size]).to(DEVICE)).reshape(2, 900, 3)
+        for samples in (1, 2, 8):
+            options = {"height": 37, "width": 50, "samples": samples}
+            rasterize(vertices, faces, torch.rand(2, 900, 5).to(DEVICE), **options)
+            rasterize(vertices, faces, vertices, perspective=True, **options)
 
 
 @lru_cache(maxsize=1)

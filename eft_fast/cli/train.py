@@ -21,12 +21,16 @@ _PLACES: Final = {
     "backgrounds": "recipe.backgrounds",
     "trunk": "recipe.trunk",
     "train": "recipe.train",
+    "val": "recipe.val",
     "test": "recipe.test",
     "head_steps": "recipe.head.steps",
     "finetune_steps": "recipe.finetune_config.steps",
     "stages": "stages",
     "processes": "processes",
     "threads": "threads",
+    "device": "device",
+    "out": "out",
+    "source_sha256": "source_sha256",
 }
 
 
@@ -51,6 +55,7 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         "--trunk", type=Path, metavar="FILE", help="weights of tools/convert_blazepose.py"
     )
     parser.add_argument("--train", type=int, metavar="N", help="rendered training pictures")
+    parser.add_argument("--val", type=int, metavar="N", help="rendered pictures to choose on")
     parser.add_argument("--test", type=int, metavar="N", help="rendered held-out pictures")
     parser.add_argument("--head-steps", type=int, metavar="N", help="updates of the head")
     parser.add_argument("--finetune-steps", type=int, metavar="N", help="updates of everything")
@@ -59,6 +64,9 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="of the stage render")
     parser.add_argument("--threads", type=int, metavar="N", help="of the other stages")
+    parser.add_argument("--device", metavar="D", help="of the stage finetune: cpu, cuda ...")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="export the weights to this file")
+    parser.add_argument("--source-sha256", metavar="HEX", help="hash of the trunk's source file")
     parser.add_argument("--seed", type=int, help="of pictures, weights and batches")
     add_common_options(parser)
     parser.set_defaults(run=run)
@@ -96,8 +104,10 @@ def run(options: argparse.Namespace) -> int:
         if stage == "render":
             job.recipe.render(processes=job.processes)
         else:
-            score = _STAGES[stage](job.recipe)
+            score = _STAGES[stage](job)
         seconds[stage] = time.perf_counter() - start
+    if job.out is not None:
+        job.recipe.export(job.out, source_sha256=job.source_sha256)
     summary = {"work": str(job.recipe.work), "seconds": seconds, "score": score}
     lines = [f"{stage:10s} {took:8.1f} s" for stage, took in seconds.items()]
     lines += [f"{name:20s} {value:.4g}" for name, value in (score or {}).items()]
@@ -106,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 _STAGES: Final[dict[str, Any]] = {
-    "head": lambda recipe: recipe.train_head(),
-    "finetune": lambda recipe: recipe.finetune(),
-    "evaluate": lambda recipe: recipe.evaluate(),
+    "head": lambda job: job.recipe.train_head(),
+    "finetune": lambda job: job.recipe.finetune(job.device),
+    "evaluate": lambda job: job.recipe.evaluate(),
 }

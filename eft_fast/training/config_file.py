@@ -26,12 +26,18 @@ class TrainingRun:
         stages: Which stages, of ``STAGES``.
         processes: Worker processes of the stage ``render``.
         threads: Threads of the others.
+        device: Where the stage ``finetune`` computes: ``cpu``, ``cuda``, ...
+        out: File to export the weights to in the form that ships, after the stages; None: nowhere.
+        source_sha256: Hash of the trunk's source file; an export names it.
     """
 
     recipe: Recipe
     stages: tuple[str, ...] = STAGES
     processes: int = 1
     threads: int = 1
+    device: str = "cpu"
+    out: Path | None = None
+    source_sha256: str = ""
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
@@ -42,9 +48,10 @@ class TrainingRun:
 def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingRun:
     """Read a run from a TOML file.
 
-    The file holds ``stages``, ``processes`` and ``threads``, and a table ``[recipe]`` with the
-    fields of ``Recipe``; ``[recipe.head]``, ``[recipe.synth.camera]`` and so on are the fields of
-    the dataclasses in it. What is left out has its default. Paths count from the file's folder.
+    The file holds ``stages``, ``threads`` and the other fields of ``TrainingRun``, and a table
+    ``[recipe]`` with the fields of ``Recipe``; ``[recipe.head]``, ``[recipe.synth.camera]`` and so
+    on are the fields of the dataclasses in it. What is left out has its default. Paths count from
+    the file's folder.
 
     Args:
         path: The file.
