@@ -13,15 +13,15 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks import peers
-from benchmarks.cases import Case, Job
+from benchmarks import compare, peers
+from benchmarks.cases import Job
 from eft_fast.fitting.config import EFT_MODES, EftConfig
 from eft_fast.fitting.eft import make_loop
 from eft_fast.fitting.person import CropJob, Fitter, PersonFit, loss_weights
@@ -104,45 +104,56 @@ def check_equal(name: str, ours: Fitter, original: OriginalEft, job: CropJob) ->
     """Both must give the same answer; nothing wrong is ever timed."""
     ((_, fit),) = ours.fit([job])
     expected = original.fit(job)
-    error = float((fit.final.pred_rotmat - expected.pred_rotmat).abs().max())
+    error = float((fit.final.pred_rotmat - expected.pred_rotmat.detach()).abs().max())
     moved = float((fit.final.pred_rotmat - fit.init.pred_rotmat).abs().max())
     if not error < max(1e-3, 0.02 * moved):
         raise AssertionError(f"{name}: both must give the same fit, got a difference of {error}")
 
 
-def loop_cases(name: str, config: EftConfig) -> Iterator[Case]:
-    """Our loop beside the original step, and every mode beside the full fit."""
+def loop_rows(name: str, config: EftConfig, modes: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Our loop beside the original step, and every mode beside the full fit, in the same rounds."""
     regressor, body = make_regressor(name), peers.body()
     (job,) = make_jobs(regressor, 1)
-    loop = make_loop(regressor, body, config=config, mode="full")
-    original = OriginalEft(regressor, config)
     # Few steps: made-up weights and rounding drift apart, and not because one of them is wrong.
     short = replace(config, max_steps=3)
-    check_equal(
-        name,
-        make_loop(regressor, body, config=short, mode="full"),
-        OriginalEft(regressor, short),
-        job,
-    )
-    full = _job(loop, [job])
-    yield Case(f"{name}_full", 1, full, {"original": lambda: original.fit(job)})
-    for mode in EFT_MODES[1:]:
-        fitter = make_loop(regressor, body, config=config, mode=mode)
-        yield Case(f"{name}_{mode}", 1, _job(fitter, [job]), {"full": full})
+    loop = make_loop(regressor, body, config=short, mode="full")
+    check_equal(name, loop, OriginalEft(regressor, short), job)
+    original = OriginalEft(regressor, config)
+    jobs: dict[str, Job] = {"original": lambda: original.fit(job)}
+    for mode in ("full", *modes):
+        jobs[mode] = _job(make_loop(regressor, body, config=config, mode=mode), [job])
+    times = compare.time_interleaved(jobs, rounds, 0.0)
+    pairs = [("full", "original"), *((mode, "full") for mode in modes)]
+    return [
+        compare.make_row("eft", f"{name}_{ours}", 1, peer, times[ours], times[peer])
+        for ours, peer in pairs
+    ]
 
 
-def slot_cases(name: str, config: EftConfig, people: int) -> Iterator[Case]:
+def slot_rows(
+    name: str, config: EftConfig, modes: list[str], people: int, rounds: int
+) -> list[dict[str, Any]]:
     """Slots beside the loop, computed one by one and in batched calls."""
     regressor, body = make_regressor(name), peers.body()
-    jobs = make_jobs(regressor, people)
-    for mode in ("full", "head"):
-        loop = make_loop(regressor, body, config=config, mode=mode)
-        for batched in (False, True):
+    people_jobs = make_jobs(regressor, people)
+    rows = []
+    for mode in ("full", *modes):
+        if mode == "subspace":
+            continue
+        jobs = {"loop": _job(make_loop(regressor, body, config=config, mode=mode), people_jobs)}
+        for way, batched in (("slotwise", False), ("batched", True)):
             fitter = SlotFitter(
                 regressor, body, config=config, mode=mode, slots=people, batched=batched
             )
-            case = f"{name}_{mode}_slots_{'batched' if batched else 'slotwise'}"
-            yield Case(case, people, _job(fitter, jobs), {"loop": _job(loop, jobs)})
+            jobs[way] = _job(fitter, people_jobs)
+        times = compare.time_interleaved(jobs, rounds, 0.0)
+        rows += [
+            compare.make_row(
+                "eft", f"{name}_{mode}_slots_{way}", people, "loop", times[way], times["loop"]
+            )
+            for way in ("slotwise", "batched")
+        ]
+    return rows
 
 
 def _job(fitter: Fitter, jobs: list[CropJob]) -> Job:
@@ -172,58 +183,52 @@ def time_workers(name: str, config: EftConfig, people: int, count: int) -> dict[
     return {"one": run(1), "several": run(count)}
 
 
-def worker_rows(
-    make_row: Callable[..., dict[str, Any]], name: str, config: EftConfig, rounds: int
-) -> dict[str, Any]:
+def worker_rows(name: str, config: EftConfig, people: int, rounds: int) -> list[dict[str, Any]]:
     """Two workers beside one."""
-    times = [time_workers(name, config, 6, 2) for _ in range(rounds)]
-    return make_row(
-        "eft",
-        f"{name}_full_two_workers",
-        1,
-        "one_worker",
-        [each["several"] for each in times],
-        [each["one"] for each in times],
-    )
+    times = [time_workers(name, config, people, 2) for _ in range(rounds)]
+    several, one = ([each[key] for each in times] for key in ("several", "one"))
+    return [compare.make_row("eft", f"{name}_full_two_workers", 1, "one_worker", several, one)]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from benchmarks import compare
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare eft")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument(
         "--parts", nargs="+", choices=("loop", "slots", "workers"), default=["loop", "workers"]
     )
+    parser.add_argument(
+        "--modes", nargs="*", choices=EFT_MODES[1:], default=list(EFT_MODES[1:]), help="and full"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=CONFIG.max_steps)
-    parser.add_argument("--people", type=int, default=4, help="in slots")
+    parser.add_argument("--people", type=int, default=4, help="in slots, and for workers")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     parser.add_argument("--json", action="store_true", help="one line on stdout")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="instead of wall time, on a busy machine"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.processor_time:
+        compare.clock = time.process_time
     if "smplx" not in peers.installed():
         print("compare: install a peer first: pip install '.[bench]'", file=sys.stderr)
         return 2
     config = replace(CONFIG, max_steps=options.steps)
+    parts: dict[str, Callable[[str], list[dict[str, Any]]]] = {
+        "loop": lambda name: loop_rows(name, config, options.modes, options.rounds),
+        "slots": lambda name: slot_rows(
+            name, config, options.modes, options.people, options.rounds
+        ),
+        "workers": lambda name: worker_rows(name, config, options.people, options.rounds),
+    }
     rows: list[dict[str, Any]] = []
-
-    def add(new: list[dict[str, Any]]) -> None:
-        for row in new:
-            compare._print_row(row)
-            rows.append(row)
-
     for name in options.networks:
-        cases: list[Iterator[Case]] = []
-        if "loop" in options.parts:
-            cases.append(loop_cases(name, config))
-        if "slots" in options.parts:
-            cases.append(slot_cases(name, config, options.people))
-        for case in (case for group in cases for case in group):
-            add(compare.make_rows("eft", case, options.rounds, 0.0))
-        if "workers" in options.parts:
-            add([worker_rows(compare.make_row, name, config, options.rounds)])
+        for part in options.parts:
+            for row in parts[part](name):
+                compare._print_row(row)
+                rows.append(row)
     if options.save:
         print(f"saved to {compare.save(rows)}", file=sys.stderr)
     if options.json:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.compare import time_interleaved
+from benchmarks import compare
 from eft_fast.fitting.modes import leaves, share
 from eft_fast.fitting.stacked import StackedConv2d, StackedRegressor
 from eft_fast.models import load_regressor
@@ -100,7 +101,7 @@ def measure(name: str, layer: nn.Conv2d, size: tuple[int, ...], slots: int, roun
     jobs, chosen = {}, ""
     for way in ways_of(layer):
         jobs[way], chosen = make_job(layer, size, slots, way)
-    times = time_interleaved(jobs, rounds, 0.05)
+    times = compare.time_interleaved(jobs, rounds, 0.05)
     medians = {way: statistics.median(values) / slots for way, values in times.items()}
     base = medians["one_by_one"]
     shape = "x".join(str(n) for n in layer.weight.shape)
@@ -120,8 +121,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--processor-time", action="store_true", help="instead of wall time, on a busy machine"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.processor_time:
+        compare.clock = time.process_time
     print(f"{'layer':34s} {'weight':>14s} {'':6s} " + " ".join(f"{way:>16s}" for way in WAYS))
     for name in options.networks:
         regressor = Hmr().eval() if name == "hmr" else load_regressor()

@@ -67,7 +67,9 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--start", help="of smplify: regressor or mean; default: as the recipe was published"
     )
     parser.add_argument(
-        "--mode", default="full", help="which weights EFT tunes: full, layer4, head"
+        "--mode",
+        default="full",
+        help="what EFT tunes: full, layer3, layer4, head, feature, lora or subspace",
     )
     parser.add_argument("--body", default="open", help="open, or a licensed SMPL .pkl or .npz")
     parser.add_argument("--regressor", default="open", help="open, or a SPIN or EFT checkpoint")
