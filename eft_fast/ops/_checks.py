@@ -61,14 +61,29 @@ def _is_built() -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_cuda() -> bool:
     """Load the library, register the operators, and say whether they run on a GPU."""
+    global _is_registered
     _register.ensure()
+    _is_registered = True
     return _load.has_cuda()
+
+
+#: Whether a call has already loaded and registered everything: then a tensor on the CPU needs no
+#: further question, which takes 4 of 40 us, one person. A compiler must not read it.
+_is_registered = False
 
 
 def use_native(who: str, backend: str, betas: Tensor) -> bool:
     """Decide the backend: only ``auto`` chooses, and it chooses native wherever that can run."""
     if backend == "torch":
         return False
+    if (
+        not torch.compiler.is_compiling()
+        and _is_registered
+        and backend in BACKENDS
+        and isinstance(betas, Tensor)
+        and betas.is_cpu
+    ):
+        return True
     if not isinstance(betas, Tensor):
         raise TypeError(f"{who}: betas must be a tensor, got {type(betas).__name__}")
     if backend not in BACKENDS:

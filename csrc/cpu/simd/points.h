@@ -93,23 +93,27 @@ EFT_INLINE void multiply_tile(const S* matrix,
     for (int m = 0; m < M; ++m) sum[n][m].store(out + n * out_step + m * W);
 }
 
-template <typename S, int N, bool kFromOne>
-void multiply_people(const S* matrix,
-                     int64_t columns,
-                     int64_t count,
-                     const Vec<S>* lanes,
-                     int first,
-                     S* out,
-                     int64_t out_step) {
+// Columns v.. of N people, M vectors at a time, the rest with narrower tiles.
+template <typename S, int N, int M, bool kFromOne>
+EFT_INLINE void multiply_columns(const S* matrix,
+                                 int64_t columns,
+                                 int64_t count,
+                                 const Vec<S>* lanes,
+                                 int first,
+                                 S* out,
+                                 int64_t v = 0) {
   constexpr int W = kLanes<S>;
-  // One or two people alone: more columns at a time keep the multipliers busy.
-  constexpr int M = N <= 2 ? 2 * kBlendVectors : kBlendVectors;
-  int64_t v = 0;
   for (; v + M * W <= columns; v += M * W)
-    multiply_tile<S, N, M, kFromOne>(matrix + v, columns, count, lanes, first, out + v, out_step);
-  for (; v < columns; v += W)
-    multiply_tile<S, N, 1, kFromOne>(matrix + v, columns, count, lanes, first, out + v, out_step);
+    multiply_tile<S, N, M, kFromOne>(matrix + v, columns, count, lanes, first, out + v, columns);
+  if constexpr (M > 1) {
+    if (v < columns)
+      multiply_columns<S, N, M / 2, kFromOne>(matrix, columns, count, lanes, first, out, v);
+  }
 }
+
+// One or two people alone: more columns at a time keep the multipliers busy.
+template <int N>
+constexpr int kBlendColumns = N == 1 ? 8 : (N == 2 ? (kVectorBytes == 64 ? 6 : 4) : kBlendVectors);
 
 // out[person][columns] = lanes^T matrix for the group's n people; columns is a multiple of the
 // vector.
@@ -122,8 +126,8 @@ void multiply(const S* matrix,
               S* out,
               int first = 0) {
   for (; first + N <= n; first += N)
-    multiply_people<S, N, kFromOne>(
-        matrix, columns, count, lanes, first, out + first * columns, columns);
+    multiply_columns<S, N, kBlendColumns<N>, kFromOne>(
+        matrix, columns, count, lanes, first, out + first * columns);
   if constexpr (N > 1) {
     if (first < n) multiply<S, kFromOne, N / 2>(matrix, columns, count, lanes, n, out, first);
   }
