@@ -13,7 +13,7 @@ Without CUDA the same steps run one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -206,15 +206,20 @@ class GraphSlotFitter:
             for row in range(len(crops)):
                 yield _map(itemgetter(row), prepared)
 
-    def _convolutions(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _convolutions(self) -> Iterator[None]:
         """The library's convolutions, those with shared weights, are as exact as ours."""
         if self._like.device.type != "cuda":
-            return nullcontext()
+            yield
+            return
+        library: Any = torch.backends.cudnn
         rounds = self._fused.optimiser.arithmetic == "tf32"
-        flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-            enabled=True, deterministic=True, allow_tf32=rounds
-        )
-        return flags
+        before = library.conv.fp32_precision, library.deterministic
+        try:
+            library.conv.fp32_precision, library.deterministic = "tf32" if rounds else "ieee", True
+            yield
+        finally:
+            library.conv.fp32_precision, library.deterministic = before
 
     def _admit(self, place: int, job: CropJob, inputs: Any) -> None:
         self._prepare_buffers(job, inputs)

@@ -34,7 +34,7 @@ def _gpu() -> None:
 def fit(fitter, img, target):
     """Fits in order; a step that could not be captured fails the test."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message="fit_batch")
         fits = dict(fitter.fit(CropJob(i, img[i], target[i]) for i in range(len(img))))
     return [fits[i] for i in range(len(img))]
 
