@@ -245,13 +245,13 @@ def keypoint_gradients(
     if _checks.use_native("keypoint_gradients", backend, betas):
         try:
             tail = _tail(plan, keypoints, limbs, weights, unit, sigma)
-            inputs = (betas, pose, transl, *plan.tree, camera, *tail)
+            arguments = (betas, pose, transl, *plan.tree, camera, *tail)
             op = torch.ops.eft_fast.keypoint_loss_raw
             if not _autograd.needs_gradient(betas, pose, transl, camera, keypoints):
                 # Entering no_grad costs 5 of 40 us, one person.
-                return KeypointGradients(*op(*inputs))
+                return KeypointGradients(*op(*arguments))
             with torch.no_grad():
-                return KeypointGradients(*op(*inputs))
+                return KeypointGradients(*op(*arguments))
         except (RuntimeError, ValueError, TypeError, AttributeError):
             _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)
             raise
