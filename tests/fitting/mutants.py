@@ -1,8 +1,8 @@
 """Break the fitter in one way after another and see that its tests notice.
 
-``python -m tests.fitting.mutants [NAME ...]`` runs the equivalence tests once as they are, which
-must pass, and once with each mutant, which must fail. A mutant that survives shows a hole in the
-tests.
+``python -m tests.fitting.mutants [NAME ...]`` runs, for each mutant, the tests that are there to
+notice it: once as the code is, where they must pass, and once with the mutant, where one must fail.
+A mutant that survives shows a hole in the tests.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from eft_fast.fitting.optim import StackedAdam
 
 VARIABLE = "EFT_FAST_MUTANT"
 REPO = Path(__file__).resolve().parent.parent.parent
-#: In the order of their cost, since the first failure ends a run.
-FILES = ("test_stacked.py", "test_precision.py", "test_eft.py", "test_slots.py")
-
-Step = Callable[..., None]
+ADAM = "test_stacked.py::test_stacked_adam_is_adam_per_slot"
+LOOP = "test_eft.py::test_loop_equals_reference[full]"
+BATCH = "test_slots.py::test_batch_equals_loop_in_float64[full-4-True]"
+REFILL = "test_slots.py::test_refilled_slots_equal_fresh_ones[2-batched]"
+ISOLATION = "test_slots.py::test_a_bad_person_leaves_the_others_bits_alone[full-nan_image-batched]"
+EXACT = "test_precision.py::test_float32_slots_are_exact[batched]"
 
 
 def change_adam(before: Callable[..., Any] | None = None, after: Any = None) -> None:
@@ -213,23 +215,24 @@ def bad_rows_in_the_sum() -> None:
     )
 
 
-MUTANTS: dict[str, Callable[[], None]] = {
-    each.__name__: each
-    for each in (
-        mean_over_the_batch,
-        second_moment_shared,
-        time_goes_on_after_a_refill,
-        moments_stay_after_a_refill,
-        epsilon_inside_the_root,
-        batch_norm_folded,
-        answer_after_the_last_update,
-        batch_norm_in_training_mode,
-        dropout_on,
-        batch_norm_tuned,
-        weights_in_bfloat16,
-        stop_before_the_test,
-        stop_at_equality,
-        bad_rows_in_the_sum,
+#: What breaks, and the test that must notice.
+MUTANTS: dict[str, tuple[Callable[[], None], str]] = {
+    each.__name__: (each, test)
+    for each, test in (
+        (mean_over_the_batch, ADAM),
+        (second_moment_shared, BATCH),
+        (time_goes_on_after_a_refill, REFILL),
+        (moments_stay_after_a_refill, REFILL),
+        (epsilon_inside_the_root, BATCH),
+        (batch_norm_folded, BATCH),
+        (answer_after_the_last_update, BATCH),
+        (batch_norm_in_training_mode, LOOP),
+        (dropout_on, LOOP),
+        (batch_norm_tuned, LOOP),
+        (weights_in_bfloat16, EXACT),
+        (stop_before_the_test, REFILL),
+        (stop_at_equality, BATCH),
+        (bad_rows_in_the_sum, ISOLATION),
     )
 }
 
@@ -238,14 +241,14 @@ def pytest_configure() -> None:
     """As a plugin of pytest: break what the environment names."""
     name = os.environ.get(VARIABLE)
     if name:
-        MUTANTS[name]()
+        MUTANTS[name][0]()
 
 
-def run_tests(mutant: str) -> tuple[int, str]:
-    """Run the tests with a mutant, or with none; the exit status and the line that says it all."""
+def run_tests(mutant: str, tests: list[str]) -> tuple[int, str]:
+    """Run tests with a mutant, or with none; the exit status and the line that says it all."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=no"]
     command += ["-p", "tests.fitting.mutants"]
-    command += [str(REPO / "tests" / "fitting" / file) for file in FILES]
+    command += [str(REPO / "tests" / "fitting" / test) for test in tests]
     run = subprocess.run(
         command,
         cwd=REPO,
@@ -264,18 +267,18 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"mutants: no mutant {unknown[0]}; there are {', '.join(MUTANTS)}", file=sys.stderr)
         return 2
-    survivors = 0
-    for name in names or ["", *MUTANTS]:
+    chosen = names or list(MUTANTS)
+    code, line = run_tests("", sorted({MUTANTS[name][1] for name in chosen}))
+    print(f"{'(unchanged)':30s} {'passes' if code == 0 else 'FAILS':9s} {line}", flush=True)
+    bad = int(code != 0)
+    for name in chosen:
         start = time.perf_counter()
-        code, line = run_tests(name)
-        good = code == 0 if name == "" else code == 1
-        survivors += not good
-        verdict = ("passes" if code == 0 else "FAILS") if name == "" else (
-            "noticed" if code == 1 else "SURVIVES" if code == 0 else f"ERROR {code}"
-        )  # fmt: skip
+        code, line = run_tests(name, [MUTANTS[name][1]])
+        verdict = {0: "SURVIVES", 1: "noticed"}.get(code, f"ERROR {code}")
+        bad += code != 1
         seconds = time.perf_counter() - start
-        print(f"{name or '(unchanged)':32s} {verdict:9s} {seconds:5.0f} s  {line}", flush=True)
-    return 1 if survivors else 0
+        print(f"{name:30s} {verdict:9s} {seconds:5.0f} s  {line}", flush=True)
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
