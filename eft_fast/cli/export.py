@@ -151,7 +151,8 @@ def report_lines(report: Any, folder: str) -> list[str]:
     for name, value in report.max_difference.items():
         unit = "degrees" if name == "rotmat" else ""
         lines.append(
-            f"  {name:9s} max difference {value:.2g} {unit} (at most {report.tolerance[name]:g})"
+            f"  {name:9s} max difference {value:.2g} {unit} (at most {report.tolerance[name]:g}; "
+            f"torch's own rounding {report.torch_rounding[name]:.2g})"
         )
     lines += [f"  {name:9s} {found}" for name, found in report.checks.items()]
     return lines + [f"  problem: {problem}" for problem in report.problems]

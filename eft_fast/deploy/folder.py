@@ -23,6 +23,8 @@ GATE_NAME: Final = "gate.json"
 _REPORTS: Final = (PARITY_NAME, HASHES_NAME)
 #: Key of the crops in ``samples.npz``; the outputs stand beside it under their own names.
 IMAGES: Final = "images"
+#: Before an output's name: how far torch's answer in single precision is from the stored one.
+ROUNDING: Final = "rounding/"
 
 
 @contextmanager

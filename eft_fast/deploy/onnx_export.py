@@ -24,7 +24,7 @@ from eft_fast.deploy.samples import make_samples
 from eft_fast.deploy.verify import TOLERANCES, Report, compare, verify_folder
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models.base import Regressor
-from eft_fast.serving.card import MODEL_NAMES, ModelCard
+from eft_fast.serving.card import MODEL_NAMES, OUTPUT_SHAPES, ModelCard
 from eft_fast.serving.session import open_session
 
 #: Opsets that the exporter writes; older ones it would answer with a newer file.
@@ -187,7 +187,7 @@ def _make_card(
         weights_sha256=hash_weights(regressor),
         source_sha256="",
         body=regressor.body_id if body is None else body.id,
-        outputs={k: list(v.shape[1:]) for k, v in samples.items() if k != IMAGES},
+        outputs={k: list(v.shape[1:]) for k, v in samples.items() if k in OUTPUT_SHAPES},
         input_size=regressor.input_size,
         mean=list(conventions.IMG_MEAN),
         std=list(conventions.IMG_STD),

@@ -10,9 +10,12 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 
 from eft_fast import imaging
 from eft_fast.body.smpl import Smpl
+from eft_fast.deploy.folder import IMAGES, ROUNDING
+from eft_fast.deploy.verify import difference
 from eft_fast.models.base import Regressor
 
 _DEMO: Final = Path(__file__).resolve().parent.parent / "assets" / "demo"
@@ -36,8 +39,9 @@ def make_samples(
 ) -> dict[str, np.ndarray]:
     """Crops, and what torch says of each, by the way that fitting takes and not by the graph's.
 
-    The answers are computed in double precision: in single, torch's own rounding moves the open
-    regressor by up to .017 degrees on an all-white crop, more than ONNX Runtime's does.
+    The answers are computed in double precision. Some crops, such as an all-white one, make a
+    network magnify the rounding of single precision, torch's own as well: how far torch's answer in
+    single is from the exact one is stored too, and another runtime may be as far.
 
     Args:
         regressor: Network on the CPU, in evaluation mode.
@@ -47,23 +51,36 @@ def make_samples(
         photos: Photos to crop beside the built-in samples, each as a whole.
 
     Returns:
-        ``images`` uint8 [N, S, S, 3], and per output float32 [N, ...].
+        ``images`` uint8 [N, S, S, 3]; per output float32 [N, ...]; and its distance to torch's own
+        answer in single precision under the name with ``ROUNDING`` in front, [N].
     """
     size = regressor.input_size
     images = np.stack([*photo_crops(size), *extreme_crops(size), *_crops_of(photos, size)])
-    exact = copy.deepcopy(regressor).double()
-    with torch.no_grad():
-        predicted = exact(torch.from_numpy(imaging.to_input(images)).double())
-        rotmat, betas = predicted.pred_rotmat, predicted.pred_betas
-        values = {"rotmat": rotmat, "betas": betas, "cam": predicted.pred_cam}
-        if body is not None:
-            wide = copy.deepcopy(body).double()
-            parts = {"body_pose": rotmat[:, 1:], "global_orient": rotmat[:, :1]}
-            values["joints"] = wide.keypoints(betas, joint_set=joint_set, pose2rot=False, **parts)
-            if outputs == "vertices":
-                values["vertices"] = wide(betas, pose2rot=False, **parts).vertices
-    answers = {name: value.float().contiguous().numpy() for name, value in values.items()}
-    return {"images": images} | answers
+    img = torch.from_numpy(imaging.to_input(images))
+    single = _answers(regressor, body, outputs, joint_set, img)
+    wide_body = None if body is None else copy.deepcopy(body).double()
+    wide = copy.deepcopy(regressor).double()
+    exact = _answers(wide, wide_body, outputs, joint_set, img.double())
+    samples = {IMAGES: images}
+    for name, value in exact.items():
+        samples[name] = value.astype(np.float32)
+        samples[ROUNDING + name] = difference(name, single[name], value)
+    return samples
+
+
+@torch.no_grad()
+def _answers(
+    regressor: Regressor, body: Smpl | None, outputs: str, joint_set: str, img: Tensor
+) -> dict[str, np.ndarray]:
+    predicted = regressor(img)
+    rotmat, betas = predicted.pred_rotmat, predicted.pred_betas
+    values = {"rotmat": rotmat, "betas": betas, "cam": predicted.pred_cam}
+    if body is not None:
+        parts = {"body_pose": rotmat[:, 1:], "global_orient": rotmat[:, :1]}
+        values["joints"] = body.keypoints(betas, joint_set=joint_set, pose2rot=False, **parts)
+        if outputs == "vertices":
+            values["vertices"] = body(betas, pose2rot=False, **parts).vertices
+    return {name: value.contiguous().numpy() for name, value in values.items()}
 
 
 def photo_crops(size: int) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
