@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     summary = {
         "people": written.people,
+        "pictures": written.pictures,
         "rendered": written.rendered,
         "seconds": seconds,
         "images_per_second": written.rendered / seconds,
@@ -95,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
         "contact_sheet": str(written.sheet),
     }
     lines = [
-        f"{written.people} people, {written.rendered} rendered now in {seconds:.1f} s "
+        f"{written.people} people in {written.pictures} pictures, {written.rendered} rendered now "
+        f"in {seconds:.1f} s "
         f"({summary['images_per_second']:.1f} images/s)",
         f"pictures        {written.images}",
         f"keypoints       {written.annotations}",

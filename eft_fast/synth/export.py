@@ -41,7 +41,8 @@ class WrittenSet:
         annotations: COCO person keypoints.
         parameters: Pose, shape, camera and 3D points of everybody, one row per annotation.
         sheet: The first pictures with their keypoints.
-        people: How many people were written.
+        people: How many people are annotated.
+        pictures: How many pictures there are.
         rendered: How many pictures this call rendered; the others were there.
     """
 
@@ -50,6 +51,7 @@ class WrittenSet:
     parameters: Path
     sheet: Path
     people: int
+    pictures: int
     rendered: int
 
 
@@ -93,7 +95,8 @@ def write_set(job: SynthJob, *, processes: int = 1, progress: bool = True) -> Wr
     save_arrays(parameters, _make_parameters(arrays, job))
     sheet = job.out / "contact_sheet.png"
     _make_sheet(images, arrays, job).save(sheet)
-    return WrittenSet(images, annotations, parameters, sheet, job.count, missing)
+    people = len(arrays["box"])
+    return WrittenSet(images, annotations, parameters, sheet, people, job.count, missing)
 
 
 def image_name(job: SynthJob, index: int) -> str:
@@ -104,23 +107,24 @@ def image_name(job: SynthJob, index: int) -> str:
 def make_coco(arrays: dict[str, np.ndarray], job: SynthJob) -> dict[str, Any]:
     """Make the COCO document of a set.
 
-    Boxes and areas are those of the person's pixels before anything stood in front, cut at the
-    border. Annotations carry the same numbers as their pictures, from 1.
+    Boxes and areas are those of a person's pixels before anything stood in front, cut at the
+    border. Everybody with a pixel in the picture is annotated; of the annotations of a picture, the
+    first is of the person that the crop is around.
     """
     coco = joint_set("coco17")
     side = job.config.size
-    images, annotations = [], []
+    images = [
+        {"id": index + 1, "file_name": image_name(job, index), "width": side, "height": side}
+        for index in range(job.count)
+    ]
+    annotations = []
     for row in range(len(arrays["box"])):
-        number = row + 1
-        images.append(
-            {"id": number, "file_name": image_name(job, row), "width": side, "height": side}
-        )
         keypoints = arrays["keypoints_px"][row, :NUM_COCO].astype(np.float64)
         keypoints[keypoints[:, 2] == 0] = 0
         annotations.append(
             {
-                "id": number,
-                "image_id": number,
+                "id": row + 1,
+                "image_id": int(arrays["picture"][row]) + 1,
                 "category_id": 1,
                 "iscrowd": 0,
                 "bbox": np.round(arrays["box"][row].astype(np.float64), 3).tolist(),
@@ -159,7 +163,8 @@ def _make_parameters(arrays: dict[str, np.ndarray], job: SynthJob) -> dict[str, 
         "format": np.array(_FORMAT),
         "body": np.array(job.body),
         "annotation_id": np.arange(1, count + 1),
-        "imgname": np.array([f"images/{image_name(job, row)}" for row in range(count)]),
+        "image_id": arrays["picture"] + 1,
+        "imgname": np.array([f"images/{image_name(job, p)}" for p in arrays["picture"].tolist()]),
         "pose": pose.reshape(count, 72),
         "rotmat": arrays["rotmat"],
         "betas": arrays["betas"],
@@ -186,15 +191,19 @@ class _PartWriter:
         first = shard * job.shard_size
         rows: list[dict[str, np.ndarray]] = []
         for index in range(first, first + _rows(job, shard)):
-            sample = renderer.render(index)
+            people = renderer.draw_people(renderer.scene(index))
             path = job.out / "images" / image_name(job, index)
             partial = path.with_name(f".{path.name}.{os.getpid()}")
             # Noise does not compress: a higher level costs time and saves hardly a byte.
-            Image.fromarray(sample.image).save(partial, format="PNG", compress_level=1)
+            Image.fromarray(people[0].image).save(partial, format="PNG", compress_level=1)
             partial.replace(path)
-            rows.append(_labels(sample))
+            rows += [
+                {"picture": np.array(index), **_labels(sample)}
+                for number, sample in enumerate(people)
+                if number == 0 or sample.mask.any()
+            ]
         save_arrays(_part_path(job, shard), {k: np.stack([r[k] for r in rows]) for k in rows[0]})
-        return len(rows)
+        return _rows(job, shard)
 
 
 def _labels(sample: SynthSample) -> dict[str, np.ndarray]:
@@ -240,14 +249,16 @@ def _is_done(job: SynthJob, shard: int) -> bool:
     if not path.is_file():
         return False
     with np.load(path, allow_pickle=False) as archive:
-        return len(archive["area"]) >= _rows(job, shard)
+        last = int(archive["picture"].max())
+    return last + 1 >= shard * job.shard_size + _rows(job, shard)
 
 
 def _load_parts(job: SynthJob) -> dict[str, np.ndarray]:
     parts: list[dict[str, np.ndarray]] = []
     for shard in range(job.num_shards):
         with np.load(_part_path(job, shard), allow_pickle=False) as archive:
-            parts.append({key: archive[key][: _rows(job, shard)] for key in archive.files})
+            wanted = archive["picture"] < job.count
+            parts.append({key: archive[key][wanted] for key in archive.files})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -287,14 +298,15 @@ def _write_text(path: Path, text: str) -> None:
 
 def _make_sheet(images: Path, arrays: dict[str, np.ndarray], job: SynthJob) -> Image.Image:
     """Tile the first pictures with their keypoints: green visible, red hidden."""
-    count = min(len(arrays["box"]), SHEET_PICTURES)
+    count = min(job.count, SHEET_PICTURES)
     columns = min(count, _SHEET_COLUMNS)
     rows = -(-count // columns)
     sheet = Image.new("RGB", (columns * _SHEET_TILE, rows * _SHEET_TILE))
     for index in range(count):
         with Image.open(images / image_name(job, index)) as file:
             tile = file.convert("RGB").resize((_SHEET_TILE, _SHEET_TILE))
-        _draw_points(tile, arrays["keypoints_px"][index], _SHEET_TILE / job.config.size)
+        for row in np.flatnonzero(arrays["picture"] == index).tolist():
+            _draw_points(tile, arrays["keypoints_px"][row], _SHEET_TILE / job.config.size)
         sheet.paste(tile, (index % columns * _SHEET_TILE, index // columns * _SHEET_TILE))
     return sheet
 

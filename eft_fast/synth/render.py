@@ -128,6 +128,22 @@ class Scene:
         return other is not None and bool(other.joints[0, 2] >= self.placed.joints[0, 2])
 
 
+class _Seen(NamedTuple):
+    """How one person is seen.
+
+    Attributes:
+        placed: The person.
+        coverage: Share of each pixel, before anything stood in front.
+        depth: Of their surface, metres.
+        front: Coverage of what is in front of them.
+    """
+
+    placed: Placed
+    coverage: Float[np.ndarray, "S S"]
+    depth: Float[np.ndarray, "S S"]
+    front: Float[np.ndarray, "S S"]
+
+
 class Renderer:
     """Renders the images of one split by their index.
 
@@ -190,25 +206,44 @@ class Renderer:
         return self.draw(self.scene(index))
 
     def draw(self, scene: Scene) -> SynthSample:
-        """Draw a scene and label it."""
-        placed, camera = scene.placed, scene.camera
-        landmarks = self._landmarks(placed)
-        picture, coverage, depth, front = self._paint_people(scene)
+        """Draw a scene and label its person."""
+        return self.draw_people(scene)[0]
+
+    def draw_people(self, scene: Scene) -> list[SynthSample]:
+        """Draw a scene and label everybody in it: the same picture, the labelled person first."""
+        camera = scene.camera
+        picture, seen = self._paint_people(scene)
         photo_area = _photo_area(camera, self.config.size)
+        covered = np.zeros(photo_area.shape, np.float32)
         if scene.occluders is not None and scene.fill is not None:
             picture = photo.cover(picture, scene.occluders, scene.fill)
-            front = np.maximum(front, scene.occluders)
+            covered = scene.occluders
         image = photo.develop(picture, scene.development) * photo_area[..., None]
+        return [
+            self._sample(one, camera, image.astype(np.uint8), covered, photo_area) for one in seen
+        ]
+
+    def _sample(
+        self,
+        seen: _Seen,
+        camera: CropCamera,
+        image: UInt8[np.ndarray, "S S 3"],
+        covered: Float[np.ndarray, "S S"],
+        photo_area: Bool[np.ndarray, "S S"],
+    ) -> SynthSample:
+        """Label one person of a drawn picture."""
+        placed, landmarks = seen.placed, self._landmarks(seen.placed)
+        front = np.maximum(seen.front, covered)
         return SynthSample(
-            image=image.astype(np.uint8),
+            image=image,
             rotmat=placed.person.rotmat.astype(np.float32),
             betas=placed.person.betas.astype(np.float32),
             transl=placed.transl.numpy(),
             joints=placed.joints.numpy(),
             landmarks=landmarks,
-            landmarks_2d=_label(landmarks, camera, depth, front, photo_area),
+            landmarks_2d=_label(landmarks, camera, seen.depth, front, photo_area),
             camera=np.array([camera.focal, *camera.shift], dtype=np.float32),
-            mask=(coverage > 0.5) & photo_area,
+            mask=(seen.coverage > 0.5) & photo_area,
         )
 
     def _place(self, person: Person, pelvis: Float[np.ndarray, " 3"]) -> Placed:
@@ -257,29 +292,30 @@ class Renderer:
             self.wardrobe.seat_rows,
         )
 
-    def _paint_people(self, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Draw the person over the background, perhaps with somebody else.
+    def _paint_people(self, scene: Scene) -> tuple[Float[np.ndarray, "S S 3"], list[_Seen]]:
+        """Draw floor and seat, then the people, farther ones first.
 
         People who touch are not told apart by pixel: the one whose pelvis is nearer covers.
 
         Returns:
-            Levels in [0, 255], coverage and depth of the person, coverage of what is in front.
+            Levels in [0, 255], and how everybody is seen, the labelled person first.
         """
         picture = scene.background.astype(np.float32)
-        if scene.other is not None and scene.other_is_behind:
-            self._paint(picture, scene.other, scene)
         props = self._draw_props(scene)
         if props is not None:
             picture = _over(picture, *props[:2])
-        coverage, depth = self._paint(picture, scene.placed, scene)
-        front = np.zeros_like(coverage)
-        if props is not None:
-            front = props[1] * (props[2] < depth)
-            picture = _over(picture, props[0], front)
-        if scene.other is not None and not scene.other_is_behind:
-            nearer, _ = self._paint(picture, scene.other, scene)
-            front = np.maximum(front, nearer)
-        return picture, coverage, depth, front
+        people = [scene.placed] if scene.other is None else [scene.placed, scene.other]
+        seen: list[_Seen] = []
+        for placed in people[::-1] if scene.other_is_behind else people:
+            coverage, depth = self._paint(picture, placed, scene)
+            front = np.zeros_like(coverage)
+            if props is not None:
+                front = props[1] * (props[2] < depth)
+                picture = _over(picture, props[0], front)
+            # Whoever was drawn before is farther away, and hidden where this one is.
+            seen = [one._replace(front=np.maximum(one.front, coverage)) for one in seen]
+            seen.append(_Seen(placed, coverage, depth, front))
+        return picture, seen[::-1] if scene.other_is_behind else seen
 
     def _draw_props(self, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         if scene.props is None:

@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 
 from eft_fast.body import load_body
-from eft_fast.synth import SynthConfig, SynthJob, make_renderer, sample_prior_poses, write_set
+from eft_fast.synth import (
+    PhotoConfig,
+    SynthConfig,
+    SynthJob,
+    make_renderer,
+    sample_prior_poses,
+    write_set,
+)
 from eft_fast.synth.landmarks import body_landmarks
 
 
@@ -57,6 +64,32 @@ def test_parameters_project_onto_the_keypoints(written) -> None:
             np.testing.assert_allclose(keypoints[seen, :2], flat[row, :17][seen], atol=5e-3)
             assert (keypoints[~seen] == 0).all()
     assert len(document["images"]) == job.count
+    names = {image["id"]: f"images/{image['file_name']}" for image in document["images"]}
+    with np.load(found.parameters) as data:
+        for row, annotation in enumerate(document["annotations"]):
+            assert annotation["id"] == data["annotation_id"][row]
+            assert names[annotation["image_id"]] == data["imgname"][row]
+
+
+def test_everybody_is_annotated(tmp_path: Path) -> None:
+    """Where two people are, both have keypoints; who is behind loses some of them."""
+    photo = PhotoConfig(companion=1.0, occluder=0, table=0)
+    config = SynthConfig(size=64, supersample=1, photo=photo)
+    job = SynthJob(out=tmp_path, split="train", count=6, config=config)
+    found = write_set(job, progress=False)
+    document = json.loads(found.annotations.read_text())
+    per_picture = np.bincount([a["image_id"] for a in document["annotations"]], minlength=7)[1:]
+    assert found.people == per_picture.sum()
+    assert found.pictures == 6
+    assert per_picture.min() >= 1
+    assert (per_picture == 2).sum() >= 3
+    renderer = make_renderer(load_body(), None, "train", config=config)
+    scene = renderer.scene(int(np.argmax(per_picture)))
+    first, second = renderer.draw_people(scene)
+    assert np.array_equal(first.image, second.image)
+    assert not np.array_equal(first.landmarks, second.landmarks)
+    nearer = min((first, second), key=lambda sample: sample.joints[0, 2])
+    assert nearer.mask.sum() > 20
 
 
 def test_boxes_hold_the_visible_keypoints(written) -> None:
