@@ -12,7 +12,8 @@ from eft_fast.synth.export import WrittenSet, write_set
 from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
 from eft_fast.synth.motion import PosePool, load_motion
 from eft_fast.synth.prior_motion import sample_prior_poses
-from eft_fast.synth.render import Renderer, SynthSample, make_renderer
+from eft_fast.synth.render import Renderer, make_renderer
+from eft_fast.synth.sample import SynthSample
 from eft_fast.synth.stream import BankSize, SynthBatches
 
 __all__ = [

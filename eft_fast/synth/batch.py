@@ -20,7 +20,8 @@ from eft_fast.ops.raster import rasterize
 from eft_fast.synth.batch_photo import Developments, develop_batch, stack_developments
 from eft_fast.synth.batch_shade import OutfitTable, PixelLights, make_outfit_table, shade_rows
 from eft_fast.synth.landmarks import body_landmarks
-from eft_fast.synth.render import HIDDEN_DEPTH, Placed, Scene
+from eft_fast.synth.render import HIDDEN_DEPTH
+from eft_fast.synth.sample import Placed, Scene
 
 
 @dataclass(frozen=True, eq=False)

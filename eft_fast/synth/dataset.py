@@ -17,7 +17,8 @@ from tqdm import tqdm
 from eft_fast.body import load_body
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.motion import Split
-from eft_fast.synth.render import Renderer, SynthSample, make_renderer
+from eft_fast.synth.render import Renderer, make_renderer
+from eft_fast.synth.sample import SynthSample
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set
 from eft_fast.synth.dataset import SynthJob, renderer_of, save_arrays
 from eft_fast.synth.landmarks import LANDMARKS, NUM_COCO
-from eft_fast.synth.render import SynthSample
+from eft_fast.synth.sample import SynthSample
 
 #: Pictures of the contact sheet.
 SHEET_PICTURES: Final = 48
