@@ -32,7 +32,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 FIELDS = (
     "suite", "case", "size", "peer", "ours_ms", "peer_ms", "ratio",
     "ours_p10_ms", "ours_p90_ms", "peer_p10_ms", "peer_p90_ms",
-    "rounds", "threads", "simd", "load", "peer_version",
+    "rounds", "threads", "simd", "load", "peer_version", "clock",
 )  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def make_row(
     values = (suite, case, size, peer, mine, median, median / mine)
     values += (mine_low, mine_high, low, high, len(ours), torch.get_num_threads())
     values += (ops.build_info()["simd"], round(os.getloadavg()[0], 1), _version(peer))
+    values += ("processor" if clock is time.process_time else "wall",)
     return dict(zip(FIELDS, values, strict=True))
 
 
@@ -161,11 +162,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.15, help="of each job in each round")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="instead of wall time: one thread on a machine that others use too",
+    )
     parser.add_argument("--json", action="store_true", help="one line on stdout")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.processor_time:
+        if torch.get_num_threads() > 1:
+            print("compare: --processor-time needs --threads 1", file=sys.stderr)
+            return 2
+        global clock
+        clock = time.process_time
     names = options.peers or peers.installed()
     if not names:
         print("compare: install a peer first: pip install '.[bench]'", file=sys.stderr)
