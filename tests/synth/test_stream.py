@@ -10,6 +10,7 @@ import torch
 
 from eft_fast.synth import CameraConfig, PhotoConfig, Renderer, SynthConfig
 from eft_fast.synth.landmarks import NUM_COCO
+from eft_fast.synth.poses import mirror_rotations
 from eft_fast.synth.stream import BankSize, SynthBatches, _Dice
 
 BANK = BankSize(poses=60, outfits=6, pictures=6)
@@ -122,3 +123,14 @@ def test_odds_are_those_of_the_options(renderer: Renderer) -> None:
         assert share.float().mean() == pytest.approx(odds, abs=0.12)
     assert settings.noise.std() < photo.noise
     assert np.isfinite(settings.gain.numpy()).all()
+
+
+def test_poses_are_those_of_the_bank_or_their_mirror_images(stream: SynthBatches) -> None:
+    bank = stream._bank.rotmat[:, 1:].numpy()
+    mirrored = np.stack([mirror_rotations(pose)[1:] for pose in stream._bank.rotmat.numpy()])
+    kinds = []
+    for pose in torch.cat([stream.get(number).rotmat for number in range(3)])[:, 1:].numpy():
+        gaps = [np.abs(of - pose).max((1, 2, 3)).min() for of in (bank, mirrored)]
+        assert min(gaps) < 1e-5
+        kinds.append(int(np.argmin(gaps)))
+    assert 0 < sum(kinds) < len(kinds)
