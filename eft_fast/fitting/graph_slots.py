@@ -165,6 +165,7 @@ class GraphSlotFitter:
 
     def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's number and fit as soon as the host knows it."""
+        self._empty()
         queue, exhausted = iter(jobs), False
         while True:
             if not exhausted:
@@ -181,6 +182,12 @@ class GraphSlotFitter:
             yield from self._collect()
 
     # ---- host ----------------------------------------------------------------------------------
+
+    def _empty(self) -> None:
+        """Forget people whom an interrupted run left behind."""
+        self._people = [None] * len(self._people)
+        self._clock.active.zero_()
+        self._reader.forget()
 
     def _refill(self, queue: Iterator[CropJob]) -> bool:
         """Put people into the empty slots; returns whether there are no more."""

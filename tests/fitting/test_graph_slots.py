@@ -148,6 +148,15 @@ def test_state_in_bfloat16_follows_slot_fitter():
     assert_same(got, want, atol=2e-3)
 
 
+def test_an_interrupted_run_leaves_nothing_behind():
+    net, body, img, target, config, want = separated("head")
+    fitter = GraphSlotFitter(net, body, config=config, mode="head", slots=3)
+    run = fitter.fit(CropJob(90 + i, img[i], target[i]) for i in range(7))
+    next(run)
+    run.close()
+    assert_same(fit(fitter, img[3:], target[3:]), want[3:], atol=1e-10)
+
+
 def test_nobody():
     net, body, *_ = make_case(1)
     fitter = GraphSlotFitter(net, body, config=EftConfig(), mode="full", slots=2)
