@@ -6,16 +6,14 @@ import os
 
 import pytest
 
-from tests.cuda_on_host.host_device import CUDA, SANITIZE, HostDevice, build
+from tests.cuda_on_host.host_device import SANITIZE, HostDevice, KernelModule, build_kernels
 
 
 @pytest.fixture(scope="session")
 def kernels() -> HostDevice:
     """All launchers; EFT_FAST_HOST_SANITIZE=1 builds them for a sanitised Python."""
     sanitize = os.environ.get("EFT_FAST_HOST_SANITIZE") == "1"
-    return HostDevice(
-        build("kernels", sorted(CUDA.glob("*.cu")), SANITIZE if sanitize else ("-O2",))
-    )
+    return KernelModule(build_kernels(SANITIZE if sanitize else ("-O2",)))
 
 
 @pytest.fixture

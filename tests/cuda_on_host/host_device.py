@@ -1,14 +1,19 @@
-"""Builds CUDA sources for the CPU and calls their launchers."""
+"""Builds CUDA sources for the CPU, with ninja, and calls their launchers."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.machinery
+import importlib.util
 import os
+import re
+import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +27,15 @@ ASCENDING, DESCENDING, RANDOM = 0, 1, 2
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 FLAGS = ("-std=c++17", "-DEFT_FAST_HOST_CUDA", "-fPIC", "-g", *WARNINGS)
 SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+
+
+def find_ninja() -> str:
+    """The ninja of this Python's environment, or the one on PATH."""
+    own = Path(sys.executable).with_name("ninja")
+    found = str(own) if own.exists() else shutil.which("ninja")
+    if found is None:
+        pytest.skip("no ninja: install the test extra")
+    return found
 
 
 def compile_to(target: Path, source: Path, flags: Iterable[str]) -> subprocess.CompletedProcess:
@@ -55,19 +69,59 @@ def build(
         return library
     work = folder / f"{library.stem}.{os.getpid()}"
     work.mkdir(parents=True, exist_ok=True)
-    objects = [work / f"{path.name}.o" for path in sources]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(
-            lambda pair: compile_to(pair[1], pair[0], flags), zip(sources, objects, strict=True)
-        )
-    for path, result in zip(sources, results, strict=True):
-        assert result.returncode == 0, f"{path.name}\n{result.stderr}"
     partial = work / "library.so"
-    command = [compiler, "-shared", *flags, *map(str, objects), "-o", str(partial), *link]
-    subprocess.run(command, check=True)
+    write_ninja(work / "build.ninja", sources, partial, flags, link)
+    result = subprocess.run(
+        [find_ninja(), "-C", str(work), "--quiet"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
     partial.replace(library)
     shutil.rmtree(work)
     return library
+
+
+def write_ninja(
+    target: Path, sources: Sequence[Path], output: Path, flags: Sequence[str], link: Sequence[str]
+) -> None:
+    """Say to ninja how a shared object comes of its sources."""
+    compiler = os.environ.get("CXX", "g++")
+    command = " ".join([compiler, "-x c++", *map(shlex.quote, [*FLAGS, *flags, f"-I{CUDA}"])])
+    lines = [
+        "rule compile",
+        f"  command = {command} -c $in -o $out",
+        "rule link",
+        f"  command = {compiler} -shared {' '.join(map(shlex.quote, flags))} $in -o $out "
+        + " ".join(map(shlex.quote, link)),
+    ]
+    objects = [f"{path.name}.o" for path in sources]
+    for name, path in zip(objects, sources, strict=True):
+        lines.append(f"build {name}: compile {str(path).replace(' ', '$ ')}")
+    lines += [f"build {output.name}: link {' '.join(objects)}"]
+    target.write_text("\n".join(lines) + "\n")
+
+
+def launcher_names() -> list[str]:
+    """Every launcher that the headers declare."""
+    names: list[str] = []
+    for header in sorted(CUDA.glob("*launchers.h")):
+        declarations = header.read_text().split('extern "C" {', 1)[1]
+        names += re.findall(r"\beft_\w+_f(?:32|64)\b", declarations)
+    return names
+
+
+def build_kernels(flags: Sequence[str] = ("-O2",)) -> Path:
+    """All kernels, and a Python module in front of their launchers."""
+    folder = REPO / "build" / "cuda_on_host" / "module"
+    folder.mkdir(parents=True, exist_ok=True)
+    includes = [f'#include "{path.name}"' for path in sorted(CUDA.glob("*launchers.h"))]
+    text = "\n".join([*includes, *(f"EFT_EXPOSE({name});" for name in launcher_names())]) + "\n"
+    inc = folder / "launchers.inc"
+    if not inc.exists() or inc.read_text() != text:
+        inc.write_text(text)
+    paths = {sysconfig.get_paths()["include"], str(Path(torch.__file__).parent / "include")}
+    module_flags = [f"-isystem{path}" for path in sorted(paths)] + [f"-I{folder}"]
+    sources = [Path(__file__).with_name("module.cpp"), *sorted(CUDA.glob("*.cu"))]
+    return build("kernels", sources, [*flags, *module_flags])
 
 
 def build_operators() -> Path:
@@ -127,7 +181,30 @@ class HostDevice:
         assert code == 0, f"{name}: error {code}: {self.message}"
 
 
-def _to_c(value: object) -> object:
+class KernelModule(HostDevice):
+    """The launchers of csrc/cuda through their Python module, which checks every call."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__(library)
+        loader = importlib.machinery.ExtensionFileLoader("cuda_on_host", str(library))
+        spec = importlib.util.spec_from_file_location("cuda_on_host", library, loader=loader)
+        assert spec is not None
+        self._module = importlib.util.module_from_spec(spec)
+        loader.exec_module(self._module)
+
+    def code(self, name: str, *arguments: object) -> int:
+        """Call a launcher and return its error code."""
+        return getattr(self._module, name)(*map(_to_number, arguments))
+
+
+def _to_number(value: object) -> int | float:
+    """Numbers as they are, memory as its address."""
+    converted = _to_c(value)
+    number = converted.value
+    return 0 if number is None else number
+
+
+def _to_c(value: object) -> ctypes.c_void_p | ctypes.c_double | ctypes.c_int64:
     if value is None:
         return ctypes.c_void_p(None)
     if isinstance(value, torch.Tensor):

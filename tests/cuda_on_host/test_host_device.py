@@ -17,6 +17,7 @@ from tests.cuda_on_host.host_device import (
     HostDevice,
     build,
     compile_to,
+    launcher_names,
     sanitizer_environment,
 )
 
@@ -191,3 +192,14 @@ def test_sanitizers_see_the_ends_of_shared_memory():
     assert good.returncode == 0, good.stderr
     assert bad.returncode != 0
     assert "heap-buffer-overflow" in bad.stderr
+
+
+def test_every_launcher_is_in_the_module_and_calls_are_checked(kernels):
+    """The module knows the headers' signatures: a call of another shape does not run."""
+    names = launcher_names()
+    assert len(names) == len(set(names)) >= 10
+    for name in names:
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            kernels.code(name)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        kernels.code("eft_mesh_forward_f32", *[0.5] * 22)
