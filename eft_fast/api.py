@@ -18,7 +18,7 @@ from eft_fast.body.smpl import Smpl
 from eft_fast.fitting.assemble import PersonRows, assemble_result
 from eft_fast.fitting.config import DEFAULT_CONFIG, EftConfig
 from eft_fast.fitting.engine import make_fitter
-from eft_fast.fitting.inputs import check_pinholes, unread_person
+from eft_fast.fitting.inputs import Pinhole, check_pinholes, unread_person
 from eft_fast.fitting.person import Fitter
 from eft_fast.fitting.progress import PeopleProgress
 from eft_fast.fitting.recipes import RECIPES, SmplifyConfig
@@ -52,7 +52,7 @@ def fit_batch(
     progress: bool | None = None,
     workers: int = 1,
     slots: int | None = None,
-    intrinsics: npt.ArrayLike | str | None = None,
+    intrinsics: npt.ArrayLike | float | str | None = None,
 ) -> FitResult:
     """Fit the body model to N people.
 
@@ -83,8 +83,9 @@ def fit_batch(
         slots: People fitted together, each with private weights. Default: one by one on the CPU,
             where company gains nothing, and as many as the free memory holds on a GPU.
         intrinsics: Full perspective: the pinhole of each photo, pixels, ``[N, 3, 3]`` or one
-            ``[3, 3]`` for all; or ``"diagonal"``, where nothing is known: the focal length is then
-            the photo's diagonal, the principal point its middle. None: the weak camera of the
+            ``[3, 3]`` for all; one number: the focal length, pixels, of a pinhole at the middle of
+            every photo; ``"diagonal"``, where nothing is known: the photo's diagonal is taken for
+            it. None: the weak camera of the
             crop, as published.
 
     Returns:
@@ -133,7 +134,7 @@ def fit_stream(
     progress: bool | None = None,
     workers: int = 1,
     slots: int | None = None,
-    intrinsics: npt.ArrayLike | str | None = None,
+    intrinsics: npt.ArrayLike | float | str | None = None,
 ) -> Iterator[FitResult]:
     """Fit people as they come, as many as there are, and yield each one's fit in their order.
 
@@ -230,7 +231,7 @@ def _prepare(
 
 
 def _given_person(
-    given: tuple[Any, ...], points_set: JointSet, pinhole: npt.NDArray[np.float64] | str | None
+    given: tuple[Any, ...], points_set: JointSet, pinhole: Pinhole | None
 ) -> GivenPerson:
     """One element of a stream; what is wrong with it becomes this person's problem alone."""
     width = len(points_set.names)
@@ -254,8 +255,8 @@ def _given_person(
     return GivenPerson(given[0], keypoints, box, pinhole)
 
 
-def _row_of(pinholes: npt.NDArray[np.float64] | str, index: int) -> npt.NDArray[np.float64] | str:
-    return pinholes if isinstance(pinholes, str) else pinholes[index]
+def _row_of(pinholes: Pinhole, index: int) -> Pinhole:
+    return pinholes[index] if isinstance(pinholes, np.ndarray) else pinholes
 
 
 def _choose_method(

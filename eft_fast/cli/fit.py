@@ -83,6 +83,12 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict-reference", action="store_true", help="repeat the reference's integer rounding"
     )
+    parser.add_argument(
+        "--focal",
+        metavar="PX",
+        help="full perspective: focal length of the photos, pixels, or 'diagonal' where nothing "
+        "is known; default: the weak camera of the crop",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
 
 
@@ -133,6 +139,7 @@ def fit_and_write(people: People, options: argparse.Namespace, *, title: str | N
         body=body,
         config=kind(**given),
         workers=options.workers,
+        intrinsics=_focal(options),
         progress=False if options.quiet else None,
     )
     info = RunInfo(seconds=time.perf_counter() - start, title=title, options=options)
@@ -142,6 +149,18 @@ def fit_and_write(people: People, options: argparse.Namespace, *, title: str | N
             note(f"note: {sentence}")
     emit(summary, lines, as_json=options.json)
     return 1 if all(reason in ("bad_image", "nan") for reason in result.stop_reason) else 0
+
+
+def _focal(options: argparse.Namespace) -> float | str | None:
+    if options.focal is None or options.focal == "diagonal":
+        focal: str | None = options.focal
+        return focal
+    try:
+        return float(options.focal)
+    except ValueError as error:
+        raise UsageError(
+            f"eft-fast {options.command}: --focal must be pixels or diagonal, got {options.focal}"
+        ) from error
 
 
 def _one_folder(photos: list[str]) -> Path | None:

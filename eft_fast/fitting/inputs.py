@@ -14,8 +14,11 @@ from eft_fast import imaging
 from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
 from eft_fast.keypoints import JointSet, to_spin49
 
-#: Pinholes [N,3,3] of all people, ``DIAGONAL``, or none.
-Pinholes = npt.NDArray[np.float64] | str | None
+#: A photo's pinhole [3,3]; the focal length in pixels, of a pinhole at the photo's middle; or
+#: ``DIAGONAL``.
+Pinhole = npt.NDArray[np.float64] | float | str
+#: Pinholes [N,3,3] of all people, one word or number for all, or none.
+Pinholes = Pinhole | None
 #: Right and left among the 49: annotated ankles, and knees of OpenPose, whose block is the first.
 _ANKLES: Final = (25, 30)
 _OPENPOSE_KNEES: Final = (10, 13)
@@ -64,7 +67,7 @@ def prepare_person(
     input_size: int,
     *,
     strict: bool = False,
-    pinhole: npt.NDArray[np.float64] | str | None = None,
+    pinhole: Pinhole | None = None,
 ) -> Person:
     """Crop the person and bring the keypoints into the crop.
 
@@ -76,7 +79,7 @@ def prepare_person(
         input_size: Side of the crop in pixels.
         strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
             be cut, and always apply the rule for ankles at the border, as the reference does.
-        pinhole: Of the photo, ``[3, 3]``; ``diagonal``: made from its size; None: not used.
+        pinhole: Of the photo; None: the weak camera is used.
     """
     if isinstance(photo, Exception):
         return _without_image(keypoints, str(photo))
@@ -105,26 +108,30 @@ def prepare_person(
         center=np.asarray(crop.center, dtype=np.float64),
         scale=float(crop.scale),
         message="; ".join(notes),
-        intrinsics=_diagonal_pinhole(width, height) if isinstance(pinhole, str) else pinhole,
+        intrinsics=_make_pinhole(pinhole, width, height),
     )
 
 
-def check_pinholes(intrinsics: npt.ArrayLike | str | None, people: int) -> Pinholes:
+def check_pinholes(intrinsics: npt.ArrayLike | float | str | None, people: int) -> Pinholes:
     """Bring the argument of ``fit_batch`` into one form.
 
     Raises:
-        ValueError: If it is neither ``diagonal`` nor pinholes of all people.
+        ValueError: If it is neither ``diagonal``, nor a focal length, nor pinholes of all people.
     """
     if intrinsics is None:
         return None
     if isinstance(intrinsics, str):
         if intrinsics != DIAGONAL:
             raise ValueError(
-                f"fit_batch: intrinsics must be {DIAGONAL!r}, [3, 3] or [{people}, 3, 3], "
-                f"got {intrinsics!r}"
+                f"fit_batch: intrinsics must be {DIAGONAL!r}, a focal length, [3, 3] or "
+                f"[{people}, 3, 3], got {intrinsics!r}"
             )
         return intrinsics
     given = np.asarray(intrinsics, dtype=np.float64)
+    if given.ndim == 0:
+        if not 0 < float(given) < np.inf:
+            raise ValueError(f"fit_batch: a focal length must be positive, got {float(given):g}")
+        return float(given)
     if given.shape == (3, 3):
         given = np.broadcast_to(given, (people, 3, 3))
     if given.shape != (people, 3, 3):
@@ -141,8 +148,12 @@ def check_pinholes(intrinsics: npt.ArrayLike | str | None, people: int) -> Pinho
     return given
 
 
-def _diagonal_pinhole(width: int, height: int) -> npt.NDArray[np.float64]:
-    focal = default_focal_length(width, height)
+def _make_pinhole(
+    pinhole: Pinhole | None, width: int, height: int
+) -> npt.NDArray[np.float64] | None:
+    if pinhole is None or isinstance(pinhole, np.ndarray):
+        return pinhole
+    focal = default_focal_length(width, height) if isinstance(pinhole, str) else pinhole
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from eft_fast import imaging
-from eft_fast.fitting.inputs import Person, prepare_person, refused_person
+from eft_fast.fitting.inputs import Person, Pinhole, prepare_person, refused_person
 from eft_fast.fitting.person import CropJob, Fitter, PersonFit
 from eft_fast.keypoints import JointSet
 
@@ -28,14 +28,14 @@ class GivenPerson:
         image: A path, or RGB uint8 ``[H, W, 3]``.
         keypoints: ``[K, 3]``: x, y in photo pixels and confidence.
         box: x, y, width, height in photo pixels; NaN: of the keypoints.
-        pinhole: Of the photo, ``[3, 3]``; ``diagonal``: made from its size; None: weak camera.
+        pinhole: Of the photo, see ``inputs.Pinhole``; None: weak camera.
         problem: What makes this person impossible to fit; None if nothing does.
     """
 
     image: Image
     keypoints: npt.NDArray[np.float32]
     box: npt.NDArray[np.float64]
-    pinhole: npt.NDArray[np.float64] | str | None = None
+    pinhole: Pinhole | None = None
     problem: str | None = None
 
 

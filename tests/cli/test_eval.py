@@ -122,6 +122,15 @@ def test_fit_by_smplify(dataset, tiny, tmp_path, capsys):
     assert (summary["method"], summary["mode"]) == ("smplify2016", "limits")
     result = FitResult.load(tmp_path / "fits" / "fits.npz")
     assert int(result.steps[0]) > 0
+    assert result.intrinsics.isnan().all()
+    wide = [*arguments, "--max-steps", "3", "--focal", "300", "--out", str(tmp_path / "wide")]
+    assert main(wide) == 0
+    capsys.readouterr()
+    near = FitResult.load(tmp_path / "wide" / "fits.npz")
+    assert near.intrinsics[0].tolist() == [[300, 0, 79.5], [0, 300, 79.5], [0, 0, 1]]
+    assert 0 < float(near.cam_transl()[0, 2]) < 20
+    assert main([*arguments, "--focal", "exif", "--out", str(tmp_path / "fits")]) == 2
+    assert "--focal must be pixels or diagonal, got exif" in capsys.readouterr().err
     assert main([*arguments[:-1], "vposer", "--out", str(tmp_path / "fits")]) == 2
     assert "prior must be one of" in capsys.readouterr().err
 

@@ -239,6 +239,14 @@ def test_an_unknown_focal_length(photos, regressor, body):
     assert torch.equal(result.intrinsics, want.expand(2, 3, 3))
 
 
+def test_a_known_focal_length(photos, regressor, body):
+    result = eft_fast.fit_batch(
+        *photos, intrinsics=500, method="none", regressor=regressor, body=body, progress=False
+    )
+    want = torch.tensor([[500.0, 0, 159.5], [0, 500.0, 119.5], [0, 0, 1]])
+    assert torch.equal(result.intrinsics, want.expand(2, 3, 3))
+
+
 def test_files_without_pinholes_load(photos, regressor, body, tmp_path):
     result = eft_fast.fit_batch(
         *photos, method="none", regressor=regressor, body=body, progress=False
@@ -258,6 +266,7 @@ def test_files_without_pinholes_load(photos, regressor, body, tmp_path):
         (np.eye(3)[None], r"must be \[3, 3\] or \[2, 3, 3\], got \[1, 3, 3\]"),
         (-np.eye(3), "positive focal lengths and a last row"),
         (np.full((3, 3), np.nan), "positive focal lengths"),
+        (-3.0, "a focal length must be positive, got -3"),
     ],
 )
 def test_wrong_pinholes_are_refused(intrinsics, words, photos, regressor, body):
