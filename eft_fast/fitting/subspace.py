@@ -11,7 +11,9 @@ from EFT's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -114,7 +116,8 @@ class SubspaceFitter:
         batched: As of ``SlotFitter``.
 
     Raises:
-        ValueError: As of ``SlotFitter``.
+        ValueError: As of ``SlotFitter``; in ``fit``, if an operator of the network has no
+            forward-mode derivative.
     """
 
     def __init__(
@@ -260,7 +263,7 @@ class _OneByOne:
         """How the answer moves along a direction, to first order."""
         images = []
         for i, inputs in enumerate(self._inputs):
-            with forward_ad.dual_level():
+            with _forward_mode():
                 duals = [
                     forward_ad.make_dual(start, each[i])
                     for start, each in zip(self._network.start(), direction, strict=True)
@@ -314,7 +317,7 @@ class _Stacked:
     def image(self, direction: list[Tensor]) -> Tensor:
         """How the answer moves along a direction, to first order."""
         self._stack.set_at_start(False)
-        with forward_ad.dual_level():
+        with _forward_mode():
             tangents = iter(direction)
             for layer in self._stack.layers:
                 layer.delta = {
@@ -335,6 +338,20 @@ class _Stacked:
         self._stack.narrow(len(self._img))
         self._stack.set_at_start(False)
         return self._run()
+
+
+@contextmanager
+def _forward_mode() -> Iterator[None]:
+    """Forward-mode derivatives, or one sentence about the operator that has none."""
+    try:
+        with forward_ad.dual_level():
+            yield
+    except NotImplementedError as error:
+        found = re.search(r"aten::\w+", str(error))
+        raise ValueError(
+            "fit_batch: mode 'subspace' needs forward-mode derivatives of the whole network, and "
+            f"{found[0] if found else 'one of its operators'} has none; use another mode"
+        ) from error
 
 
 def _pull(x: Tensor, leaves: list[Tensor], gradient: Tensor) -> tuple[Tensor | None, ...]:

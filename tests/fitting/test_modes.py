@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from eft_fast.fitting.config import EFT_MODES, EftConfig
+from eft_fast.fitting.config import EFT_MODES, MODE_LR, EftConfig
 from eft_fast.fitting.eft import fit_crops
 from eft_fast.fitting.engine import make_slot_fitter
 from eft_fast.fitting.modes import LoraLayer, make_network, share, tuned_parameters
@@ -115,7 +115,7 @@ def test_modes_that_a_regressor_lacks_are_refused():
 
 def test_learning_rates_of_the_modes():
     assert EftConfig().lr_of("full") == EftConfig().lr_of("head") == 5e-6
-    assert EftConfig().lr_of("feature") == 1e-2
+    assert EftConfig().lr_of("feature") == MODE_LR["feature"] > EftConfig().lr_of("full")
     assert EftConfig(lr=1.0).lr_of("feature") == 1.0
 
 
@@ -264,7 +264,17 @@ class Third(Regressor):
         return iter([*self.leave.parameters(), self.scale])
 
 
-@pytest.mark.parametrize("mode", ["full", "head", "lora", "subspace"])
+def test_an_operator_without_forward_mode_is_named():
+    """Attention has no forward-mode derivative in torch: ``subspace`` says so in one sentence."""
+    net, body = Third().eval(), toy.ToyBody()
+    img, target = toy.make_people(1)
+    with pytest.raises(
+        ValueError, match=r"mode 'subspace' needs forward-mode .* aten::\w+ has none"
+    ):
+        fit_crops(net, body, img, target, config=EftConfig(threshold=0), mode="subspace")
+
+
+@pytest.mark.parametrize("mode", ["full", "head", "lora"])
 def test_a_third_network_is_fitted(mode):
     """Layers without a batched form: the general way fits them, equal to the loop."""
     torch.manual_seed(2)
