@@ -118,6 +118,7 @@ def measure(name: str, layer: nn.Conv2d, size: tuple[int, ...], slots: int, roun
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.layers")
     parser.add_argument("--networks", nargs="+", choices=("hmr", "open"), default=["hmr", "open"])
+    parser.add_argument("--only", default="", metavar="TEXT", help="layers whose name holds it")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
