@@ -29,6 +29,11 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     parser.add_argument("target", choices=_TARGETS, metavar="TARGET", help=", ".join(_TARGETS))
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds that are counted")
     parser.add_argument("--threads", type=int, metavar="N", help="on the CPU")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="instead of wall time: one thread on a machine that others use too",
+    )
     parser.add_argument("--regressor", default="open", help="of onnx: open, or a checkpoint")
     parser.add_argument(
         "--model", metavar="DIR", help="of onnx: an fp32 export of it; default: made for the run"
@@ -55,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
             "installation is not; run it in a clone installed with pip install -e '.[bench]'"
         )
     more = ["--json"] if options.json else []
+    more += ["--processor-time"] if options.processor_time else []
     for name in ("rounds", "threads"):
         value = getattr(options, name)
         more += [] if value is None else [f"--{name}", str(value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def bench_onnx(options: argparse.Namespace) -> int:
             f"eft-fast bench: --engines must be of {', '.join(ENGINES)}, with {OURS} among them"
         )
     threads = options.threads or usable_cpus()
+    if options.processor_time and threads != 1:
+        raise UsageError("eft-fast bench: --processor-time needs --threads 1")
+    clock = time.process_time if options.processor_time else time.perf_counter
     regressor = load_regressor(options.regressor)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.model or Path(scratch) / "fp32")
@@ -45,7 +49,7 @@ def bench_onnx(options: argparse.Namespace) -> int:
         engines = open_engines(regressor, folder, crops, place, names=names, threads=threads)
         rows: list[dict[str, Any]] = []
         for batch in batches:
-            rows += compare_engines(engines, photos, batch, rounds)
+            rows += compare_engines(engines, photos, batch, rounds, clock)
             if not options.quiet:
                 note(f"timed batches of {batch}")
     summary = {
@@ -54,6 +58,7 @@ def bench_onnx(options: argparse.Namespace) -> int:
         "threads": threads,
         "rounds": rounds,
         "processor": _processor(),
+        "clock": "processor" if options.processor_time else "wall",
     }
     emit(summary, _lines(summary), as_json=options.json)
     return 0
@@ -100,6 +105,6 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         lines.append(line("peer", row, row["peer"], 1 / row["ratio"]))
     lines.append(
         f"{summary['processor']}, {summary['threads']} threads, medians of {summary['rounds']} "
-        "rounds in turns"
+        f"rounds in turns, {summary['clock']} time"
     )
     return lines + [f"left out: {name}: {why}" for name, why in summary["left_out"].items()]

@@ -113,19 +113,27 @@ def _torch_runner(graph: Any, card: ModelCard) -> Callable[[np.ndarray], Outputs
     return run
 
 
-def interleave(jobs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    jobs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of one call of each job in each round; a first round warms up and is dropped."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start = clock()
             job()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: values[1:] for name, values in seconds.items()}
 
 
 def compare_engines(
-    engines: Engines, crops: UInt8[np.ndarray, "N S S 3"], batch: int, rounds: int
+    engines: Engines,
+    crops: UInt8[np.ndarray, "N S S 3"],
+    batch: int,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[dict[str, Any]]:
     """Time one batch size; a row per peer, beside ONNX Runtime in fp32.
 
@@ -134,10 +142,11 @@ def compare_engines(
         crops: Fill the batches; differences are those on the crops, to eager torch.
         batch: Crops in a batch.
         rounds: Rounds that count.
+        clock: Gives seconds; ``time.process_time`` on a shared machine, with one thread.
     """
     images = crops[np.arange(batch) % len(crops)]
     jobs = {name: (lambda run=run: run(images)) for name, run in engines.run.items()}
-    seconds = {name: statistics.median(s) for name, s in interleave(jobs, rounds).items()}
+    seconds = {name: statistics.median(s) for name, s in interleave(jobs, rounds, clock).items()}
     reference = engines.run["torch_eager" if "torch_eager" in engines.run else OURS](crops)
     for peer in engines.run:
         if peer == OURS:

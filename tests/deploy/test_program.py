@@ -135,6 +135,8 @@ def test_predict_takes_boxes_from_annotations(tiny_export, photos, tmp_path, cap
         (["bench", "cats"], 2, "cats"),
         (["bench", "onnx", "--batch", "0"], 2, "--batch"),
         (["bench", "onnx", "--model", "{model}"], 2, "other weights"),
+        (["bench", "onnx", "--processor-time", "--threads", "2"], 2, "needs --threads 1"),
+        (["bench", "onnx", "--engines", "tflite"], 2, "--engines"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence(tiny_export, photos, tmp_path, capsys, arguments, code, words):
