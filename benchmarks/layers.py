@@ -133,6 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.networks:
         regressor = Hmr().eval() if name == "hmr" else load_regressor()
         for place, layer, size in find_layers(regressor):
+            if options.only not in place:
+                continue
             print(
                 measure(f"{name} {place}", layer, size, options.slots, options.rounds), flush=True
             )
