@@ -176,18 +176,20 @@ def summarise(
     return table
 
 
-def at_equal_error(scores: list[MethodScore]) -> dict[str, dict[str, float]]:
+def at_equal_error(scores: list[MethodScore]) -> dict[str, dict[str, dict[str, float]]]:
     """EFT against each fit from the same start, at the pass where EFT's 2D error is as low.
 
     Returns:
-        Of each fit that started from the regressor: its 2D and aligned error, the first pass whose
-        mean 2D error is not above it, EFT's errors there, and the mean difference of the aligned
-        errors of the same people (EFT minus the fit) with its 95 % bootstrap interval. A fit whose
-        2D error EFT did not reach is compared with EFT's last pass.
+        By each EFT that was followed, of each fit that started from the regressor: its 2D and
+        aligned error, the first pass whose mean 2D error is not above it, EFT's errors there, and
+        the mean difference of the aligned errors of the same people (EFT minus the fit) with its
+        95 % bootstrap interval. A fit whose 2D error EFT did not reach is compared with EFT's last
+        pass.
     """
-    traced = next((each for each in scores if each.curve), None)
-    if traced is None:
-        return {}
+    return {each.name: _compare(each, scores) for each in scores if each.curve}
+
+
+def _compare(traced: MethodScore, scores: list[MethodScore]) -> dict[str, dict[str, float]]:
     error_of_pass = [float(np.nanmean(step["kp_error_px"])) for step in traced.curve]
     table: dict[str, dict[str, float]] = {}
     for each in scores:

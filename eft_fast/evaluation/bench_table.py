@@ -48,8 +48,8 @@ def to_markdown(summary: dict[str, Any], command: str) -> str:
     for level in summary["levels"]:
         name = "exact keypoints" if level["noise"] == 0 else _DETECTOR.format(**level)
         lines += [f"## With {name}", "", *_table(level["methods"]), ""]
-        if level["equal_error"]:
-            lines += [*_equal_table(level["equal_error"]), ""]
+        for name, rows in level["equal_error"].items():
+            lines += [*_equal_table(name, rows), ""]
         lines += [_paragraph(level), ""]
     return "\n".join(lines)
 
@@ -75,9 +75,9 @@ def _with_interval(row: dict[str, float], key: str, form: str) -> str:
     return f"{row[key]:{form}} [{row[f'{key}_low']:{form}}, {row[f'{key}_high']:{form}}]"
 
 
-def _equal_table(rows: dict[str, dict[str, float]]) -> list[str]:
+def _equal_table(name: str, rows: dict[str, dict[str, float]]) -> list[str]:
     lines = [
-        "At equal 2D error, from the same start: EFT (all weights) is stopped at the first pass "
+        f"At equal 2D error, from the same start: {name} is stopped at the first pass "
         "whose mean 2D error is not above the fit's; the difference is EFT minus the fit, of the "
         "same people.",
         "",
@@ -105,21 +105,25 @@ def _paragraph(level: dict[str, Any]) -> str:
         f"{eft['worse_than_start']:.0%} of the people end with a higher aligned error than they "
         "started with."
     ]
-    if equal:
-        clear = [name for name, row in equal.items() if row["difference_mm_high"] < 0]
-        better = [name for name, row in equal.items() if row["difference_mm"] < 0]
-        lost = [name for name, row in equal.items() if row["difference_mm"] >= 0]
-        short = [name for name, row in equal.items() if row["eft_kp_error_px"] > row["kp_error_px"]]
+    words += [_compare_words(name, compared) for name, compared in equal.items() if compared]
+    return " ".join(words)
+
+
+def _compare_words(eft: str, equal: dict[str, dict[str, float]]) -> str:
+    clear = [name for name, row in equal.items() if row["difference_mm_high"] < 0]
+    better = [name for name, row in equal.items() if row["difference_mm"] < 0]
+    lost = [name for name, row in equal.items() if row["difference_mm"] >= 0]
+    short = [name for name, row in equal.items() if row["eft_kp_error_px"] > row["kp_error_px"]]
+    words = [
+        f"Of {len(equal)} fits of the parameters from the same start, {eft} has the lower aligned "
+        f"error at equal 2D error against {len(better)}, against {len(clear)} of them beyond "
+        "doubt (the interval excludes 0)."
+    ]
+    if lost:
+        words.append(f"It does not win against {', '.join(lost)}.")
+    if short:
         words.append(
-            f"Of {len(equal)} fits of the parameters from the same start, EFT has the lower "
-            f"aligned error at equal 2D error against {len(better)}, against {len(clear)} of them "
-            "beyond doubt (the interval excludes 0)."
+            f"It did not reach the 2D error of {', '.join(short)} within its passes, and is "
+            "compared there at its last one."
         )
-        if lost:
-            words.append(f"It does not win against {', '.join(lost)}.")
-        if short:
-            words.append(
-                f"It did not reach the 2D error of {', '.join(short)} within its passes, and is "
-                "compared there at its last one."
-            )
     return " ".join(words)

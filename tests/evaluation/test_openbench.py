@@ -158,7 +158,9 @@ def test_methods_are_compared_at_equal_2d_error():
         made_up("closer", 1.0, [60.0] * 3, starts_from="regressor"),
         made_up("elsewhere", 6.0, [60.0] * 3, starts_from="mean"),
     ]
-    table = bench_scores.at_equal_error(scores)
+    tables = bench_scores.at_equal_error(scores)
+    assert list(tables) == ["eft_long"]
+    table = tables["eft_long"]
     assert list(table) == ["fit", "closer"]
     assert table["fit"]["eft_passes"] == 3
     assert table["fit"]["difference_mm"] == pytest.approx(-7.0)
@@ -215,7 +217,8 @@ def test_names_are_those_of_the_contract():
     assert len(set(names)) == len(names)
     assert "eft_layer4" in names
     without = openbench.default_methods(SimpleNamespace(stages=("head", "feature")))
-    assert set(names) - {method.name for method in without} == {"eft_layer3", "eft_layer4"}
+    missing = {"eft_layer3", "eft_layer4", "eft_layer4_long"}
+    assert set(names) - {method.name for method in without} == missing
 
 
 def test_wrong_size_is_refused(body, regressor):
