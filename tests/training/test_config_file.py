@@ -42,7 +42,7 @@ def test_fields_at_any_depth_and_paths(tmp_path: Path) -> None:
 def test_the_committed_file_is_whole() -> None:
     run = load_run(REPO / "docs" / "train_small.toml")
     assert run.stages == ("render", "head", "finetune", "evaluate")
-    assert run.recipe.train == 3000
+    assert run.recipe.train == 2000
 
 
 @pytest.mark.parametrize(
