@@ -24,7 +24,7 @@ from eft_fast.fitting.pose_priors import PosePrior, load_pose_prior
 from eft_fast.fitting.recipes import Recipe, SmplifyConfig, Stage, resolve_recipe
 from eft_fast.fitting.result import SmplParams
 from eft_fast.fitting.smplify import to_matrices
-from eft_fast.fitting.solvers import minimise
+from eft_fast.fitting.solvers import Solution, minimise
 from eft_fast.geometry.cameras import crop_intrinsics, project_intrinsics
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.geometry.triangulation import rigid_motion, triangulate
@@ -117,11 +117,34 @@ def fit_views(
         *(part.to(like) for part in (cameras.intrinsics, cameras.rotation, cameras.translation))
     )
     points = triangulate(given, cameras.intrinsics, cameras.rotation, cameras.translation)
+    x, steps, finite, last = _run_stages(
+        body, prior, resolve_recipe(config, has_pinholes=True), given, cameras, points
+    )
+    rotmat = to_matrices(x[:, POSE])
+    return ViewFits(
+        SmplParams.from_rotmat(rotmat, x[:, BETAS].clone()),
+        x[:, CAMERA].clone(),
+        last.loss,
+        _errors_px(body, x, given, cameras),
+        steps,
+        last.converged,
+        finite,
+    )
+
+
+def _run_stages(
+    body: Smpl,
+    prior: PosePrior,
+    recipe: Recipe,
+    keypoints_2d: Tensor,
+    cameras: PhotoCameras,
+    points: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Solution]:
+    """Parameters, updates and finiteness of each person, and how the last stage ended."""
     begin = _start(body, prior, points)
-    recipe = resolve_recipe(config, has_pinholes=True)
-    views = given.shape[1]
+    views = keypoints_2d.shape[1]
     places, size = make_places(views, slice(0, NUM_PARAMETERS))
-    target, packed = _to_crops(given, cameras)
+    target, packed = _to_crops(keypoints_2d, cameras)
     x, anchor = begin, begin.repeat_interleave(views, 0)
     steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     finite = torch.ones_like(steps, dtype=torch.bool)
@@ -129,9 +152,8 @@ def fit_views(
         rows = StageObjective(
             body, prior, recipe, _for_views(stage, recipe, views), target, anchor, anchor, packed
         )
-        shared = SharedObjective(rows, places, size)
         solution = minimise(
-            shared,
+            SharedObjective(rows, places, size),
             x,
             solver=recipe.solver,
             steps=stage.steps,
@@ -139,16 +161,7 @@ def fit_views(
             stop_below=stage.stop_below,
         )
         x, steps, finite = solution.x, steps + solution.steps, finite & solution.finite
-    rotmat = to_matrices(x[:, POSE])
-    return ViewFits(
-        SmplParams.from_rotmat(rotmat, x[:, BETAS].clone()),
-        x[:, CAMERA].clone(),
-        solution.loss,
-        _errors_px(body, x, given, cameras),
-        steps,
-        solution.converged,
-        finite,
-    )
+    return x, steps, finite, solution
 
 
 def _for_views(stage: Stage, recipe: Recipe, views: int) -> Stage:
