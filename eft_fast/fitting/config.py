@@ -11,7 +11,7 @@ from typing import Final
 EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora", "subspace")
 #: Learning rates where ``EftConfig.lr`` is None. That of weights is the reference's own; the others
 #: move other quantities, and were chosen on rendered people (docs/fitting.md).
-MODE_LR: Final = {"feature": 3e-3, "lora": 3e-4}
+MODE_LR: Final = {"feature": 3e-3, "lora": 1e-4}
 WEIGHT_LR: Final = 5e-6
 #: Arithmetic of the network's layers; ``3xtf32`` and ``tf32`` are that of the CUDA kernels.
 PRECISIONS: Final = ("fp32", "3xtf32", "tf32", "bf16")
