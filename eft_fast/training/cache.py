@@ -143,6 +143,8 @@ def cache_maps(
     name the trunk's weights: use one folder per trunk.
     """
     paths = [maps_path(shard, stages) for shard in shards]
+    # At high resolution convolutions with the channels last take half the time of the others.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for shard, path in zip(tqdm(shards, desc="frozen stages", unit="shard"), paths, strict=True):
         if path.is_file():
             continue
