@@ -82,7 +82,7 @@ def people_from_annotations(
 
 
 def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
-    """Find people and their keypoints with the open regressor's own trunk."""
+    """Find people and their keypoints with the published trunk of the open regressor."""
     from tqdm import tqdm
 
     from eft_fast import imaging

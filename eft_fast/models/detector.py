@@ -1,6 +1,7 @@
 """Keypoints from a plain photo, for users who bring none.
 
-The landmark network of the open regressor looks through windows of several sizes. Where it sees
+BlazePose's landmark network looks through windows of several sizes, with the published weights: the
+open regressor's own were trained further for the body, away from its heatmaps. Where it sees
 somebody, it draws the next crop itself: two of its landmarks mark the hips and a circle around the
 person. Its person score is near 1 for many things that are no people; its heatmaps tell them apart,
 so the person that counts is the one whose limbs have sharp heatmaps.
@@ -16,6 +17,8 @@ the missed people count as wrong); one false person there, and three on 13 photo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -37,6 +40,8 @@ from eft_fast.models.blazepose import (
 )
 from eft_fast.models.open_regressor import OpenRegressor
 
+#: The published trunk, as ``tools/convert_blazepose.py`` wrote it.
+PUBLISHED_TRUNK_PATH: Final = Path(__file__).parent.parent / "assets" / "blazepose_full.npz"
 #: Sides of the windows, as shares of the photo's longer side.
 WINDOW_SHARES: Final = (1.0, 0.7, 0.5, 0.35, 0.25)
 #: Distance between neighbouring windows over their side.
@@ -116,8 +121,9 @@ def detect_people(
 
     Args:
         image: RGB photo, as ``imaging.load_image`` returns it.
-        regressor: The open regressor; its trunk does the work. On one CPU core a photo takes
-            seconds.
+        regressor: The open regressor; the published weights of its trunk do the work, on its
+            device. Trunks of other sizes than "full" look for themselves. On one CPU core a photo
+            takes seconds.
         joint_set: Order of the keypoints to return; joints are matched by name.
 
     Raises:
@@ -136,12 +142,31 @@ def detect_people(
             f"detect_people: regressor must be the open one, got {type(regressor).__name__}; "
             "pass load_regressor()"
         )
-    looks = _look(image, make_windows(image), regressor.trunk)
+    trunk = find_trunk(regressor)
+    looks = _look(image, make_windows(image), trunk)
     looks = [look for look in looks if look.score >= WINDOW_SCORE]
     for _ in range(REFINEMENTS):
-        looks = _look(image, [_redraw(look) for look in looks], regressor.trunk)
+        looks = _look(image, [_redraw(look) for look in looks], trunk)
     looks = [look for look in looks if look.sharpness >= PERSON_SHARPNESS]
     return [_to_detection(look, image, order) for look in _choose(looks)]
+
+
+def find_trunk(regressor: OpenRegressor) -> BlazePose:
+    """Return the network that looks for people: the published one where the trunk is that one's.
+
+    Training for the body moves what score, heatmaps and auxiliary landmarks read.
+    """
+    trunk = regressor.trunk
+    if getattr(trunk, "variant", None) != "full":
+        return trunk
+    return _load_published(trunk.stem.weight.device)
+
+
+@lru_cache(maxsize=2)
+def _load_published(device: torch.device) -> BlazePose:
+    with np.load(PUBLISHED_TRUNK_PATH, allow_pickle=False) as archive:
+        trunk = BlazePose.from_arrays({name: archive[name] for name in archive.files})
+    return trunk.to(device).eval()
 
 
 def make_windows(image: UInt8[np.ndarray, "H W 3"]) -> list[Crop]:

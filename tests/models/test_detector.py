@@ -13,13 +13,16 @@ from eft_fast.imaging import load_image
 from eft_fast.keypoints import joint_set
 from eft_fast.models.blazepose import BlazePose, BlazePoseOutput
 from eft_fast.models.detector import (
+    PUBLISHED_TRUNK_PATH,
     Detection,
     detect_people,
+    find_trunk,
     make_windows,
     sharpen_landmarks,
 )
 from eft_fast.models.hmr import Hmr
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.models.registry import load_regressor
 
 
 def make_place_photo(width: int, height: int) -> np.ndarray:
@@ -152,6 +155,22 @@ def test_rejects_bad_input():
         detect_people(photo / 255, OpenRegressor.make_tiny())
     with pytest.raises(ValueError, match="joint_set: expected the name of a joint set"):
         detect_people(photo, OpenRegressor.make_tiny(), joint_set="coco71")
+
+
+def test_people_are_looked_for_with_the_published_weights():
+    """Those of the shipped regressor were trained further, and so may a user's be."""
+    regressor = load_regressor()
+    with np.load(PUBLISHED_TRUNK_PATH) as archive:
+        published = {name: torch.from_numpy(archive[name]).float() for name in archive.files}
+    found = find_trunk(regressor).state_dict()
+    assert set(found) == set(published)
+    assert all(torch.equal(found[name], value) for name, value in published.items())
+    own = regressor.trunk.state_dict()
+    assert not torch.equal(own["stages.4.0.expand.weight"], found["stages.4.0.expand.weight"])
+    assert torch.equal(own["stages.3.0.expand.weight"], found["stages.3.0.expand.weight"])
+    # Nobody is in a grey photo: the trained trunk's score says 0.99 there.
+    grey = np.full((256, 256, 3), 124, np.uint8)
+    assert detect_people(grey, regressor) == []
 
 
 def converted_regressor(shared_dir) -> OpenRegressor:
