@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 _NUM_COCO: Final = 17
 #: Passes of the EFT run that is followed, to compare methods where their 2D errors are equal.
 LONG_PASSES: Final = 40
-#: Learning rate of the run that moves the last stage. The only one tried, and looked at on the first
-#: 32 people of the bench's own set: its rows are no independent test of this choice.
+#: Learning rate of the run that moves the last stage. The only one tried, and looked at on the
+#: first 32 people of the bench's own set: its rows are no independent test of this choice.
 LAYER4_LR: Final = 1e-5
 #: Rounds of the SPIN-style refit over the whole set, and pictures of one of its updates.
 _SPIN_ROUNDS: Final = 3
