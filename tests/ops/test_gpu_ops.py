@@ -1,4 +1,4 @@
-"""The cases that tools/gpu_check.py times on a GPU: here they run once on the CPU, and agree."""
+"""The cases that tools/gpu_ops.py times on a GPU: here they run once on the CPU, and agree."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 @pytest.fixture
-def gpu_check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def gpu_ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     pytest.importorskip("smplx")
-    path = Path(__file__).resolve().parents[2] / "tools" / "gpu_check.py"
-    spec = importlib.util.spec_from_file_location("gpu_check", path)
+    path = Path(__file__).resolve().parents[2] / "tools" / "gpu_ops.py"
+    spec = importlib.util.spec_from_file_location("gpu_ops", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,9 +26,9 @@ def gpu_check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_every_case_runs_and_implementations_agree(gpu_check):
+def test_every_case_runs_and_implementations_agree(gpu_ops):
     results: dict[str, list[tuple[str, list[torch.Tensor]]]] = {}
-    for case, who, call in gpu_check.cases(2):
+    for case, who, call in gpu_ops.cases(2):
         results.setdefault(case, []).append((who, [t.detach() for t in call()]))
     expected = {"eft_fast", "plain torch", "smplx"}
     for case in ("points forward", "points forward+backward"):
