@@ -36,7 +36,11 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         epilog=_EXAMPLE,
     )
     parser.add_argument("protocol", choices=("openbench", "coco", "cards"))
-    parser.add_argument("--motion", metavar="DIR", help="folder of converted motion capture")
+    parser.add_argument(
+        "--motion",
+        metavar="DIR",
+        help="folder of converted motion capture; without it poses come from the pose prior",
+    )
     parser.add_argument("--backgrounds", metavar="DIR", help="folder of photographs, if any")
     parser.add_argument("--photos", metavar="DIR", help="of coco: folder of photos")
     parser.add_argument("--annotations", metavar="FILE", help="of coco: keypoints JSON")
@@ -84,16 +88,17 @@ def _openbench(options: argparse.Namespace, names: list[str] | None) -> int:
     from eft_fast.evaluation.bench_table import to_markdown
 
     chosen_methods(names, None)  # a wrong name is told before anything is loaded
-    if options.motion is None:
-        raise UsageError("eft-fast eval: openbench needs --motion, a folder of motion capture")
     if options.count < 1:
         raise UsageError(f"eft-fast eval: --count must be at least 1, got {options.count}")
+    if options.motion is None and not options.quiet:
+        note("note: without --motion, poses are drawn from the pose prior, which favours its users")
     regressor, body = load_regressor(options.regressor), load_body()
     methods = chosen_methods(names, regressor)
     arrays, digest = _render(options, regressor.input_size)
     levels = [_run_level(options, methods, regressor, body, arrays, n) for n in options.noise]
     summary = {
         "people": len(arrays),
+        "poses": "prior" if options.motion is None else "motion",
         "noise": levels[0]["noise"],
         "seed": SEED,
         "set_sha256": digest,
@@ -139,7 +144,9 @@ def _run_level(
 
 def _command(options: argparse.Namespace) -> str:
     """The command that makes this page again; folders by what they hold."""
-    words = ["eft-fast eval openbench --motion CMU"]
+    words = ["eft-fast eval openbench"]
+    if options.motion is not None:
+        words.append("--motion CMU")
     if options.backgrounds is not None:
         words.append("--backgrounds PHOTOS")
     words += [f"--count {options.count}", "--noise " + " ".join(f"{n:g}" for n in options.noise)]
@@ -180,11 +187,12 @@ def _render(options: argparse.Namespace, size: int) -> tuple[Any, str]:
     from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
 
     out = Path(options.out)
+    poses = "prior-" if options.motion is None else ""
     job = SynthJob(
-        out=out / f"set-{options.count}-{size}",
+        out=out / f"set-{poses}{options.count}-{size}",
         split="test",
         count=options.count,
-        motion=Path(options.motion),
+        motion=None if options.motion is None else Path(options.motion),
         backgrounds=None if options.backgrounds is None else Path(options.backgrounds),
         config=SynthConfig(size=size, seed=SEED),
     )

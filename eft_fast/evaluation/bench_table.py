@@ -18,6 +18,12 @@ _DETECTOR: Final = (
 #: Rows of which the text speaks.
 _EFT: Final = "eft"
 _START: Final = "regressor"
+#: Where the poses of a set come from.
+_POSES: Final = {
+    "motion": "of motion that no training saw",
+    "prior": "in poses drawn from the shipped pose prior (methods that use this prior know where "
+    "the truth comes from; motion capture is the fair test)",
+}
 
 
 def to_markdown(summary: dict[str, Any], command: str) -> str:
@@ -27,10 +33,11 @@ def to_markdown(summary: dict[str, Any], command: str) -> str:
         summary: What the command prints with ``--json``.
         command: The command.
     """
+    poses = _POSES[summary["poses"]]
     lines = [
         "# openbench",
         "",
-        f"{summary['people']} rendered people of motion that no training saw, under new shapes, "
+        f"{summary['people']} rendered people {poses}, under new shapes, "
         "cameras, backgrounds and occluders. Lengths in mm on the body that was drawn (14 joints, "
         "root: pelvis joint; vertices), 2D error in pixels of the 256 px crop against the true "
         "keypoints; in brackets the 95 % bootstrap interval of the mean.",

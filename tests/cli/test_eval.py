@@ -66,6 +66,18 @@ def test_openbench(motion, tiny, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["set_sha256"] == summary["set_sha256"]
 
 
+def test_openbench_without_motion_says_where_its_poses_come_from(tiny, tmp_path, capsys):
+    arguments = ["eval", "openbench", "--count", "2", "--noise", "0", "--regressor", tiny]
+    arguments += ["--out", str(tmp_path), "--json", "--methods", "regressor"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["poses"] == "prior"
+    assert "poses are drawn from the pose prior" in printed.err
+    page = (tmp_path / "openbench.md").read_text()
+    assert "in poses drawn from the shipped pose prior" in page
+    assert "--motion" not in page
+
+
 def test_cards(capsys):
     assert main(["eval", "cards"]) == 0
     printed = capsys.readouterr().out
@@ -76,7 +88,6 @@ def test_cards(capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ([], "openbench needs --motion"),
         (["--motion", "absent"], "no file cmu_smpl24_12fps.npz"),
         (["--motion", "absent", "--count", "0"], "--count must be at least 1"),
         (["--methods", "smplify"], "method must be one of regressor, eft"),
