@@ -186,7 +186,8 @@ def test_the_page_says_what_the_numbers_say(body, regressor):
     level = {"noise": 0.0, "methods": rows, "equal_error": bench_scores.at_equal_error(scores)}
     summary = {
         "people": 3, "poses": "motion", "seed": 1, "set_sha256": "abc", "regressor": "r",
-        "regressor_sha256": "d", "body": "b", "threads": 1, "device": "cpu", "levels": [level, {**level, "noise": 0.02}],
+        "regressor_sha256": "d", "body": "b", "threads": 1, "device": "cpu",
+        "levels": [level, {**level, "noise": 0.02}],
     }  # fmt: skip
     page = to_markdown(summary, "the command")
     assert "the command" in page
