@@ -257,12 +257,16 @@ class Smpl(nn.Module):
             each = ", ".join(f"{k} {v.shape[0]}" for k, v in given.items() if v is not None)
             raise ValueError(f"Smpl: inputs must be of as many people, got {each}")
         (count,) = people
-        rest = self.v_template.new_zeros(3) if pose2rot else torch.eye(3).to(self.v_template)
         zeros = self.v_template.new_zeros
+
+        # Made only where an input is missing: a fitting loop gives all of them in every call.
+        def rest() -> Tensor:
+            return zeros(3) if pose2rot else torch.eye(3).to(self.v_template)
+
         defaults = {
             "betas": lambda: zeros(1, NUM_BETAS),
-            "body_pose": lambda: rest.expand(1, _NUM_BODY_JOINTS, *rotation),
-            "global_orient": lambda: rest.expand(1, 1, *rotation),
+            "body_pose": lambda: rest().expand(1, _NUM_BODY_JOINTS, *rotation),
+            "global_orient": lambda: rest().expand(1, 1, *rotation),
         }
         full: dict[str, Tensor] = {}
         for name, value in given.items():
