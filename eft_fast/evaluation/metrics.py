@@ -57,6 +57,39 @@ def pa_mpjpe(pred: Array, gt: Array, *, with_scale: bool = True) -> Array:
     return _like(pred, (_align(p, g, with_scale) - g).norm(dim=-1).mean(-1))
 
 
+def mpjpe_of(
+    pred: Array, gt: Array, which: Array, *, root: Root = None, is_aligned: bool = False
+) -> Array:
+    """Mean distance between chosen joints, such as those that nobody saw.
+
+    Args:
+        pred: Joints ``[N, J, 3]``, metres.
+        gt: The true ones.
+        which: Whether each joint of each person counts ``[N, J]``.
+        root: As of ``mpjpe``.
+        is_aligned: Move ``pred`` first as ``pa_mpjpe`` does, by all joints, chosen or not.
+
+    Returns:
+        One distance per person, metres; NaN for who has no chosen joint.
+
+    Raises:
+        ValueError: If shapes disagree, or both a root and alignment are asked for.
+    """
+    p, g = _to_pair("mpjpe_of", pred, gt)
+    chosen = torch.as_tensor(which, dtype=torch.bool, device=p.device)
+    if chosen.shape != p.shape[:2]:
+        raise ValueError(
+            f"mpjpe_of: which must be {list(p.shape[:2])} like the joints, got {list(chosen.shape)}"
+        )
+    if is_aligned and root is not None:
+        raise ValueError(f"mpjpe_of: aligned joints have no root, got root {root}; leave one out")
+    p = _align(p, g, True) if is_aligned else _to_root("mpjpe_of", p, root)
+    distance = (p - (g if is_aligned else _to_root("mpjpe_of", g, root))).norm(dim=-1)
+    total = torch.where(chosen, distance, 0.0).sum(-1)
+    is_known = chosen.any(-1) & torch.isfinite(distance).all(-1)
+    return _like(pred, torch.where(is_known, total / chosen.sum(-1).clamp_min(1), float("nan")))
+
+
 def n_mpjpe(pred: Array, gt: Array, *, root: Root = None) -> Array:
     """Mean distance between joints after the best scale of ``pred`` about the root."""
     p, g = _to_pair("n_mpjpe", pred, gt)

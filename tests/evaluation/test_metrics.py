@@ -224,3 +224,35 @@ def test_bootstrap_interval_covers_the_mean():
 def test_wrong_input_is_refused(call, kind, words):
     with pytest.raises(kind, match=words):
         call(*random_people())
+
+
+def test_error_of_chosen_joints_by_hand():
+    """Joint 0 is the root; joint 1 is 3 off and joint 2 is 4 off after it; joint 3 is right."""
+    gt = np.array([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]] * 3)
+    pred = gt + np.array([[0, 0, 0], [0, 3, 0], [0, 0, 4], [0, 0, 0]]) + 5
+    which = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
+    np.testing.assert_allclose(metrics.mpjpe_of(pred, gt, which, root=0), [3.5, 2.0, np.nan])
+    shifted = metrics.mpjpe_of(pred, gt, which)
+    np.testing.assert_allclose(shifted[1], (np.hypot(9, 50**0.5) + 75**0.5) / 2)
+    everyone = np.ones((3, 4), bool)
+    np.testing.assert_allclose(
+        metrics.mpjpe_of(pred, gt, everyone, is_aligned=True), metrics.pa_mpjpe(pred, gt)
+    )
+    pred[0, 3] = np.nan
+    assert np.isnan(metrics.mpjpe_of(pred, gt, which, root=0)[0])
+    assert metrics.mpjpe_of(pred, gt, which, root=0)[1] == 2.0
+
+
+def test_chosen_joints_are_aligned_by_all():
+    """A body turned, scaled and moved as a whole has no error, whichever joints are looked at."""
+    rng = np.random.default_rng(2)
+    gt = rng.normal(size=(2, 14, 3))
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    which = np.zeros((2, 14), bool)
+    which[0, 3], which[1, 5:7] = True, True
+    pred = 0.5 * gt @ turn.T + 2
+    assert metrics.mpjpe_of(pred, gt, which, is_aligned=True).max() < 1e-9
+    with pytest.raises(ValueError, match=r"which must be \[2, 14\] like the joints, got \[2, 3\]"):
+        metrics.mpjpe_of(pred, gt, which[:, :3])
+    with pytest.raises(ValueError, match="aligned joints have no root"):
+        metrics.mpjpe_of(pred, gt, which, root=0, is_aligned=True)
