@@ -1,7 +1,8 @@
 """Errors of the methods of the bench, and what they say together.
 
 Joints are the 14 of ``protocols.J24_TO_J14`` on the body that was drawn, the root is its pelvis
-joint.
+joint. Hidden are those of the twelve limb joints that are occluded, outside of the picture, or
+whose keypoint the methods were not given; neck and head are no keypoints of COCO and count as seen.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from eft_fast.evaluation.protocols import J24_TO_J14
 from eft_fast.fitting.pose_priors import load_pose_prior
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import matrix_to_axis_angle
+from eft_fast.keypoints import JOINT_SETS
 from eft_fast.losses.priors import limits_exceeded, mixture_loss
 from eft_fast.models.base import RegressorOutput
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _J24_IN_SPIN49: Final = 25
 _CHUNK: Final = 64
+#: Of what EFT is compared in at equal 2D error, besides the aligned error.
+COMPARED: Final = ("mpjpe_mm", "hidden_mpjpe_mm", "hidden_pa_mpjpe_mm")
 
 Columns = dict[str, npt.NDArray[np.float64]]
 
@@ -41,7 +45,7 @@ class MethodScore:
         values: One column per measure.
         seconds: Of all fits together, the regressor included.
         starts_from: Where its fits began: ``regressor``, ``mean``, or empty.
-        curve: Of EFT, where it was followed: 2D and aligned error of everybody after each pass.
+        curve: Of EFT, where it was followed: the measures of ``quick_score`` after each pass.
     """
 
     name: str
@@ -85,16 +89,13 @@ def measure_body(body: Smpl, rotmat: Tensor, betas: Tensor) -> MeasuredBody:
 
 @torch.no_grad()
 def score(body: Smpl, output: RegressorOutput, people: BenchPeople, truth: MeasuredBody) -> Columns:
-    """Errors of each person."""
+    """Errors of each person; those of hidden joints are NaN for who has none."""
     found = measure_body(body, output.pred_rotmat, output.pred_betas)
     turns = torch.from_numpy(people.rotmat)
     prior = load_pose_prior().to(output.pred_betas)
     pose = matrix_to_axis_angle(output.pred_rotmat[:, 1:]).flatten(1)
     root = metrics.rotation_error(output.pred_rotmat[:, :1], turns[:, :1])
-    pairs = _centred(found, truth)
     columns = {
-        "pa_mpjpe_mm": 1000 * metrics.pa_mpjpe(*pairs),
-        "mpjpe_mm": 1000 * metrics.mpjpe(*pairs),
         "pve_mm": 1000
         * metrics.pve(found.vertices, truth.vertices, pred_root=found.root, gt_root=truth.root),
         "rotation_deg": torch.rad2deg(
@@ -106,20 +107,27 @@ def score(body: Smpl, output: RegressorOutput, people: BenchPeople, truth: Measu
         "large_betas": (output.pred_betas.abs().amax(1) > 3).double(),
     }
     values = {name: column.double().numpy() for name, column in columns.items()}
-    return {"kp_error_px": _error_px(found, output, people), **values}
+    return {**_point_errors(found, output, people, truth), **values}
 
 
 @torch.no_grad()
 def quick_score(
     body: Smpl, output: RegressorOutput, people: BenchPeople, truth: MeasuredBody
 ) -> Columns:
-    """2D and aligned error alone: no mesh is made."""
+    """Errors of joints and keypoints alone: no mesh is made."""
     found = _measure_points(body, output.pred_rotmat, output.pred_betas)
-    aligned = metrics.pa_mpjpe(*_centred(found, truth))
-    return {
-        "kp_error_px": _error_px(found, output, people),
-        "pa_mpjpe_mm": 1000 * aligned.numpy(),
-    }
+    return _point_errors(found, output, people, truth)
+
+
+def hidden_joints(people: BenchPeople) -> npt.NDArray[np.bool_]:
+    """Which of the 14 joints are hidden, ``[N, 14]``."""
+    keypoint_of = {j24: place for place, j24 in enumerate(JOINT_SETS["coco17"].to_j24)}
+    never = np.zeros(len(people), bool)
+    columns = [
+        people.is_hidden[:, keypoint_of[joint]] if joint in keypoint_of else never
+        for joint in J24_TO_J14
+    ]
+    return np.stack(columns, 1)
 
 
 def _measure_points(body: Smpl, rotmat: Tensor, betas: Tensor) -> MeasuredBody:
@@ -138,16 +146,40 @@ def _centred(found: MeasuredBody, truth: MeasuredBody) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _error_px(
-    found: MeasuredBody, output: RegressorOutput, people: BenchPeople
-) -> npt.NDArray[np.float64]:
-    """Mean distance to the true keypoints inside the picture; NaN without any."""
+def _point_errors(
+    found: MeasuredBody, output: RegressorOutput, people: BenchPeople, truth: MeasuredBody
+) -> Columns:
+    """Errors of keypoints, pixels, and of joints; of all, and of the hidden ones.
+
+    The 2D error of all is that inside the picture, that of hidden keypoints also outside of it.
+    """
     image = weak_project(found.coco, output.pred_cam).numpy()
     distance = np.linalg.norm(image - people.true_2d[..., :2], axis=-1) * people.image.shape[1] / 2
-    labelled = people.true_2d[..., 2] > 0
-    count = np.maximum(labelled.sum(1), 1)
-    error = np.where(labelled.any(1), np.where(labelled, distance, 0).sum(1) / count, np.nan)
-    return np.asarray(error, np.float64)
+    pairs, hidden = _centred(found, truth), torch.from_numpy(hidden_joints(people))
+    joints = {
+        "pa_mpjpe_mm": metrics.pa_mpjpe(*pairs),
+        "mpjpe_mm": metrics.mpjpe(*pairs),
+        "hidden_mpjpe_mm": metrics.mpjpe_of(*pairs, hidden),
+        "hidden_pa_mpjpe_mm": metrics.mpjpe_of(*pairs, hidden, is_aligned=True),
+    }
+    return {
+        "kp_error_px": _mean_where(people.true_2d[..., 2] > 0, distance),
+        "hidden_kp_error_px": _mean_where(people.is_hidden, distance),
+        **{name: 1000 * column.double().numpy() for name, column in joints.items()},
+    }
+
+
+def _mean_where(
+    which: npt.NDArray[np.bool_], values: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Mean of each row over what counts; NaN where nothing does."""
+    mean = np.where(which, values, 0).sum(1) / np.maximum(which.sum(1), 1)
+    return np.asarray(np.where(which.any(1), mean, np.nan), np.float64)
+
+
+def _mean(column: npt.NDArray[np.float64]) -> float:
+    """Mean over people who have a value; NaN, without a warning, if nobody has."""
+    return float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")
 
 
 def summarise(
@@ -166,7 +198,7 @@ def summarise(
         row: dict[str, float] = {}
         for name, column in each.values.items():
             low, high = metrics.bootstrap_interval(column)
-            row |= {name: float(np.nanmean(column)), f"{name}_low": low, f"{name}_high": high}
+            row |= {name: _mean(column), f"{name}_low": low, f"{name}_high": high}
         people = len(each.values["pa_mpjpe_mm"])
         row["fits_per_second"] = people / each.seconds
         if first is not None and each is not first:
@@ -183,32 +215,43 @@ def at_equal_error(scores: list[MethodScore]) -> dict[str, dict[str, dict[str, f
         By each EFT that was followed, of each fit that started from the regressor: its 2D and
         aligned error, the first pass whose mean 2D error is not above it, EFT's errors there, and
         the mean difference of the aligned errors of the same people (EFT minus the fit) with its
-        95 % bootstrap interval. A fit whose 2D error EFT did not reach is compared with EFT's last
-        pass.
+        95 % bootstrap interval; the same of each measure of ``COMPARED``, whose difference is
+        called after it: ``hidden_mpjpe_difference_mm``. A fit whose 2D error EFT did not reach is
+        compared with EFT's last pass.
     """
     return {each.name: _compare(each, scores) for each in scores if each.curve}
 
 
 def _compare(traced: MethodScore, scores: list[MethodScore]) -> dict[str, dict[str, float]]:
-    error_of_pass = [float(np.nanmean(step["kp_error_px"])) for step in traced.curve]
+    error_of_pass = [_mean(step["kp_error_px"]) for step in traced.curve]
     table: dict[str, dict[str, float]] = {}
     for each in scores:
         if each.starts_from != "regressor":
             continue
-        error = float(np.nanmean(each.values["kp_error_px"]))
+        error = _mean(each.values["kp_error_px"])
         reached = [step for step, other in enumerate(error_of_pass) if other <= error]
         step = reached[0] if reached else len(error_of_pass) - 1
-        other = traced.curve[step]["pa_mpjpe_mm"]
-        difference = other - each.values["pa_mpjpe_mm"]
-        low, high = metrics.bootstrap_interval(difference)
-        table[each.name] = {
+        row = {
             "kp_error_px": error,
-            "pa_mpjpe_mm": float(np.nanmean(each.values["pa_mpjpe_mm"])),
             "eft_passes": step + 1,
             "eft_kp_error_px": error_of_pass[step],
-            "eft_pa_mpjpe_mm": float(np.nanmean(other)),
-            "difference_mm": float(np.nanmean(difference)),
-            "difference_mm_low": low,
-            "difference_mm_high": high,
+            **_paired("pa_mpjpe_mm", "difference_mm", traced.curve[step], each.values),
         }
+        for name in COMPARED:
+            difference = name.replace("_mm", "_difference_mm")
+            row |= _paired(name, difference, traced.curve[step], each.values)
+        table[each.name] = row
     return table
+
+
+def _paired(name: str, difference: str, eft: Columns, fit: Columns) -> dict[str, float]:
+    """Both means of a measure, and their difference over the people who have a value in both."""
+    values = eft[name] - fit[name]
+    low, high = metrics.bootstrap_interval(values)
+    return {
+        name: _mean(fit[name]),
+        f"eft_{name}": _mean(eft[name]),
+        difference: _mean(values),
+        f"{difference}_low": low,
+        f"{difference}_high": high,
+    }

@@ -9,7 +9,17 @@ _COLUMNS: Final = (
     ("PA-MPJPE", "pa_mpjpe_mm", 1),
     ("MPJPE", "mpjpe_mm", 1),
     ("PVE", "pve_mm", 1),
+    ("hidden", "hidden_mpjpe_mm", 1),
+    ("hidden PA", "hidden_pa_mpjpe_mm", 1),
+    ("hidden 2D px", "hidden_kp_error_px", 2),
     ("rotation °", "rotation_deg", 1),
+)
+#: What is compared at equal 2D error: heading, measure, and its difference.
+_COMPARED: Final = (
+    ("PA-MPJPE", "pa_mpjpe_mm", "difference_mm"),
+    ("MPJPE", "mpjpe_mm", "mpjpe_difference_mm"),
+    ("hidden", "hidden_mpjpe_mm", "hidden_mpjpe_difference_mm"),
+    ("hidden PA", "hidden_pa_mpjpe_mm", "hidden_pa_mpjpe_difference_mm"),
 )
 _DETECTOR: Final = (
     "detector-grade keypoints (noise {noise:g} of the person's size, three times that where "
@@ -40,7 +50,10 @@ def to_markdown(summary: dict[str, Any], command: str) -> str:
         f"{summary['people']} rendered people {poses}, under new shapes, "
         "cameras, backgrounds and occluders. Lengths in mm on the body that was drawn (14 joints, "
         "root: pelvis joint; vertices), 2D error in pixels of the 256 px crop against the true "
-        "keypoints; in brackets the 95 % bootstrap interval of the mean.",
+        "keypoints; in brackets the 95 % bootstrap interval of the mean. hidden: MPJPE over the "
+        "limb joints that are occluded, outside of the picture or without a given keypoint; hidden "
+        "PA: the same after the alignment by all joints; hidden 2D: of such keypoints, also those "
+        "outside of the picture. Whoever has none does not count in these.",
         "",
         "```",
         command,
@@ -54,11 +67,18 @@ def to_markdown(summary: dict[str, Any], command: str) -> str:
     ]
     for level in summary["levels"]:
         name = "exact keypoints" if level["noise"] == 0 else _DETECTOR.format(**level)
-        lines += [f"## With {name}", "", *_table(level["methods"]), ""]
+        lines += [f"## With {name}", "", _hidden_words(level["hidden"]), ""]
+        lines += [*_table(level["methods"]), ""]
         for name, rows in level["equal_error"].items():
             lines += [*_equal_table(name, rows), ""]
         lines += [_paragraph(level), ""]
     return "\n".join(lines)
+
+
+def _hidden_words(hidden: dict[str, int]) -> str:
+    people, joints = hidden["people"], hidden["joints"]
+    each = f", {joints / people:.1f} each on average" if people else ""
+    return f"{people} people have hidden joints{each}."
 
 
 def _table(rows: dict[str, dict[str, float]]) -> list[str]:
@@ -85,17 +105,22 @@ def _with_interval(row: dict[str, float], key: str, form: str) -> str:
 def _equal_table(name: str, rows: dict[str, dict[str, float]]) -> list[str]:
     lines = [
         f"At equal 2D error, from the same start: {name} is stopped at the first pass "
-        "whose mean 2D error is not above the fit's; the difference is EFT minus the fit, of the "
-        "same people.",
+        "whose mean 2D error is not above the fit's. Of each measure: the fit's, EFT's, and the "
+        "difference, EFT minus the fit, of the same people.",
         "",
-        "| fit | its 2D px | its PA-MPJPE | passes of EFT | 2D px | PA-MPJPE | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| fit | its 2D px | passes of EFT | 2D px | "
+        + " | ".join(heading for heading, _, _ in _COMPARED)
+        + " |",
+        "|---" * (4 + len(_COMPARED)) + "|",
     ]
     for name, row in rows.items():
+        cells = [
+            f"{row[key]:.1f}, {row[f'eft_{key}']:.1f}: {_with_interval(row, difference, '+.1f')}"
+            for _, key, difference in _COMPARED
+        ]
         lines.append(
-            f"| {name} | {row['kp_error_px']:.2f} | {row['pa_mpjpe_mm']:.1f} | "
-            f"{row['eft_passes']:.0f} | {row['eft_kp_error_px']:.2f} | "
-            f"{row['eft_pa_mpjpe_mm']:.1f} | {_with_interval(row, 'difference_mm', '+.1f')} |"
+            f"| {name} | {row['kp_error_px']:.2f} | {row['eft_passes']:.0f} | "
+            f"{row['eft_kp_error_px']:.2f} | {' | '.join(cells)} |"
         )
     return lines
 
@@ -126,6 +151,12 @@ def _compare_words(eft: str, equal: dict[str, dict[str, float]]) -> str:
         f"error at equal 2D error against {len(better)}, against {len(clear)} of them beyond "
         "doubt (the interval excludes 0)."
     ]
+    over = [name for name, row in equal.items() if row["hidden_mpjpe_difference_mm"] < 0]
+    sure = [name for name, row in equal.items() if row["hidden_mpjpe_difference_mm_high"] < 0]
+    words.append(
+        f"Over hidden joints, from the pelvis, it has the lower error against {len(over)}, against "
+        f"{len(sure)} of them beyond doubt."
+    )
     if lost:
         words.append(f"It does not win against {', '.join(lost)}.")
     if short:

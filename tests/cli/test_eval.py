@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from eft_fast.cli import main
 from eft_fast.fitting.result import FitResult
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,8 @@ def test_openbench(motion, tiny, tmp_path, capsys):
         for key in ("pa_mpjpe_mm", "mpjpe_mm", "pve_mm", "kp_error_px", "fits_per_second"):
             assert row[key] > 0
     assert len(summary["set_sha256"]) == 64
+    assert summary["levels"][0]["hidden"].keys() == {"people", "joints"}
+    assert "hidden_mpjpe_mm" in summary["methods"]["regressor"]
     assert [level["noise"] for level in summary["levels"]] == [0.0, 0.02]
     assert summary["levels"][0]["methods"] == summary["methods"]
     page = (out / "openbench.md").read_text()
@@ -64,6 +68,20 @@ def test_openbench(motion, tiny, tmp_path, capsys):
     assert json.loads((out / "openbench.json").read_text()) == summary
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["set_sha256"] == summary["set_sha256"]
+
+
+def test_openbench_takes_the_pictures_of_a_training_run(motion, tiny, tmp_path, capsys):
+    """By the seed of the run, they are those of its test split, however many it has."""
+    job = SynthJob(tmp_path / "run", "test", 3, motion=motion, config=SynthConfig(size=256, seed=0))
+    arrays = load_shards(render_shards(job))
+    digest = hashlib.sha256(arrays.image[:2].tobytes() + arrays.landmarks_2d[:2].tobytes())
+    arguments = ["eval", "openbench", "--motion", str(motion), "--count", "2", "--noise", "0"]
+    arguments += ["--regressor", tiny, "--out", str(tmp_path / "b"), "--json", "--quiet"]
+    assert main([*arguments, "--seed", "0", "--methods", "regressor"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["seed"] == 0
+    assert summary["set_sha256"] == digest.hexdigest()
+    assert "--seed 0" in (tmp_path / "b" / "openbench.md").read_text()
 
 
 def test_openbench_without_motion_says_where_its_poses_come_from(tiny, tmp_path, capsys):

@@ -86,6 +86,42 @@ def test_errors_are_in_their_units(body):
     assert values["pa_mpjpe_mm"].max() < 0.05
 
 
+def test_hidden_joints_are_scored_alone(body):
+    """Both elbows of the last person are hidden; an arm that is turned moves one of them."""
+    people = make_set(body, 64)
+    hidden = bench_scores.hidden_joints(people)
+    assert np.flatnonzero(hidden[2]).tolist() == [7, 10]  # elbows of the 14, right first
+    assert not hidden[:2].any()  # the face of person 1 is outside, but is none of the 14
+    truth, output = measured(body, people), truth_of(people)
+    rotmat = output.pred_rotmat.clone()
+    rotmat[:, 16] = rotmat[:, 16] @ axis_angle_to_matrix(torch.tensor([[0.0, 0.0, 0.5]]))[0]
+    turned = output._replace(pred_rotmat=rotmat)
+    values = bench_scores.quick_score(body, turned, people, truth)
+    found = bench_scores.measure_body(body, rotmat, output.pred_betas)
+    moved = 1000 * (found.joints - truth.joints)[:, 25:39].norm(dim=-1)
+    assert moved[2, 10] > 50
+    assert values["hidden_mpjpe_mm"][2] == pytest.approx(float(moved[2, 10]) / 2, rel=1e-4)
+    assert values["mpjpe_mm"][2] == pytest.approx(float(moved[2].mean()), rel=1e-4)
+    assert 0 < values["hidden_pa_mpjpe_mm"][2] < values["hidden_mpjpe_mm"][2]
+    for name in ("hidden_mpjpe_mm", "hidden_pa_mpjpe_mm"):
+        assert np.isnan(values[name][:2]).all()
+    # In 2D the hidden face of person 1 counts, and it did not move; person 0 has nothing hidden.
+    assert np.isnan(values["hidden_kp_error_px"][0])
+    assert values["hidden_kp_error_px"][1] < 0.05
+    shift = 32 * CAMERA[0] * (found.coco - truth.coco)[2, 7:9, :2].norm(dim=-1).mean()
+    assert values["hidden_kp_error_px"][2] == pytest.approx(float(shift), rel=1e-4)
+    table = bench_scores.summarise([bench_scores.MethodScore("arm", values, 1.0)])["arm"]
+    assert table["hidden_mpjpe_mm"] == pytest.approx(values["hidden_mpjpe_mm"][2])
+
+
+def test_what_is_not_given_is_hidden(body):
+    exact, noisy = (make_set(body, 64, count=12, noise=noise) for noise in (0.0, 0.02))
+    missing = noisy.keypoints_2d[..., 2] == 0
+    assert (missing & ~exact.is_hidden).any()
+    assert not exact.is_hidden[0].any()
+    np.testing.assert_array_equal(noisy.is_hidden, exact.is_hidden | missing)
+
+
 def test_noise_is_that_of_a_detector(body):
     exact = make_set(body, 64)
     np.testing.assert_array_equal(exact.keypoints_2d, exact.true_2d)
@@ -140,15 +176,26 @@ def test_the_long_fit_holds_the_short_one(body, regressor):
     assert curve[-1]["kp_error_px"].mean() < curve[0]["kp_error_px"].mean()
 
 
+def columns(error: float, aligned: list[float]) -> bench_scores.Columns:
+    """Hidden errors are twice the aligned one, and the first person has none."""
+    hidden = 2 * np.array([np.nan, *aligned[1:]])
+    return {
+        "kp_error_px": np.full(3, error),
+        "pa_mpjpe_mm": np.array(aligned),
+        "mpjpe_mm": np.array(aligned) + 100,
+        "hidden_mpjpe_mm": hidden,
+        "hidden_pa_mpjpe_mm": hidden / 2,
+    }
+
+
 def made_up(name: str, error: float, aligned: list[float], **options) -> bench_scores.MethodScore:
-    values = {"kp_error_px": np.full(3, error), "pa_mpjpe_mm": np.array(aligned)}
-    return bench_scores.MethodScore(name, values, 1.0, **options)
+    return bench_scores.MethodScore(name, columns(error, aligned), 1.0, **options)
 
 
 def test_methods_are_compared_at_equal_2d_error():
     """EFT passes 6 px at its third pass; the fit that it never reaches meets its last pass."""
     curve = tuple(
-        {"kp_error_px": np.full(3, error), "pa_mpjpe_mm": np.array([aligned] * 3)}
+        columns(error, [aligned] * 3)
         for error, aligned in ((9.0, 90.0), (7.0, 80.0), (5.0, 70.0), (4.0, 72.0))
     )
     scores = [
@@ -165,6 +212,13 @@ def test_methods_are_compared_at_equal_2d_error():
     assert table["fit"]["eft_passes"] == 3
     assert table["fit"]["difference_mm"] == pytest.approx(-7.0)
     assert table["fit"]["difference_mm_high"] < 0
+    assert table["fit"]["mpjpe_difference_mm"] == pytest.approx(-7.0)
+    # Of the two people who have hidden joints: 140 against 152 and 160.
+    assert table["fit"]["hidden_mpjpe_mm"] == pytest.approx(156.0)
+    assert table["fit"]["eft_hidden_mpjpe_mm"] == pytest.approx(140.0)
+    assert table["fit"]["hidden_mpjpe_difference_mm"] == pytest.approx(-16.0)
+    assert table["fit"]["hidden_mpjpe_difference_mm_low"] == pytest.approx(-20.0)
+    assert table["fit"]["hidden_pa_mpjpe_difference_mm"] == pytest.approx(-8.0)
     assert (table["closer"]["eft_passes"], table["closer"]["difference_mm"]) == (4, 12.0)
     assert bench_scores.at_equal_error(scores[:1] + scores[2:]) == {}
 
@@ -184,6 +238,7 @@ def test_the_page_says_what_the_numbers_say(body, regressor):
     scores = list(openbench.run_bench(regressor, body, people, methods))
     rows = bench_scores.summarise(scores)
     level = {"noise": 0.0, "methods": rows, "equal_error": bench_scores.at_equal_error(scores)}
+    level["hidden"] = {"people": 2, "joints": 5}
     summary = {
         "people": 3, "poses": "motion", "seed": 1, "set_sha256": "abc", "regressor": "r",
         "regressor_sha256": "d", "body": "b", "threads": 1, "device": "cpu",
@@ -193,6 +248,11 @@ def test_the_page_says_what_the_numbers_say(body, regressor):
     assert "the command" in page
     assert "`abc`" in page
     assert page.count("| smplify_spin_gmm |") == 4
+    assert page.count("2 people have hidden joints, 2.5 each on average.") == 2
+    fitted = level["equal_error"]["eft_long"]["smplify_spin_gmm"]
+    both = f"{fitted['hidden_mpjpe_mm']:.1f}, {fitted['eft_hidden_mpjpe_mm']:.1f}: "
+    assert f"{both}{fitted['hidden_mpjpe_difference_mm']:+.1f} [" in page
+    assert "nan" not in page
     first, last = rows["regressor"]["kp_error_px"], rows["eft"]["kp_error_px"]
     assert f"from {first:.1f} to {last:.1f}" in page
     assert rows["spin_refit"]["kp_error_px"] < rows["regressor"]["kp_error_px"]
@@ -216,7 +276,7 @@ def test_names_are_those_of_the_contract():
     assert {"eft_head", "smplify_spin_gmm", "smplify_eft_baseline_angle_off"} <= set(names)
     assert {"spin_refit", "smplify2016_gmm_mean", "smplifyx_none"} <= set(names)
     assert len(set(names)) == len(names)
-    assert "eft_layer4" in names
+    assert {"eft_layer4", "eft_head_long"} <= set(names)
     without = openbench.default_methods(SimpleNamespace(stages=("head", "feature")))
     missing = {"eft_layer3", "eft_layer4", "eft_layer4_long"}
     assert set(names) - {method.name for method in without} == missing
