@@ -16,6 +16,7 @@ from torch import Tensor
 from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
 from eft_fast.fitting.assemble import PersonRows, assemble_result
+from eft_fast.fitting.certainty import ConfidenceReader
 from eft_fast.fitting.config import DEFAULT_CONFIG, EftConfig
 from eft_fast.fitting.engine import make_fitter
 from eft_fast.fitting.inputs import Pinhole, check_pinholes, unread_person
@@ -193,6 +194,7 @@ class _Setup:
     input_size: int
     device: torch.device
     strict: bool
+    regressor: Regressor
 
     def stream(self, on_person: ReasonCallback) -> PersonStream:
         return PersonStream(
@@ -202,6 +204,7 @@ class _Setup:
             self.device,
             strict=self.strict,
             on_person=on_person,
+            confidence=ConfidenceReader(self.regressor) if self.rows.has_confidence else None,
         )
 
 
@@ -226,8 +229,10 @@ def _prepare(
         regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
     )
     precision = config.arithmetic if isinstance(config, EftConfig) and method == "eft" else "fp32"
-    rows = PersonRows(points_set, body, regressor.id, method, mode, precision)
-    return _Setup(rows, fitter, regressor.input_size, where, config.strict_reference)
+    sure = regressor.has_confidence
+    rows = PersonRows(points_set, body, regressor.id, method, mode, precision, sure)
+    strict = config.strict_reference
+    return _Setup(rows, fitter, regressor.input_size, where, strict, regressor)
 
 
 def _given_person(

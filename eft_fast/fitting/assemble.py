@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body.smpl import Smpl
+from eft_fast.conventions import NUM_JOINTS
 from eft_fast.fitting.inputs import Person
 from eft_fast.fitting.person import PersonFit, collect_fits
 from eft_fast.fitting.result import FitResult, Prediction, SmplParams
@@ -36,6 +37,7 @@ class PersonRows:
     method: str
     mode: str
     precision: str = "fp32"
+    has_confidence: bool = False
     people: list[Person] = field(default_factory=list)
     fits: dict[int, PersonFit] = field(default_factory=dict)
 
@@ -90,12 +92,24 @@ def assemble_result(rows: PersonRows) -> FitResult:
         method=rows.method,
         mode=rows.mode,
         precision=rows.precision,
+        joint_confidence=_confidence(rows, fits.joint_confidence, column),
         _body=rows.body,
     )
     if len(people):
         result.kp_error_px.copy_(keypoint_errors(result, "final"))
         result.init_kp_error_px.copy_(keypoint_errors(result, "init"))
     return result
+
+
+def _confidence(
+    rows: PersonRows, said: Tensor | None, column: Callable[[Tensor], Tensor]
+) -> Tensor | None:
+    """None only where no person of the run can have any, so that results of a stream agree."""
+    if said is not None:
+        return column(said)
+    if not rows.has_confidence:
+        return None
+    return torch.full((len(rows.people), NUM_JOINTS), _NAN)
 
 
 def keypoint_distances(result: FitResult, which: str = "final") -> Float[Tensor, "N K"]:

@@ -8,7 +8,7 @@ is returned is the last forward pass. Updates that could not be observed are not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float
@@ -123,6 +123,9 @@ class LoopFitter:
         self._start = [parameter.detach() for parameter in tuned]
         self._body, self._config, self._lr = body, config, config.lr_of(mode)
 
+    #: Its fits say how sure the network was.
+    gives_confidence: Final = True
+
     def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's number and fit."""
         for job in jobs:
@@ -153,13 +156,17 @@ def _fit_person(
     pinhole = stack_intrinsics([job])
     if not is_labelled(job.keypoints_2d):
         with torch.no_grad():
-            output = network(inputs, raw_camera=raw_camera)
+            output, said = network.first(inputs, raw_camera=raw_camera)
             total, _ = output_loss(body, output, keypoints_2d, weights, pinhole)
-        return PersonFit(output, output, total, total, 0, "no_keypoints")
+        return PersonFit(output, output, total, total, 0, "no_keypoints", said)
     init: tuple[RegressorOutput, Tensor] | None = None
     last: tuple[RegressorOutput, Tensor, int] | None = None
+    sure: Tensor | None = None
     for step in range(config.max_steps):
-        output = network(inputs, raw_camera=raw_camera)
+        if step == 0:
+            output, sure = network.first(inputs, raw_camera=raw_camera)
+        else:
+            output = network(inputs, raw_camera=raw_camera)
         total, keypoint_term = output_loss(body, output, keypoints_2d, weights, pinhole)
         answer = RegressorOutput(*(value.detach().clone() for value in output))
         if init is None:
@@ -170,7 +177,7 @@ def _fit_person(
         (error,) = readable_errors(answer, total, keypoint_term)
         if error != error:
             final, loss, done = last if last is not None else (answer, total.detach(), step)
-            return PersonFit(final, init[0], loss, init[1], done, "nan")
+            return PersonFit(final, init[0], loss, init[1], done, "nan", sure)
         last = (answer, total.detach(), step)
         if error < config.threshold or step == config.max_steps - 1:
             break
@@ -180,7 +187,7 @@ def _fit_person(
     assert init is not None
     assert last is not None
     reason = "converged" if error < config.threshold else "max_steps"
-    return PersonFit(last[0], init[0], last[1], init[1], last[2], reason)
+    return PersonFit(last[0], init[0], last[1], init[1], last[2], reason, sure)
 
 
 def predict_crops(
@@ -210,6 +217,10 @@ class Predictor:
 
     def __init__(self, regressor: Regressor, body: Smpl, *, config: EftConfig) -> None:
         self._regressor, self._body, self._config = regressor, body, config
+        self._network = FitNetwork(regressor)
+
+    #: Its fits say how sure the network is.
+    gives_confidence: Final = True
 
     def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's number and the regressor's answer."""
@@ -221,8 +232,8 @@ class Predictor:
         """Predict one person."""
         was_training = self._regressor.training
         self._regressor.eval()
-        raw = {"raw_camera": True} if self._config.strict_reference else {}
-        output = self._regressor(job.img[None], **raw)
+        raw_camera = self._config.strict_reference
+        output, sure = self._network.first(job.img[None], raw_camera=raw_camera)
         self._regressor.train(was_training)
         weights = loss_weights(self._config)
         total, keypoint_term = output_loss(
@@ -234,4 +245,4 @@ class Predictor:
             reason = "no_keypoints"
         elif error != error:
             reason = "nan"
-        return PersonFit(output, output, total, total, 0, reason)
+        return PersonFit(output, output, total, total, 0, reason, sure)

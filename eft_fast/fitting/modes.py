@@ -98,6 +98,28 @@ class FitNetwork(nn.Module):
             inputs = self.shift(inputs)
         return self.regressor.run_from(self.stage, inputs, **raw)
 
+    def first(
+        self, inputs: Any, *, raw_camera: bool = False
+    ) -> tuple[RegressorOutput, Tensor | None]:
+        """Run ``forward``, and say how sure the answer is: that of the weights before any update.
+
+        Returns:
+            The answer, and ``Regressor.joint_confidence`` ``[B, 24]`` without gradient, or None.
+        """
+        regressor = self.regressor
+        if not regressor.has_confidence:
+            return self(inputs, raw_camera=raw_camera), None
+        raw = {"raw_camera": True} if raw_camera else {}
+        if self.shift is not None:
+            inputs = self.shift(inputs)
+        if self.stage is None:
+            features = regressor.features(inputs)
+        else:
+            features = regressor.features_from(self.stage, inputs)
+        with torch.no_grad():
+            confidence = regressor.joint_confidence(features)
+        return regressor.head_forward(features, **raw), confidence
+
 
 def make_network(
     regressor: Regressor, mode: str, config: EftConfig = DEFAULT_CONFIG

@@ -38,6 +38,7 @@ class CropFits:
         init_loss: Total loss of ``init``.
         steps: Weight updates behind ``final``.
         stop_reason: One of ``result.STOP_REASONS`` per person.
+        joint_confidence: As of ``FitResult``; None if no fit says it.
     """
 
     final: Prediction
@@ -46,6 +47,7 @@ class CropFits:
     init_loss: Float[Tensor, " B"]
     steps: Int[Tensor, " B"]
     stop_reason: tuple[str, ...]
+    joint_confidence: Float[Tensor, "B 24"] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class CropJob:
 
 @dataclass(frozen=True)
 class PersonFit:
-    """One person's fit; every tensor has one row."""
+    """One person's fit; every tensor has one row.
+
+    ``joint_confidence`` is what the network says about ``init``, where it says anything.
+    """
 
     final: RegressorOutput
     init: RegressorOutput
@@ -76,6 +81,7 @@ class PersonFit:
     init_loss: Tensor
     steps: int
     stop_reason: str
+    joint_confidence: Tensor | None = None
 
 
 class Fitter(Protocol):
@@ -208,4 +214,14 @@ def collect_fits(fits: list[PersonFit], *, like: Tensor) -> CropFits:
         init_loss=column([fit.init_loss for fit in fits]),
         steps=torch.tensor([fit.steps for fit in fits], dtype=torch.int64),
         stop_reason=tuple(fit.stop_reason for fit in fits),
+        joint_confidence=_stack_confidence(fits),
     )
+
+
+def _stack_confidence(fits: list[PersonFit]) -> Tensor | None:
+    """Rows of NaN where nothing is said; None if nothing is said of anybody."""
+    like = next((f.joint_confidence for f in fits if f.joint_confidence is not None), None)
+    if like is None:
+        return None
+    nothing = torch.full_like(like, float("nan"))
+    return torch.cat([nothing if (c := f.joint_confidence) is None else c for f in fits])

@@ -33,6 +33,8 @@ STOP_REASONS: Final = (
     "interrupted",
 )
 _FORMAT: Final = "eft-fast-fits/1"
+#: Fields that files may lack: those of earlier versions, and those that can be None.
+_LATER_FIELDS: Final = ("intrinsics", "precision", "joint_confidence")
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
@@ -114,6 +116,10 @@ class FitResult:
         mode: Which weights were tuned: ``full``, ``head``, ...; the prior, if SMPLify was run.
         intrinsics: Pinhole of each photo, pixels; NaN where the fit used the weak camera.
         precision: Arithmetic of the network in the fit, see ``EftConfig.arithmetic``.
+        joint_confidence: For each kinematic joint the probability, said by the regressor, that
+            it lies within 100 mm of its true place in ``init``, both about the pelvis. The fit
+            makes the answer better and leaves the number. NaN for whom there is no crop; None
+            where the regressor says nothing.
     """
 
     params: SmplParams
@@ -136,6 +142,7 @@ class FitResult:
     mode: str
     intrinsics: Float[Tensor, "N 3 3"] | None = None
     precision: str = "fp32"
+    joint_confidence: Float[Tensor, "N 24"] | None = None
     _body: Smpl | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -257,7 +264,7 @@ class FitResult:
         arrays: dict[str, Any] = {"format": np.array(_FORMAT)}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name == "_body":
+            if item.name == "_body" or value is None:
                 continue
             if isinstance(value, Tensor):
                 arrays[item.name] = value.detach().cpu().numpy()
@@ -306,7 +313,7 @@ class FitResult:
         for item in fields(cls):
             if item.name in ("params", "init", "_body"):
                 continue
-            if item.name in ("intrinsics", "precision") and item.name not in arrays:
+            if item.name in _LATER_FIELDS and item.name not in arrays:
                 continue
             value = arrays[item.name]
             if value.dtype.kind != "U":

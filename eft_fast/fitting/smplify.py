@@ -312,6 +312,9 @@ class SmplifyFitter:
         like = next(regressor.parameters())
         self._prior = load_pose_prior(config.prior_source).to(like)
 
+    #: Its fits say how sure the network was.
+    gives_confidence: Final = True
+
     def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's number and fit, a batch at a time."""
         waiting: list[tuple[CropJob, PersonFit]] = []
@@ -357,4 +360,5 @@ def _person_fit(fits: SmplifyFits, row: int, start: PersonFit) -> PersonFit:
         fits.init_loss[one].clone(),
         int(fits.steps[row]),
         reason,
+        start.joint_confidence,
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from eft_fast import imaging
+from eft_fast.fitting.certainty import ConfidenceReader
 from eft_fast.fitting.inputs import Person, Pinhole, prepare_person, refused_person
 from eft_fast.fitting.person import CropJob, Fitter, PersonFit
 from eft_fast.keypoints import JointSet
@@ -49,6 +50,7 @@ class PersonStream:
         device: Where crops are put.
         strict: Truncate corners and keypoints to integers, as the reference does.
         on_person: Called after each person.
+        confidence: Asks how sure the network is, where the fitter does not say it.
 
     Attributes:
         people: Everyone who was prepared, by number; without their crops.
@@ -64,6 +66,7 @@ class PersonStream:
         *,
         strict: bool,
         on_person: ReasonCallback,
+        confidence: ConfidenceReader | None = None,
     ) -> None:
         self._fitter, self._joint_set, self._input_size = fitter, joint_set, input_size
         # Crops wait on the CPU for a fitter that copies them while the device works.
@@ -72,10 +75,13 @@ class PersonStream:
         self.people: dict[int, Person] = {}
         self.fits: dict[int, PersonFit] = {}
         self._waiting: set[int] = set()
+        self._confidence = None if getattr(fitter, "gives_confidence", False) else confidence
 
     def run(self, given: Iterable[GivenPerson]) -> Iterator[None]:
         """Fit everybody; returns the control after each fit, in any order."""
         for index, fit in self._fitter.fit(self._jobs(given)):
+            if self._confidence is not None:
+                fit = replace(fit, joint_confidence=self._confidence.take(index))
             self.fits[index] = fit
             self._waiting.discard(index)
             self._on_person(fit.stop_reason)
@@ -123,9 +129,12 @@ class PersonStream:
                 self._on_person("bad_image")
                 continue
             self._waiting.add(index)
+            img = torch.from_numpy(person.img).to(self._device)
+            if self._confidence is not None:
+                self._confidence.add(index, img)
             yield CropJob(
                 index,
-                torch.from_numpy(person.img).to(self._device),
+                img,
                 torch.from_numpy(person.keypoints_2d).to(self._device),
                 person.crop_pinhole(self._device),
             )

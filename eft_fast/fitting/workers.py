@@ -55,6 +55,8 @@ class WorkerFitter:
     ) -> None:
         self._setup = (regressor, body, method, mode, config)
         self._count = count
+        #: Whether its fits say how sure the network was: those of the loop do.
+        self.gives_confidence = not (mode == "subspace" or _needs_slots(mode, config))
 
     def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's number and fit as soon as it is done.
@@ -100,10 +102,15 @@ def _start_worker(
     torch.set_num_threads(1)
     if method == "none":
         _fitter = Predictor(regressor, body, config=config)
-    elif config.state != "fp32" and mode != "subspace":
+    elif _needs_slots(mode, config):
         _fitter = SlotFitter(regressor, body, config=config, mode=mode, slots=1)
     else:
         _fitter = make_loop(regressor, body, config=config, mode=mode)
+
+
+def _needs_slots(mode: str, config: EftConfig) -> bool:
+    """The loop keeps weights, not differences, and has no state in a short type."""
+    return config.state != "fp32" and mode != "subspace"
 
 
 def _fit_one(job: CropJob) -> tuple[int, PersonFit]:

@@ -45,6 +45,8 @@ class Regressor(nn.Module, ABC):
     #: one and the last stage of the trunk; ``feature``: at the vector [B, D] that everything behind
     #: the trunk reads; ``head``: between ``features`` and ``head_forward``, which everyone has.
     stages: tuple[str, ...] = ("head",)
+    #: Whether ``joint_confidence`` says anything; who does not is not asked.
+    has_confidence: bool = False
 
     @property
     def camera_convention(self) -> str:
@@ -108,6 +110,15 @@ class Regressor(nn.Module, ABC):
         """Finish ``forward`` from the result of ``run_to`` at the same stage."""
         self.check_stage(stage)
         return self.head_forward(state, raw_camera=raw_camera)
+
+    def features_from(self, stage: str, state: Any) -> Any:
+        """Go on from the result of ``run_to`` as far as ``features``."""
+        self.check_stage(stage)
+        if stage != "head":
+            raise NotImplementedError(
+                f"{type(self).__name__}: features_from must know stage {stage}; override it"
+            )
+        return state
 
     def parameters_from(self, stage: str) -> Iterator[nn.Parameter]:
         """Weights behind ``run_from`` that move the output."""

@@ -17,12 +17,7 @@ from torch import Tensor, nn
 from eft_fast import conventions
 from eft_fast.geometry.rotations import rot6d_to_matrix
 from eft_fast.models.base import Regressor, RegressorOutput
-from eft_fast.models.blazepose import (
-    INPUT_SIZE,
-    NUM_BODY_LANDMARKS,
-    BlazePose,
-    BlazePoseOutput,
-)
+from eft_fast.models.blazepose import INPUT_SIZE, NUM_BODY_LANDMARKS, BlazePose, BlazePoseOutput
 
 #: Id of the shipped network; another head or body gets another number.
 REGRESSOR_ID: Final = "open-1"
@@ -244,7 +239,7 @@ class OpenRegressor(Regressor):
         self.input_size = INPUT_SIZE
         self.id = REGRESSOR_ID
         self.body_id = BODY_ID
-        self.use_features = use_features
+        self.use_features, self.has_confidence = use_features, certainty
         self.trunk = trunk
         num_features = NUM_LANDMARK_FEATURES + (trunk.feature_size if use_features else 0)
         self.head = BodyHead(
@@ -301,12 +296,16 @@ class OpenRegressor(Regressor):
 
     def run_from(self, stage: str, state: Any, *, raw_camera: bool = False) -> RegressorOutput:
         """Finish ``forward`` from the result of ``run_to``; see ``Regressor.run_from``."""
+        return self.head_forward(self.features_from(stage, state), raw_camera=raw_camera)
+
+    def features_from(self, stage: str, state: Any) -> Any:
+        """Go on from the result of ``run_to``; see ``Regressor.features_from``."""
         self.check_stage(stage)
         if stage in _ENCODER_STAGES:
             state = self.trunk.run_to_features(_ENCODER_STAGES[stage], state)
         if stage != "head":
             state = self.trunk.read_out(state)
-        return self.head_forward(state, raw_camera=raw_camera)
+        return state
 
     def parameters_from(self, stage: str) -> Iterator[nn.Parameter]:
         """Weights from a stage on; see ``Regressor.parameters_from``."""
@@ -381,9 +380,7 @@ class OpenRegressor(Regressor):
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Weights of the body head that move the output: all but those of the confidence."""
         head = self.head
-        return chain.from_iterable(
-            part.parameters() for part in (head.enter, head.blocks, head.leave)
-        )
+        return chain.from_iterable(p.parameters() for p in (head.enter, head.blocks, head.leave))
 
 
 def to_landmarks(output: BlazePoseOutput) -> Landmarks:
