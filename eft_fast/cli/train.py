@@ -20,7 +20,9 @@ _PLACES: Final = {
     "motion": "recipe.motion",
     "backgrounds": "recipe.backgrounds",
     "trunk": "recipe.trunk",
+    "start": "recipe.start",
     "train": "recipe.train",
+    "varied": "recipe.varied",
     "val": "recipe.val",
     "test": "recipe.test",
     "head_steps": "recipe.head.steps",
@@ -54,7 +56,13 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     parser.add_argument(
         "--trunk", type=Path, metavar="FILE", help="weights of tools/convert_blazepose.py"
     )
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE", help="fine-tune these weights; default: the head's"
+    )
     parser.add_argument("--train", type=int, metavar="N", help="rendered training pictures")
+    parser.add_argument(
+        "--varied", type=int, metavar="N", help="more of them, with children, floors, seats"
+    )
     parser.add_argument("--val", type=int, metavar="N", help="rendered pictures to choose on")
     parser.add_argument("--test", type=int, metavar="N", help="rendered held-out pictures")
     parser.add_argument("--head-steps", type=int, metavar="N", help="updates of the head")

@@ -34,7 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--motion", type=Path, required=True, help="folder of motion capture")
     parser.add_argument("--backgrounds", type=Path, help="folder of photographs")
     parser.add_argument("--trunk", type=Path, help="weights of tools/convert_blazepose.py")
+    parser.add_argument("--start", type=Path, help="fine-tune these weights, not the head stage's")
     parser.add_argument("--train", type=int, default=Recipe.train, help="training images")
+    parser.add_argument(
+        "--varied", type=int, default=0, help="more of them: children, floors, seats, loose clothes"
+    )
     parser.add_argument("--val", type=int, default=Recipe.val, help="images to choose on")
     parser.add_argument("--test", type=int, default=Recipe.test, help="held-out images")
     parser.add_argument("--device", default="cpu", help="of the stage finetune: cpu or cuda")
@@ -59,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         motion=args.motion,
         backgrounds=args.backgrounds,
         trunk=args.trunk,
+        start=args.start,
         train=args.train,
+        varied=args.varied,
         val=args.val,
         test=args.test,
         synth=SynthConfig(seed=args.seed),

@@ -116,11 +116,25 @@ def normalise_images(images: UInt8[np.ndarray, "B S S 3"]) -> Float[Tensor, "B 3
     return torch.from_numpy(np.stack([to_input(image) for image in images]))
 
 
-def run_trunk(network: OpenRegressor, inputs: Tensor, stages: int) -> BlazePoseOutput:
-    """Run the trunk on what a ``Source`` gives; the result is that of ``network.features``."""
-    if stages == 0:
-        return network.features(inputs)
-    return network.trunk.read_out(network.trunk.run_to_features(stages, inputs))
+def run_trunk(
+    network: OpenRegressor, inputs: Tensor, stages: int, *, half: bool = False
+) -> BlazePoseOutput:
+    """Run the trunk on what a ``Source`` gives; the result is that of ``network.features``.
+
+    Args:
+        network: The network.
+        inputs: Pictures, or maps behind some stages.
+        stages: Encoder stages that the inputs have been through.
+        half: Compute the encoder in bfloat16. The output layers stay in float32: a landmark at
+            200 pixels would move by half a pixel.
+    """
+    trunk = network.trunk
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+        if stages == 0:
+            network.check_img(inputs)
+            inputs = trunk.run_to_stage(0, inputs * network.img_std + network.img_mean)
+        features = trunk.run_to_features(stages, inputs)
+    return trunk.read_out(features.float())
 
 
 def maps_path(shard: Path, stages: int) -> Path:

@@ -96,6 +96,8 @@ class FinetuneConfig:
         max_norm: Gradients longer than this are shortened.
         validate_every: Updates between two looks at the validation split. The weights that did
             best there are kept.
+        half: Run the encoder in bfloat16, with float32 weights; None: on a GPU. It pays on CPUs
+            that multiply bfloat16 too (AVX-512 BF16, AMX).
         loss: Weights of the terms.
     """
 
@@ -112,4 +114,5 @@ class FinetuneConfig:
     ema: float = 0.997
     max_norm: float = 5.0
     validate_every: int = 400
+    half: bool | None = None
     loss: LossConfig = field(default_factory=LossConfig)

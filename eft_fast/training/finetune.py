@@ -67,7 +67,7 @@ def finetune(
     """Train the whole network, on the device it is on.
 
     It ends with the moving average of its weights; with ``validate``, with the average that did
-    best. On a GPU the trunk runs in bfloat16, with float32 weights.
+    best. On a GPU the encoder runs in bfloat16, with float32 weights.
 
     Args:
         network: Trunk and trained head; changed in place.
@@ -98,14 +98,13 @@ def finetune(
     if state is not None:
         run.resume(state)
     device = network.img_mean.device
+    half = device.type == "cuda" if config.half is None else config.half
     losses = []
     network.train()
     with tqdm(total=config.steps, initial=run.step, desc="finetune", unit="step") as bar:
         while not run.finished:
             inputs, people = _batch(run, source, targets, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                output = run_trunk(network, inputs, source.stages)
-            output = type(output)(*(part.float() for part in output))
+            output = run_trunk(network, inputs, source.stages, half=half)
             loss = regression_loss(network.head_forward(output), people, body, config.loss)
             loss = loss + trunk_error(output, people, config.loss)
             losses.append(run.update(loss.mean()))

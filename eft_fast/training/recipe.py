@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from eft_fast.models.blazepose import BlazePose
 from eft_fast.models.open_file import load_open_regressor, save_open_regressor
 from eft_fast.models.open_regressor import BodyHead, OpenRegressor
 from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_motion, load_shards
+from eft_fast.synth.config import varied
 from eft_fast.synth.dataset import render_shards
 from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
@@ -40,7 +41,9 @@ class Recipe:
         motion: Folder of motion capture.
         backgrounds: Folder of photographs, or None.
         trunk: Weights of the untrained trunk, from ``tools/convert_blazepose.py``.
+        start: Weights to fine-tune; None: those of the stage ``head``.
         train: Rendered training images.
+        varied: Further training images, of scenes with everything (``synth.config.varied``).
         val: Rendered images that weights are chosen on.
         test: Rendered held-out images.
         synth: How pictures look, and their seed.
@@ -52,7 +55,9 @@ class Recipe:
     motion: Path
     backgrounds: Path | None = None
     trunk: Path | None = None
+    start: Path | None = None
     train: int = 20_000
+    varied: int = 0
     val: int = 500
     test: int = 1000
     synth: SynthConfig = field(default_factory=SynthConfig)
@@ -70,15 +75,27 @@ class Recipe:
             config=self.synth,
         )
 
+    def jobs(self, split: Split) -> list[SynthJob]:
+        """Return the sets of one split: training may have one of varied scenes beside the first."""
+        job = self.job(split)
+        if split != "train" or not self.varied:
+            return [job]
+        # Another seed, so that picture i of the two sets is not the same pose.
+        config = varied(self.synth.size, self.synth.seed + 1)
+        out = self.work / "varied"
+        return [job, replace(job, out=out, count=self.varied, config=config)]
+
     def shards(self, split: Split) -> list[Path]:
         """Return the files of one split."""
-        job = self.job(split)
-        return [job.shard_path(shard) for shard in range(job.num_shards)]
+        return [
+            job.shard_path(shard) for job in self.jobs(split) for shard in range(job.num_shards)
+        ]
 
     def render(self, *, processes: int = 1) -> None:
         """Render all splits."""
         for split in SPLITS:
-            render_shards(self.job(split), processes=processes)
+            for job in self.jobs(split):
+                render_shards(job, processes=processes)
 
     def train_head(self) -> dict[str, float]:
         """Train the head on the stored outputs of the trunk; return its held-out score."""
@@ -110,7 +127,8 @@ class Recipe:
         """Train trunk and head together, then the confidence; return the held-out score."""
         keep_freed_memory()
         device = torch.device(device)
-        network = load_open_regressor(self.work / "head.npz").to(device)
+        start = self.start if self.start is not None else self.work / "head.npz"
+        network = load_open_regressor(start).to(device)
         body = load_body().to(device)
         stages = self.finetune_config.frozen_stages
         source = cache_maps(network, self.shards("train"), stages)

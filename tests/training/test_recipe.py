@@ -22,6 +22,7 @@ from eft_fast.training.cache import (
     cache_maps,
     cache_path,
     maps_path,
+    run_trunk,
 )
 from eft_fast.training.finetune import finetune
 from eft_fast.training.recipe import Recipe
@@ -68,6 +69,19 @@ def test_maps_are_taken_by_row_and_side(
     torch.testing.assert_close(maps.take(rows, mirrored), expected, rtol=2e-3, atol=2e-3)
 
 
+def test_half_precision_stays_inside_the_encoder(
+    network: OpenRegressor, arrays: SynthArrays
+) -> None:
+    """Landmarks in bfloat16 would be whole pixels; the features before them are rounded."""
+    crops = PictureStack(arrays.image).take(torch.arange(3), torch.zeros(3, dtype=torch.bool))
+    exact, half = run_trunk(network, crops, 0), run_trunk(network, crops, 0, half=True)
+    assert half.landmarks.dtype == half.features.dtype == torch.float32
+    assert (half.features.bfloat16().float() == half.features).all()
+    assert (half.landmarks.bfloat16().float() != half.landmarks).float().mean() > 0.5
+    assert 0 < (half.landmarks - exact.landmarks).abs().mean() < 6
+    assert (exact.landmarks == network.features(crops).landmarks).all()
+
+
 def test_maps_of_trained_stages_are_refused(
     network: OpenRegressor,
     arrays: SynthArrays,
@@ -108,6 +122,24 @@ def test_splits_have_their_own_shards(tmp_path: Path) -> None:
     assert len(recipe.shards("train")) == 3
     assert len(recipe.shards("test")) == 1
     assert not set(recipe.shards("train")) & set(recipe.shards("test"))
+
+
+def test_varied_pictures_join_the_training_set_only(tmp_path: Path) -> None:
+    plain = Recipe(work=tmp_path, motion=tmp_path, train=600, test=100)
+    recipe = replace(plain, varied=300)
+    assert recipe.shards("train")[:3] == plain.shards("train")
+    assert len(recipe.shards("train")) == len(set(recipe.shards("train"))) == 5
+    assert recipe.shards("test") == plain.shards("test")
+    first, second = recipe.jobs("train")
+    assert second.config.child > 0
+    assert second.config.ground > 0
+    assert second.config.seed != first.config.seed
+
+
+def test_finetuning_starts_from_the_weights_that_are_given(tmp_path: Path) -> None:
+    recipe = Recipe(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
+    with pytest.raises(FileNotFoundError, match=r"mine\.npz"):
+        recipe.finetune()
 
 
 @pytest.mark.slow
