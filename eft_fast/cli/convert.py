@@ -43,6 +43,12 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         "--max-loss-2d", type=float, metavar="X", help="of --select (default 0.001)"
     )
     parser.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="X",
+        help="of --select: how sure the regressor was of its start, where it says so (default 0.2)",
+    )
+    parser.add_argument(
         "--all-limbs", action="store_true", help="of --select: all 12 limb joints are labelled"
     )
     add_common_options(parser)
@@ -87,7 +93,7 @@ def _selected(job: RunFolder, options: argparse.Namespace, summary: dict[str, An
 
     given = {
         name: getattr(options, name)
-        for name in ("max_beta", "max_loss_2d")
+        for name in ("max_beta", "max_loss_2d", "min_confidence")
         if getattr(options, name) is not None
     }
     chosen = select_fits(job.result, SelectConfig(all_limbs=options.all_limbs, **given))

@@ -168,6 +168,14 @@ class FitResult:
                 changed[item.name] = tuple(value[i] for i in index.tolist())
         return replace(self, **changed)
 
+    @property
+    def person_confidence(self) -> Float[Tensor, " N"] | None:
+        """Mean of ``joint_confidence`` over the 23 joints below the pelvis, which is always sure.
+
+        NaN for whom there is no crop; None where the regressor says nothing.
+        """
+        return None if self.joint_confidence is None else self.joint_confidence[:, 1:].mean(1)
+
     def with_body(self, body: Smpl) -> FitResult:
         """The same result, tied to a loaded body; needed after ``load`` unless it is the open one.
 

@@ -79,6 +79,19 @@ def test_convert_selects(fits, tmp_path, capsys):
     assert "no fit passes the rules (2 loss_2d)" in error
     code, summary = call(capsys, *base, "--max-loss-2d", 1000, "--max-beta", 1000)
     assert (code, summary["selected"], summary["rejected"]) == (0, 2, {})
+    # The untrained network is as sure as it is unsure.
+    sure = FitResult.load(fits / "fits.npz").person_confidence
+    limits = [
+        "--max-loss-2d",
+        1000,
+        "--max-beta",
+        1000,
+        "--min-confidence",
+        float(sure.max()) + 0.1,
+    ]
+    code, error = call(capsys, *base, *limits)
+    assert code == 2
+    assert "no fit passes the rules (2 unsure)" in error
 
 
 def test_report_and_view(fits, capsys):

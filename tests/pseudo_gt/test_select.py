@@ -70,6 +70,30 @@ def test_few_keypoints(fits: FitResult) -> None:
     assert chosen.keep[1:].all()
 
 
+def test_unsure_starts_are_rejected(fits: FitResult) -> None:
+    """The pelvis, sure of itself, does not count; whoever nothing is said of passes."""
+    sure = torch.full((6, 24), 0.8)
+    sure[:, 0] = 1.0
+    sure[1, 1:] = 0.19
+    sure[2, 1:] = 0.21
+    sure[3, 1:12], sure[3, 12:] = 0.9, 0.05  # mean (11 * 0.9 + 12 * 0.05) / 23
+    sure[4] = float("nan")
+    said = replace(fits, joint_confidence=sure)
+    chosen = select_fits(said)
+    assert chosen.reasons == ((), ("unsure",), (), (), (), ())
+    expected = [0.8, 0.19, 0.21, 10.5 / 23, float("nan"), 0.8]
+    torch.testing.assert_close(
+        torch.from_numpy(chosen.confidence), torch.tensor(expected).double(),
+        equal_nan=True, rtol=0, atol=1e-6,
+    )  # fmt: skip
+    strict = select_fits(said, SelectConfig(min_confidence=0.5))
+    assert strict.keep.tolist() == [True, False, False, False, True, True]
+    assert select_fits(said, SelectConfig(min_confidence=None)).keep.all()
+    silent = select_fits(fits, SelectConfig(min_confidence=0.99))
+    assert silent.keep.all()
+    assert silent.confidence.shape == (6,)
+
+
 @pytest.mark.parametrize("count", [0])
 def test_nobody(fits: FitResult, count: int) -> None:
     chosen = select_fits(fits[:count])
