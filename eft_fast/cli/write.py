@@ -49,6 +49,7 @@ def write_outputs(
 
 def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any]:
     """The numbers of a run, as ``--json`` prints them."""
+    sure = result.person_confidence
     size = torch.from_numpy(people.boxes[:, 2] * people.boxes[:, 3]).sqrt().float()
     return {
         "people": len(result),
@@ -58,6 +59,7 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
         "pck_0.1": pck(keypoint_distances(result), size),
         "seconds": info.seconds,
         "fits_per_second": len(result) / info.seconds,
+        "confidence": None if sure is None else float(sure.nanmean()),
         "stop_reasons": dict(Counter(result.stop_reason)),
         "left_out": people.left_out,
         "problems": people.problems,

@@ -14,8 +14,10 @@ from urllib.parse import quote
 
 import jinja2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+
+from eft_fast.viz.certainty import SIZE, Figure, make_figure
 
 #: Thumbnails of more people than this are files beside the report instead of part of it.
 INLINE_LIMIT = 250
@@ -48,6 +50,8 @@ class ReportRow:
         message: What went wrong, in a sentence; empty if nothing did.
         picture: Picture to shrink into the thumbnail, RGB; ``None`` shrinks ``panel``.
         panel: Picture file that the thumbnail links to.
+        joint_confidence: How sure the regressor was of each kinematic joint of its start, as of
+            ``FitResult``; None if it does not say.
     """
 
     name: str
@@ -60,6 +64,7 @@ class ReportRow:
     message: str = ""
     picture: UInt8[np.ndarray, "h w 3"] | None = None
     panel: Path | None = None
+    joint_confidence: Float[np.ndarray, " 24"] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class _Line:
     link: str
     gain: float
     explanation: str
+    figure: Figure
 
 
 def write_report(
@@ -153,7 +159,10 @@ def write_report(
     text = environment.get_template("report.html.j2").render(
         summary=summary,
         lines=lines,
-        tiles=_make_tiles(rows, summary),
+        tiles=_make_tiles(rows, summary, _mean(line.figure.mean for line in lines)),
+        # Without anybody of whom something is said, the page has no column for it.
+        has_confidence=any(line.figure.dots for line in lines),
+        figure_size=SIZE,
         reasons=Counter(row.stop_reason for row in rows).most_common(),
         explanations=STOP_REASONS,
         bars=_histogram(rows),
@@ -207,6 +216,7 @@ def _make_line(number: int, row: ReportRow, path: Path, folder: Path | None) -> 
         link="" if row.panel is None else _link(row.panel, path),
         gain=_ratio(row.kp_error_px, row.init_kp_error_px),
         explanation=STOP_REASONS.get(row.stop_reason, ""),
+        figure=make_figure(row.joint_confidence),
     )
 
 
@@ -216,7 +226,9 @@ def _link(file: Path, report: Path) -> str:
     return quote("./" + relative.replace(os.sep, "/"))
 
 
-def _make_tiles(rows: Sequence[ReportRow], summary: ReportSummary) -> list[_Tile]:
+def _make_tiles(
+    rows: Sequence[ReportRow], summary: ReportSummary, confidence: float
+) -> list[_Tile]:
     before, after = _mean(r.init_kp_error_px for r in rows), _mean(r.kp_error_px for r in rows)
     tiles = [
         _Tile("people", f"{len(rows):,}"),
@@ -225,6 +237,8 @@ def _make_tiles(rows: Sequence[ReportRow], summary: ReportSummary) -> list[_Tile
     if summary.pck is not None:
         start = "" if summary.init_pck is None else f"{summary.init_pck:.1%}"
         tiles.append(_Tile(summary.pck_label, f"{summary.pck:.1%}", start))
+    if math.isfinite(confidence):
+        tiles.append(_Tile("mean confidence of the start", f"{confidence:.0%}"))
     if summary.seconds is not None:
         tiles.append(_Tile("seconds", _figure(summary.seconds)))
         if summary.seconds > 0 and rows:
