@@ -21,6 +21,8 @@ namespace eft_fast {
   void keypoint_loss(const cpu::KeypointLoss<double>&);     \
   void body_priors(const cpu::BodyPriors<float>&);          \
   void body_priors(const cpu::BodyPriors<double>&);         \
+  void depthwise(const cpu::Depthwise&);                    \
+  void depthwise_backward(const cpu::DepthwiseBackward&);   \
   }
 
 #define EFT_TABLE(set)   \
@@ -36,7 +38,9 @@ namespace eft_fast {
    set::keypoint_loss,   \
    set::keypoint_loss,   \
    set::body_priors,     \
-   set::body_priors}
+   set::body_priors,     \
+   set::depthwise,       \
+   set::depthwise_backward}
 
 EFT_DECLARE_SET(portable)
 #if defined(__x86_64__)

@@ -136,6 +136,29 @@ struct BodyPriors {
   S *loss, *parts, *g_pose, *g_betas;  // [B], [B,5], [B,69], [B,10]
 };
 
+// Depthwise convolution with the channels last: each channel by its own kernel, the input padded
+// with zeros. Maps [B,H,W,C].
+struct Depthwise {
+  Pool pool;
+  int64_t images, channels, height, width, out_height, out_width;
+  int kernel, stride;  // 3 or 5, 1 or 2
+  int64_t pad;         // rows above and columns to the left; the output's size tells the others
+  bool clamp_in, clamp_out;        // the input, and the output, go through a clamp to [0, 6]
+  const float *x, *weight, *bias;  // [C,k,k], [C] or null
+  float* y;
+};
+
+struct DepthwiseBackward {
+  Pool pool;
+  int64_t images, channels, height, width, out_height, out_width;
+  int kernel, stride;
+  int64_t pad;
+  bool clamp_in;
+  const float *x, *weight;
+  const float *y, *g_y;            // y: the clamped output, or null where it was not clamped
+  float *g_x, *g_weight, *g_bias;  // g_x, or g_weight and g_bias, may be null: not wanted
+};
+
 struct Kernels {
   const char* name;
   void (*mesh_forward_f32)(const MeshForward<float>&);
@@ -150,6 +173,8 @@ struct Kernels {
   void (*keypoint_loss_f64)(const KeypointLoss<double>&);
   void (*body_priors_f32)(const BodyPriors<float>&);
   void (*body_priors_f64)(const BodyPriors<double>&);
+  void (*depthwise)(const Depthwise&);
+  void (*depthwise_backward)(const DepthwiseBackward&);
 };
 
 // The table in use: the best set that this processor runs, unless eft_fast_choose_simd chose

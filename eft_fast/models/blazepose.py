@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eft_fast.models.mobile import depthwise_relu6, pointwise, to_channels_last
 from eft_fast.models.weights import load_arrays
 
 #: Side of the input, in pixels.
@@ -126,8 +127,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Apply the block."""
-        y = F.relu6(self.depthwise(F.relu6(self.expand(x))))
-        y = self.project(y)
+        y = depthwise_relu6(self.depthwise, pointwise(self.expand, x), relu6_before=True)
+        y = pointwise(self.project, y)
         out: Tensor = x + y if self.skip else y
         return out
 
@@ -145,12 +146,10 @@ class HeadBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """Apply the block."""
+        y = depthwise_relu6(self.depthwise, x, after=self.stride - 1)
         if self.stride == 2:
-            y = self.depthwise(F.pad(x, (0, 1, 0, 1)))
             x = F.max_pool2d(x, 2)
-        else:
-            y = self.depthwise(x)
-        return F.relu6(x + self.pointwise(F.relu6(y)))
+        return F.relu6(x + pointwise(self.pointwise, y))
 
 
 class Lateral(nn.Module):
@@ -163,7 +162,7 @@ class Lateral(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """Apply the block."""
-        return F.relu6(self.project(F.relu6(self.depthwise(x))))
+        return F.relu6(pointwise(self.project, depthwise_relu6(self.depthwise, x)))
 
 
 def _make_stage(in_width: int, config: StageConfig) -> nn.Sequential:
@@ -297,12 +296,12 @@ class BlazePose(nn.Module):
             raise ValueError(
                 f"BlazePose: rgb must be [B, 3, {INPUT_SIZE}, {INPUT_SIZE}], got {list(rgb.shape)}"
             )
-        x = F.relu6(self.stem(rgb))
-        out: Tensor = self.stem_project(F.relu6(self.stem_depthwise(x)))
-        return out
+        x = self.stem(to_channels_last(rgb, self.stem))
+        x = depthwise_relu6(self.stem_depthwise, x, relu6_before=True)
+        return pointwise(self.stem_project, x)
 
     def _top(self, x: Tensor) -> Tensor:
-        return F.relu6(self.top_depthwise(F.relu6(self.top_expand(x))))
+        return depthwise_relu6(self.top_depthwise, pointwise(self.top_expand, x), relu6_before=True)
 
     def _encode(self, rgb: Tensor) -> list[Tensor]:
         """The three stage outputs that the heatmaps need, and the last encoder map (8 x 8)."""
@@ -315,7 +314,8 @@ class BlazePose(nn.Module):
         return [*maps, self._top(x)]
 
     def _encode_top(self, top: Float[Tensor, "B C 8 8"]) -> Float[Tensor, "B D 2 2"]:
-        encoded: Tensor = self.head(F.relu6(self.neck_project(F.relu6(self.neck_depthwise(top)))))
+        x = pointwise(self.neck_project, depthwise_relu6(self.neck_depthwise, top))
+        encoded: Tensor = self.head(F.relu6(x))
         return encoded
 
     def _output(self, top: Float[Tensor, "B C 8 8"]) -> BlazePoseOutput:

@@ -1,0 +1,99 @@
+// Rows of one block of channels, padded and side by side, for the depthwise convolutions.
+//
+// A block is 16 channels. Its rows are copied once into rings that stay in the first cache: padding
+// and the clamp are done there, so that the products that follow know neither borders nor strides.
+// A block takes 64 bytes of each pixel, a pattern that the processor does not foresee: the row
+// after the one at hand is asked for early (a third of the time of maps that the second cache
+// cannot hold).
+#pragma once
+
+#include "../kernels.h"
+#include "vec.h"
+
+namespace eft_fast {
+namespace EFT_ISA {
+
+using FVec = Vec<float>;
+
+constexpr int kBlock = 16;
+constexpr int kParts = kBlock / kLanes<float>;
+// Pixels that are computed side by side.
+constexpr int kPixels = 8;
+
+EFT_INLINE FVec clamp6(FVec x) {
+  x = select(x < FVec(0), FVec(0), x);
+  return select(FVec(6) < x, FVec(6), x);
+}
+
+// The gradient where a clamp to [0, 6] let its argument, or here its result, pass.
+EFT_INLINE FVec pass6(FVec value, FVec g) {
+  return select((value <= FVec(0)) | (FVec(6) <= value), FVec(0), g);
+}
+
+// Up to 16 numbers of one pixel; those that do not exist are 0.
+struct Pixel {
+  FVec part[kParts];
+
+  EFT_INLINE static Pixel load(const float* p, int count) {
+    Pixel out;
+    if (count == kBlock) {
+      for (int v = 0; v < kParts; ++v) out.part[v] = FVec::load(p + v * kLanes<float>);
+      return out;
+    }
+    alignas(64) float all[kBlock] = {};
+    for (int i = 0; i < count; ++i) all[i] = p[i];
+    for (int v = 0; v < kParts; ++v) out.part[v] = FVec::load(all + v * kLanes<float>);
+    return out;
+  }
+  EFT_INLINE void store(float* p) const {
+    for (int v = 0; v < kParts; ++v) part[v].store(p + v * kLanes<float>);
+  }
+};
+
+// Writes one part of a block, of whose channels only the first `count` exist.
+EFT_INLINE void store_part(FVec x, float* p, int part, int count) {
+  constexpr int L = kLanes<float>;
+  if (count >= (part + 1) * L) {
+    x.store(p + part * L);
+    return;
+  }
+  alignas(64) float all[L];
+  x.store(all);
+  for (int i = 0; part * L + i < count; ++i) p[part * L + i] = all[i];
+}
+
+// Where the channels of a block begin, and how many there are.
+struct Block {
+  int64_t first;
+  int count;
+  Block(int64_t number, int64_t channels) : first(number * kBlock) {
+    const int64_t left = channels - first;
+    count = left < kBlock ? static_cast<int>(left) : kBlock;
+  }
+};
+
+// The last `rows` rows of a map, each with zeros before and behind its pixels.
+struct Ring {
+  float* memory;
+  int rows;
+  int64_t before, columns;  // zeros before a row; its length with all zeros
+
+  static int64_t size(int rows, int64_t columns) { return rows * columns * kBlock; }
+  void clear() {
+    for (int64_t i = 0; i < size(rows, columns); ++i) memory[i] = 0;
+  }
+  EFT_INLINE float* row(int64_t y) const { return memory + (y % rows) * columns * kBlock; }
+  // Pixel x of row y; x may be negative.
+  EFT_INLINE float* at(int64_t y, int64_t x) const { return row(y) + (before + x) * kBlock; }
+};
+
+// Weights [C,k,k] of a block as [k*k,16].
+inline void load_weights(const float* weight, int taps, Block block, float* out) {
+  for (int i = 0; i < taps * kBlock; ++i) out[i] = 0;
+  const float* from = weight + block.first * taps;
+  for (int c = 0; c < block.count; ++c)
+    for (int t = 0; t < taps; ++t) out[t * kBlock + c] = from[c * taps + t];
+}
+
+}  // namespace EFT_ISA
+}  // namespace eft_fast
