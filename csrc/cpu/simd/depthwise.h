@@ -30,19 +30,39 @@ EFT_INLINE FVec pass6(FVec value, FVec g) {
   return select((value <= FVec(0)) | (FVec(6) <= value), FVec(0), g);
 }
 
+// The first `count` numbers of a vector, zeros behind them.
+EFT_INLINE FVec load_some(const float* p, int count) {
+  if (count >= kLanes<float>) return FVec::load(p);
+  if (count <= 0) return FVec(0);
+#if defined(__AVX512F__)
+  return FVec((FVec::Raw)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p));
+#else
+  FVec out(0);
+  for (int i = 0; i < count; ++i) out.v[i] = p[i];
+  return out;
+#endif
+}
+
+EFT_INLINE void store_some(FVec x, float* p, int count) {
+  if (count >= kLanes<float>) {
+    x.store(p);
+    return;
+  }
+#if defined(__AVX512F__)
+  if (count > 0) _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)x.v);
+#else
+  for (int i = 0; i < count; ++i) p[i] = x.v[i];
+#endif
+}
+
 // Up to 16 numbers of one pixel; those that do not exist are 0.
 struct Pixel {
   FVec part[kParts];
 
   EFT_INLINE static Pixel load(const float* p, int count) {
     Pixel out;
-    if (count == kBlock) {
-      for (int v = 0; v < kParts; ++v) out.part[v] = FVec::load(p + v * kLanes<float>);
-      return out;
-    }
-    alignas(64) float all[kBlock] = {};
-    for (int i = 0; i < count; ++i) all[i] = p[i];
-    for (int v = 0; v < kParts; ++v) out.part[v] = FVec::load(all + v * kLanes<float>);
+    for (int v = 0; v < kParts; ++v)
+      out.part[v] = load_some(p + v * kLanes<float>, count - v * kLanes<float>);
     return out;
   }
   EFT_INLINE void store(float* p) const {
@@ -52,14 +72,7 @@ struct Pixel {
 
 // Writes one part of a block, of whose channels only the first `count` exist.
 EFT_INLINE void store_part(FVec x, float* p, int part, int count) {
-  constexpr int L = kLanes<float>;
-  if (count >= (part + 1) * L) {
-    x.store(p + part * L);
-    return;
-  }
-  alignas(64) float all[L];
-  x.store(all);
-  for (int i = 0; part * L + i < count; ++i) p[part * L + i] = all[i];
+  store_some(x, p + part * kLanes<float>, count - part * kLanes<float>);
 }
 
 // Where the channels of a block begin, and how many there are.
