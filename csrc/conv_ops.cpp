@@ -1,46 +1,27 @@
 // Registration of the depthwise convolution, for maps with the channels last on the CPU. Elsewhere
 // torch's convolution runs instead.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
 #include "check.h"
-#include "cpu/kernels.h"
+#include "ops_cpu.h"
 
 namespace eft_fast {
 namespace {
-
-using OptionalTensor = std::optional<Tensor>;
-
-void run_pool(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
-  if (count <= grain) {
-    if (count > 0) body(context, 0, count);
-    return;
-  }
-  torch::stable::parallel_for(
-      0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
-
-const float* read(const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); }
-float* write(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
-
-struct Sizes {
-  int64_t images, height, width, channels, out_height, out_width;
-  int kernel, stride;
-};
 
 void check_floats(const char* op, const char* name, const Tensor& t) {
   if (t.scalar_type() != ScalarType::Float || t.is_cuda() || !t.is_contiguous())
     refuse(std::string(op) + ": " + name + " must be contiguous float32 on the CPU");
 }
 
-Sizes check_maps(const char* op,
-                 const Tensor& x,
-                 const Tensor& weight,
-                 int64_t stride,
-                 int64_t before,
-                 int64_t after) {
+cpu::DepthwiseMaps check_maps(const char* op,
+                              const Tensor& x,
+                              const Tensor& weight,
+                              int64_t stride,
+                              int64_t before,
+                              int64_t after,
+                              bool clamp_in) {
   check_shape(op, "x", x, {-1, -1, -1, -1});
   check_floats(op, "x", x);
   check_shape(op, "weight", weight, {x.size(3), 1, -1, -1});
@@ -55,14 +36,19 @@ Sizes check_maps(const char* op,
   const int64_t rows = x.size(1) + before + after, columns = x.size(2) + before + after;
   if (rows < kernel || columns < kernel)
     refuse(std::string(op) + ": x must not be smaller than the kernel, got " + shape_text(x));
-  return {x.size(0),
+  return {kPool,
+          x.size(0),
+          x.size(3),
           x.size(1),
           x.size(2),
-          x.size(3),
           (rows - kernel) / stride + 1,
           (columns - kernel) / stride + 1,
           static_cast<int>(kernel),
-          static_cast<int>(stride)};
+          static_cast<int>(stride),
+          before,
+          clamp_in,
+          read<float>(x),
+          read<float>(weight)};
 }
 
 Tensor depthwise(const Tensor& x,
@@ -74,29 +60,13 @@ Tensor depthwise(const Tensor& x,
                  bool clamp_in,
                  bool clamp_out) {
   const char* op = "depthwise";
-  const Sizes s = check_maps(op, x, weight, stride, before, after);
+  const cpu::DepthwiseMaps s = check_maps(op, x, weight, stride, before, after, clamp_in);
   if (bias.has_value()) {
     check_shape(op, "bias", *bias, {s.channels});
     check_floats(op, "bias", *bias);
   }
   const Tensor y = empty_as(x, {s.images, s.out_height, s.out_width, s.channels});
-  if (y.numel())
-    cpu::kernels().depthwise({{run_pool},
-                              s.images,
-                              s.channels,
-                              s.height,
-                              s.width,
-                              s.out_height,
-                              s.out_width,
-                              s.kernel,
-                              s.stride,
-                              before,
-                              clamp_in,
-                              clamp_out,
-                              read(x),
-                              read(weight),
-                              bias.has_value() ? read(*bias) : nullptr,
-                              write(y)});
+  if (y.numel()) cpu::kernels().depthwise({s, clamp_out, read<float>(bias), write<float>(y)});
   return y;
 }
 
@@ -111,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& g,
                                                       bool needs_x,
                                                       bool needs_weight) {
   const char* op = "depthwise_backward";
-  const Sizes s = check_maps(op, x, weight, stride, before, after);
+  const cpu::DepthwiseMaps s = check_maps(op, x, weight, stride, before, after, clamp_in);
   check_shape(op, "g", g, {s.images, s.out_height, s.out_width, s.channels});
   check_floats(op, "g", g);
   if (y.has_value()) {
@@ -124,24 +94,12 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& g,
       needs_weight ? empty_as(x, {s.channels, 1, s.kernel, s.kernel}) : empty_as(x, {0});
   const Tensor g_bias = needs_weight ? empty_as(x, {s.channels}) : empty_as(x, {0});
   if (s.channels && (needs_x || needs_weight))
-    cpu::kernels().depthwise_backward({{run_pool},
-                                       s.images,
-                                       s.channels,
-                                       s.height,
-                                       s.width,
-                                       s.out_height,
-                                       s.out_width,
-                                       s.kernel,
-                                       s.stride,
-                                       before,
-                                       clamp_in,
-                                       read(x),
-                                       read(weight),
-                                       y.has_value() ? read(*y) : nullptr,
-                                       read(g),
-                                       needs_x ? write(g_x) : nullptr,
-                                       needs_weight ? write(g_weight) : nullptr,
-                                       needs_weight ? write(g_bias) : nullptr});
+    cpu::kernels().depthwise_backward({s,
+                                       read<float>(y),
+                                       read<float>(g),
+                                       needs_x ? write<float>(g_x) : nullptr,
+                                       needs_weight ? write<float>(g_weight) : nullptr,
+                                       needs_weight ? write<float>(g_bias) : nullptr});
   return {g_x, g_weight, g_bias};
 }
 

@@ -1,46 +1,17 @@
 // The CPU side of the SMPL operators: tensors in, tensors out, no arithmetic.
+#include "ops_cpu.h"
+
 #include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
 #include "check.h"
-#include "cpu/kernels.h"
 
 namespace eft_fast {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
-
-template <typename S>
-const S* read(const Tensor& t) {
-  return static_cast<const S*>(t.const_data_ptr());
-}
-
-template <typename S>
-const S* read(const OptionalTensor& t) {
-  return t.has_value() ? read<S>(*t) : nullptr;
-}
-
-template <typename S>
-S* write(const Tensor& t) {
-  return static_cast<S*>(t.mutable_data_ptr());
-}
-
-// Splits work over torch's threads; alone, or inside a parallel region, it simply runs.
-void run_pool(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
-  if (count <= 0) return;
-  if (count <= grain) {
-    body(context, 0, count);
-    return;
-  }
-  torch::stable::parallel_for(
-      0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
-
-constexpr cpu::Pool kPool{run_pool};
 
 template <typename S>
 cpu::BodyInputs<S> body_inputs(const BodyArgs& body) {

@@ -12,9 +12,9 @@
 
 #include "check.h"
 #include "cuda/launchers.h"
+#include "tensors.h"
 
 namespace eft_fast {
-using OptionalTensor = std::optional<Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
 #ifdef EFT_FAST_HOST_CUDA
@@ -51,21 +51,6 @@ inline void check_launch(const char* op, int code) {
   if (code != 0)
     refuse(std::string(op) + ": the CUDA kernels did not start (error " + std::to_string(code) +
            ": " + eft_cuda_error(code) + ")");
-}
-
-template <typename S>
-const S* read(const Tensor& t) {
-  return static_cast<const S*>(t.const_data_ptr());
-}
-
-template <typename S>
-const S* read(const OptionalTensor& t) {
-  return t.has_value() ? read<S>(*t) : nullptr;
-}
-
-template <typename S>
-S* write(const Tensor& t) {
-  return static_cast<S*>(t.mutable_data_ptr());
 }
 
 inline Gradients make_gradients(const BodyArgs& body) {

@@ -1,37 +1,16 @@
 // Registration of the priors. On other devices the sum of losses/priors.py runs instead: a few
 // library products, which is what the mixture needs there.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
 #include "check.h"
-#include "cpu/kernels.h"
+#include "ops_cpu.h"
 
 namespace eft_fast {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
 constexpr int64_t kPose = cpu::kBodyPose;
-
-void run_pool(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
-  if (count <= grain) {
-    if (count > 0) body(context, 0, count);
-    return;
-  }
-  torch::stable::parallel_for(
-      0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
-
-template <typename S>
-const S* read(const Tensor& t) {
-  return static_cast<const S*>(t.const_data_ptr());
-}
-
-template <typename S>
-S* write(const Tensor& t) {
-  return static_cast<S*>(t.mutable_data_ptr());
-}
 
 void call(const cpu::BodyPriors<float>& a) { cpu::kernels().body_priors_f32(a); }
 void call(const cpu::BodyPriors<double>& a) { cpu::kernels().body_priors_f64(a); }
@@ -91,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> body_priors(const Tensor& body_pose,
   const Tensor g_betas = empty_as(betas, {people, kBetas});
   auto run = [&](auto zero) {
     using S = decltype(zero);
-    call(cpu::BodyPriors<S>{{run_pool},
+    call(cpu::BodyPriors<S>{kPool,
                             people,
                             read<S>(pose),
                             read<S>(shape),

@@ -138,23 +138,22 @@ struct BodyPriors {
 
 // Depthwise convolution with the channels last: each channel by its own kernel, the input padded
 // with zeros. Maps [B,H,W,C].
-struct Depthwise {
+struct DepthwiseMaps {
   Pool pool;
   int64_t images, channels, height, width, out_height, out_width;
   int kernel, stride;  // 3 or 5, 1 or 2
   int64_t pad;         // rows above and columns to the left; the output's size tells the others
-  bool clamp_in, clamp_out;        // the input, and the output, go through a clamp to [0, 6]
-  const float *x, *weight, *bias;  // [C,k,k], [C] or null
+  bool clamp_in;       // the input goes through a clamp to [0, 6]
+  const float *x, *weight;  // weight [C,k,k]
+};
+
+struct Depthwise : DepthwiseMaps {
+  bool clamp_out;     // the output does, too
+  const float* bias;  // [C] or null
   float* y;
 };
 
-struct DepthwiseBackward {
-  Pool pool;
-  int64_t images, channels, height, width, out_height, out_width;
-  int kernel, stride;
-  int64_t pad;
-  bool clamp_in;
-  const float *x, *weight;
+struct DepthwiseBackward : DepthwiseMaps {
   const float *y, *g_y;            // y: the clamped output, or null where it was not clamped
   float *g_x, *g_weight, *g_bias;  // g_x, or g_weight and g_bias, may be null: not wanted
 };

@@ -100,6 +100,30 @@ struct Ring {
   EFT_INLINE float* at(int64_t y, int64_t x) const { return row(y) + (before + x) * kBlock; }
 };
 
+// Copies row y of the input, of whose block only `count` channels exist, into the ring.
+EFT_INLINE void load_input_row(
+    const cpu::DepthwiseMaps& a, const Ring& in, const float* from, int64_t y, int count) {
+  float* to = in.at(y, 0);
+  const bool clamp = a.clamp_in;
+  for (int64_t x = 0; x < a.width; ++x) {
+    Pixel pixel = Pixel::load(from + x * a.channels, count);
+    __builtin_prefetch(from + (a.width + x) * a.channels);
+    if (clamp)
+      for (int v = 0; v < kParts; ++v) pixel.part[v] = clamp6(pixel.part[v]);
+    pixel.store(to + x * kBlock);
+  }
+}
+
+// Calls Run<kernel, stride>::call, of the kernels and strides that there are.
+template <template <int, int> class Run, typename Args>
+void by_form(const Args& args) {
+  if (args.kernel == 3) {
+    args.stride == 1 ? Run<3, 1>::call(args) : Run<3, 2>::call(args);
+  } else {
+    args.stride == 1 ? Run<5, 1>::call(args) : Run<5, 2>::call(args);
+  }
+}
+
 // Weights [C,k,k] of a block as [k*k,16].
 inline void load_weights(const float* weight, int taps, Block block, float* out) {
   for (int i = 0; i < taps * kBlock; ++i) out[i] = 0;

@@ -37,18 +37,6 @@ struct Backward {
     g.clear();
   }
 
-  EFT_INLINE void load_input(const float* from, int64_t y, int count) {
-    float* to = in.at(y, 0);
-    const bool clamp = a.clamp_in;
-    for (int64_t x = 0; x < a.width; ++x) {
-      Pixel pixel = Pixel::load(from + x * a.channels, count);
-      __builtin_prefetch(from + (a.width + x) * a.channels);
-      if (clamp)
-        for (int v = 0; v < kParts; ++v) pixel.part[v] = clamp6(pixel.part[v]);
-      pixel.store(to + x * kBlock);
-    }
-  }
-
   EFT_INLINE void load_gradient(const float* from, const float* y, int64_t oy, int count) {
     float* to = g.at(oy, 0);
     for (int64_t x = 0; x < a.out_width; ++x) {
@@ -156,7 +144,8 @@ struct Backward {
            : load_gradient(g_y + skip, y_row, oy, block.count);
       for (; needs_rows && loaded < reach && loaded < a.height; ++loaded) {
         const float* row = x + loaded * a.width * a.channels;
-        full ? load_input(row, loaded, kBlock) : load_input(row, loaded, block.count);
+        full ? load_input_row(a, in, row, loaded, kBlock)
+             : load_input_row(a, in, row, loaded, block.count);
       }
       if (a.g_weight) add_weight_row(oy);
       // Rows that no later output reads; the rings still hold them.
@@ -182,28 +171,24 @@ struct Backward {
 
 // Items are blocks, so that a weight's sum over the images has one owner and one order.
 template <int K, int S>
-void run(const cpu::DepthwiseBackward& args) {
-  const int64_t work = args.images * args.out_height * args.out_width * K * K;
-  args.pool.run((args.channels + kBlock - 1) / kBlock,
-                1 + 100000 / work,
-                [](void* context, int64_t begin, int64_t end) {
-                  const auto& a = *static_cast<const cpu::DepthwiseBackward*>(context);
-                  Backward<K, S> backward(a);
-                  for (int64_t item = begin; item < end; ++item)
-                    backward.run_block(Block(item, a.channels));
-                },
-                const_cast<cpu::DepthwiseBackward*>(&args));
-}
+struct RunBackward {
+  static void call(const cpu::DepthwiseBackward& args) {
+    const int64_t work = args.images * args.out_height * args.out_width * K * K;
+    args.pool.run((args.channels + kBlock - 1) / kBlock,
+                  1 + 100000 / work,
+                  [](void* context, int64_t begin, int64_t end) {
+                    const auto& a = *static_cast<const cpu::DepthwiseBackward*>(context);
+                    Backward<K, S> backward(a);
+                    for (int64_t item = begin; item < end; ++item)
+                      backward.run_block(Block(item, a.channels));
+                  },
+                  const_cast<cpu::DepthwiseBackward*>(&args));
+  }
+};
 
 }  // namespace
 
-void depthwise_backward(const cpu::DepthwiseBackward& args) {
-  if (args.kernel == 3) {
-    args.stride == 1 ? run<3, 1>(args) : run<3, 2>(args);
-  } else {
-    args.stride == 1 ? run<5, 1>(args) : run<5, 2>(args);
-  }
-}
+void depthwise_backward(const cpu::DepthwiseBackward& args) { by_form<RunBackward>(args); }
 
 }  // namespace EFT_ISA
 }  // namespace eft_fast

@@ -51,27 +51,10 @@ struct Forward {
       bias[c] = a.bias && c < block.count ? a.bias[block.first + c] : 0;
   }
 
-  template <bool Clamp>
-  EFT_INLINE void load_row(const float* from, int64_t y, int count) {
-    float* to = in.at(y, 0);
-    for (int64_t x = 0; x < a.width; ++x) {
-      Pixel pixel = Pixel::load(from + x * a.channels, count);
-      __builtin_prefetch(from + (a.width + x) * a.channels);
-      if (Clamp)
-        for (int v = 0; v < kParts; ++v) pixel.part[v] = clamp6(pixel.part[v]);
-      pixel.store(to + x * kBlock);
-    }
-  }
-
   void load_row(const float* image, int64_t y, Block block) {
     const float* from = image + y * a.width * a.channels + block.first;
-    if (a.clamp_in) {
-      block.count == kBlock ? load_row<true>(from, y, kBlock)
-                            : load_row<true>(from, y, block.count);
-    } else {
-      block.count == kBlock ? load_row<false>(from, y, kBlock)
-                            : load_row<false>(from, y, block.count);
-    }
+    block.count == kBlock ? load_input_row(a, in, from, y, kBlock)
+                          : load_input_row(a, in, from, y, block.count);
   }
 
   void write_row(float* out, int64_t oy, Block block) {
@@ -113,33 +96,29 @@ struct Forward {
 
 // Items are blocks of an image, the images of a block in a row.
 template <int K, int S>
-void run(const cpu::Depthwise& args) {
-  const int64_t blocks = (args.channels + kBlock - 1) / kBlock;
-  const int64_t work = args.out_height * args.out_width * K * K;
-  args.pool.run(
-      blocks * args.images,
-      1 + 200000 / work,
-      [](void* context, int64_t begin, int64_t end) {
-        const cpu::Depthwise& a = *static_cast<const cpu::Depthwise*>(context);
-        Forward<K, S> forward(a);
-        for (int64_t item = begin; item < end; ++item) {
-          const Block block(item / a.images, a.channels);
-          if (item == begin || item % a.images == 0) forward.load_block(block);
-          forward.run_image(item % a.images, block);
-        }
-      },
-      const_cast<cpu::Depthwise*>(&args));
-}
+struct RunForward {
+  static void call(const cpu::Depthwise& args) {
+    const int64_t blocks = (args.channels + kBlock - 1) / kBlock;
+    const int64_t work = args.out_height * args.out_width * K * K;
+    args.pool.run(
+        blocks * args.images,
+        1 + 200000 / work,
+        [](void* context, int64_t begin, int64_t end) {
+          const cpu::Depthwise& a = *static_cast<const cpu::Depthwise*>(context);
+          Forward<K, S> forward(a);
+          for (int64_t item = begin; item < end; ++item) {
+            const Block block(item / a.images, a.channels);
+            if (item == begin || item % a.images == 0) forward.load_block(block);
+            forward.run_image(item % a.images, block);
+          }
+        },
+        const_cast<cpu::Depthwise*>(&args));
+  }
+};
 
 }  // namespace
 
-void depthwise(const cpu::Depthwise& args) {
-  if (args.kernel == 3) {
-    args.stride == 1 ? run<3, 1>(args) : run<3, 2>(args);
-  } else {
-    args.stride == 1 ? run<5, 1>(args) : run<5, 2>(args);
-  }
-}
+void depthwise(const cpu::Depthwise& args) { by_form<RunForward>(args); }
 
 }  // namespace EFT_ISA
 }  // namespace eft_fast
