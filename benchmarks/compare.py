@@ -144,6 +144,20 @@ def _print_row(row: dict[str, Any]) -> None:
     )
 
 
+def parse_timed(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Parse options, with ``--threads`` and ``--processor-time``, which are put into force."""
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="instead of wall time, on a busy machine"
+    )
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if options.processor_time:
+        global clock
+        clock = time.process_time
+    return options
+
+
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["onnx"]:

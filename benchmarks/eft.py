@@ -202,16 +202,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=CONFIG.max_steps)
     parser.add_argument("--people", type=int, default=4, help="in slots, and for workers")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     parser.add_argument("--json", action="store_true", help="one line on stdout")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results")
-    parser.add_argument(
-        "--processor-time", action="store_true", help="instead of wall time, on a busy machine"
-    )
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    if options.processor_time:
-        compare.clock = time.process_time
+    options = compare.parse_timed(parser, arguments)
     if "smplx" not in peers.installed():
         print("compare: install a peer first: pip install '.[bench]'", file=sys.stderr)
         return 2

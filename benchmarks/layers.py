@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -121,14 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="layers whose name holds it")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--processor-time", action="store_true", help="instead of wall time, on a busy machine"
-    )
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    if options.processor_time:
-        compare.clock = time.process_time
+    options = compare.parse_timed(parser, arguments)
     print(f"{'layer':34s} {'weight':>14s} {'':6s} " + " ".join(f"{way:>16s}" for way in WAYS))
     for name in options.networks:
         regressor = Hmr().eval() if name == "hmr" else load_regressor()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,14 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="of the layers")
     parser.add_argument("--people", type=int, default=4, help="of the fits")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--processor-time", action="store_true", help="instead of wall time, on a busy machine"
-    )
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    if options.processor_time:
-        compare.clock = time.process_time
+    options = compare.parse_timed(parser, arguments)
     regressor = load_regressor()
     for name, job in network_jobs(regressor, options.people).items():
         print(measure(name, job, options.rounds, 0.2), flush=True)

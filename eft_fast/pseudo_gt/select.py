@@ -17,8 +17,6 @@ from eft_fast.keypoints import to_spin49
 from eft_fast.losses.keypoints import eft_loss
 
 _FAILED: Final = ("bad_image", "no_keypoints", "interrupted")
-#: See ``SelectConfig.min_confidence``.
-MIN_CONFIDENCE: Final = 0.2
 #: Ankles, knees, hips, wrists, elbows and shoulders of the 24: what EFT's export asks for.
 _LIMBS: Final = tuple(range(25, 37))
 
@@ -50,7 +48,7 @@ class SelectConfig:
     max_init_loss_2d: float | None = None
     all_limbs: bool = False
     min_keypoints: int = 1
-    min_confidence: float | None = MIN_CONFIDENCE
+    min_confidence: float | None = 0.2
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def select_fits(result: FitResult, config: SelectConfig | None = None) -> Select
     ).numpy()
     said = result.person_confidence
     confidence = np.full(len(result), np.nan) if said is None else said.double().numpy()
-    limit = None if config.min_confidence is None else -config.min_confidence
+    least = -np.inf if config.min_confidence is None else config.min_confidence
     broken = {
         "failed": np.isin(np.array(result.stop_reason, dtype=np.str_), _FAILED),
         "not_finite": ~finite,
@@ -111,7 +109,7 @@ def select_fits(result: FitResult, config: SelectConfig | None = None) -> Select
         "init_loss_2d": _above(init, config.max_init_loss_2d),
         "limbs": ~labelled[:, _LIMBS].all(1) if config.all_limbs else np.zeros(len(result), bool),
         "few_keypoints": given.sum(1) < config.min_keypoints,
-        "unsure": _above(-confidence, limit),
+        "unsure": confidence < least,
     }
     reasons = tuple(
         tuple(name for name, rule in broken.items() if rule[row]) for row in range(len(result))

@@ -128,13 +128,13 @@ def run_trunk(
         half: Compute the encoder in bfloat16. The output layers stay in float32: a landmark at
             200 pixels would move by half a pixel.
     """
-    trunk = network.trunk
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
-        if stages == 0:
-            network.check_img(inputs)
-            inputs = trunk.run_to_stage(0, inputs * network.img_std + network.img_mean)
-        features = trunk.run_to_features(stages, inputs)
-    return trunk.read_out(features.float())
+        features = (
+            network.run_to("feature", inputs)
+            if stages == 0
+            else network.trunk.run_to_features(stages, inputs)
+        )
+    return network.trunk.read_out(features.float())
 
 
 def maps_path(shard: Path, stages: int) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,24 +12,6 @@ import torch
 from eft_fast import ops
 from eft_fast.body.plan import make_mesh_plan, make_points_plan, regressor_rows, vertex_rows
 from tests.ops.op_inputs import make_inputs, make_plans, make_smpl_sized
-
-
-@pytest.fixture(params=["avx512", "avx2", "portable"])
-def simd(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that runs here, forced; the choice of the process comes back."""
-    before = ops.build_info()["simd"]
-    if request.param not in ops.build_info()["simd_available"]:
-        pytest.skip(f"this processor or build has no {request.param}")
-    ops.choose_simd(request.param)
-    yield request.param
-    ops.choose_simd(before)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def everything(mesh, points, people, dtype, backend="auto"):

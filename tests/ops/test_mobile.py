@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eft_fast import ops
 from eft_fast.models.blazepose import BlazePose
 from eft_fast.ops import mobile
 from eft_fast.ops.mobile import DepthwiseForm, depthwise_conv2d, pointwise_conv2d
@@ -34,23 +31,6 @@ SHAPES = [
     (1, 16, 6, 6, 5, 1, 4, 4),
     (1, 16, 3, 40, 3, 1, 1, 1),
 ]
-
-
-@pytest.fixture(params=["avx512", "avx2", "portable"])
-def simd(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = ops.build_info()["simd"]
-    if request.param not in ops.build_info()["simd_available"]:
-        pytest.skip(f"this processor or build has no {request.param}")
-    ops.choose_simd(request.param)
-    yield request.param
-    ops.choose_simd(before)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def make_case(shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> list[Tensor]:
