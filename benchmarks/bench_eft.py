@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import peers
 from benchmarks.eft import CONFIG, NETWORKS, OriginalEft, fit_all, make_jobs, make_regressor
-from eft_fast.fitting.config import EFT_MODES
-from eft_fast.fitting.eft import make_loop
+from eft_fast.eft.config import EFT_MODES
+from eft_fast.eft.loop import make_loop
 
 #: Enough for updates to weigh as they do in a whole fit; compare.py times whole ones.
 STEPS = 5

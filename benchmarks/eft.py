@@ -22,15 +22,15 @@ from torch import nn
 
 from benchmarks import compare, peers
 from benchmarks.cases import Job
-from eft_fast.fitting.config import EFT_MODES, EftConfig
-from eft_fast.fitting.eft import make_loop
-from eft_fast.fitting.person import CropJob, Fitter, PersonFit, loss_weights
-from eft_fast.fitting.slots import SlotFitter
-from eft_fast.fitting.workers import WorkerFitter
+from eft_fast.eft.batched.slots import SlotFitter
+from eft_fast.eft.config import EFT_MODES, EftConfig
+from eft_fast.eft.loop import make_loop
 from eft_fast.losses.keypoints import eft_loss
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.hmr import Hmr
+from eft_fast.pipeline.fitter import CropJob, Fitter, PersonFit, loss_weights
+from eft_fast.pipeline.workers import WorkerFitter
 
 NETWORKS = ("hmr", "open")
 #: As published: twenty steps. Threshold 0, so that every fit makes all of them.

@@ -16,10 +16,10 @@ import torch
 
 from benchmarks import peers
 from benchmarks.eft import CONFIG, NETWORKS, fit_all, make_jobs, make_regressor
-from eft_fast.fitting.engine import make_slot_fitter
-from eft_fast.fitting.memory import bytes_per_slot
-from eft_fast.fitting.person import Fitter
-from eft_fast.fitting.workers import WorkerFitter
+from eft_fast.eft.batched.memory import bytes_per_slot
+from eft_fast.pipeline.dispatch import make_slot_fitter
+from eft_fast.pipeline.fitter import Fitter
+from eft_fast.pipeline.workers import WorkerFitter
 
 CASES = ("full", "layer4", "head", "lora", "subspace", "full:slots=4", "head:slots=4")
 CASES += ("full:workers=2",)

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from eft_fast import imaging
 from eft_fast.api import load_body, load_regressor
+from eft_fast.eft.config import EftConfig
 from eft_fast.evaluation import metrics, openbench
 from eft_fast.evaluation.protocols import J24_TO_J14
-from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.engine import make_fitter
-from eft_fast.fitting.person import CropJob
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.keypoints import to_spin49
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.pipeline.dispatch import make_fitter
+from eft_fast.pipeline.fitter import CropJob
 from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
 
 CONFIG = EftConfig(threshold=0.0)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import compare
-from eft_fast.fitting.modes import leaves, share
-from eft_fast.fitting.stacked import StackedConv2d, StackedRegressor
+from eft_fast.eft.batched.layers import StackedConv2d, StackedRegressor
+from eft_fast.eft.modes import leaves, share
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.models.hmr import Hmr

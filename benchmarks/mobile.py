@@ -21,12 +21,12 @@ from benchmarks import compare
 from benchmarks.eft import CONFIG, make_jobs
 from benchmarks.layers import find_layers
 from benchmarks.peers import body
-from eft_fast.fitting.engine import make_fitter
 from eft_fast.models import load_regressor
 from eft_fast.models import mobile as layers
 from eft_fast.models.base import Regressor
 from eft_fast.ops import mobile
 from eft_fast.ops.mobile import DepthwiseForm, depthwise_conv2d
+from eft_fast.pipeline.dispatch import make_fitter
 
 
 @contextmanager

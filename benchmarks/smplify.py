@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import peers
-from eft_fast.fitting.pose_priors import OPEN_PRIOR_PATH
-from eft_fast.fitting.recipes import SmplifyConfig
-from eft_fast.fitting.smplify import fit_smplify, start_from
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.models.base import RegressorOutput
+from eft_fast.smplify.config import SmplifyConfig
+from eft_fast.smplify.fit import fit_smplify, start_from
+from eft_fast.smplify.prior import OPEN_PRIOR_PATH
 
 FULL_STEPS = 100
 TORSO, IGNORED = [9, 12, 2, 5], [1, 9, 12, 27, 28]

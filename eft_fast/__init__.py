@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from eft_fast.api import fit_stream as fit_stream
     from eft_fast.body import load_body as load_body
     from eft_fast.body.smpl import Smpl as Smpl
-    from eft_fast.fitting.config import EftConfig as EftConfig
-    from eft_fast.fitting.groups import fit_subjects as fit_subjects
-    from eft_fast.fitting.recipes import SmplifyConfig as SmplifyConfig
-    from eft_fast.fitting.result import FitResult as FitResult
-    from eft_fast.fitting.views import PhotoCameras as PhotoCameras
-    from eft_fast.fitting.views import fit_views as fit_views
+    from eft_fast.eft.config import EftConfig as EftConfig
     from eft_fast.models import load_regressor as load_regressor
     from eft_fast.models.base import Regressor as Regressor
     from eft_fast.models.base import RegressorOutput as RegressorOutput
+    from eft_fast.result import FitResult as FitResult
+    from eft_fast.smplify.config import SmplifyConfig as SmplifyConfig
+    from eft_fast.smplify.multiview import PhotoCameras as PhotoCameras
+    from eft_fast.smplify.multiview import fit_views as fit_views
+    from eft_fast.smplify.shared_shape import fit_subjects as fit_subjects
 
 _HOME = {
-    "EftConfig": "eft_fast.fitting.config",
-    "FitResult": "eft_fast.fitting.result",
-    "PhotoCameras": "eft_fast.fitting.views",
+    "EftConfig": "eft_fast.eft.config",
+    "FitResult": "eft_fast.result",
+    "PhotoCameras": "eft_fast.smplify.multiview",
     "Regressor": "eft_fast.models.base",
     "RegressorOutput": "eft_fast.models.base",
     "Smpl": "eft_fast.body.smpl",
-    "SmplifyConfig": "eft_fast.fitting.recipes",
+    "SmplifyConfig": "eft_fast.smplify.config",
     "fit_batch": "eft_fast.api",
     "fit_stream": "eft_fast.api",
-    "fit_subjects": "eft_fast.fitting.groups",
-    "fit_views": "eft_fast.fitting.views",
+    "fit_subjects": "eft_fast.smplify.shared_shape",
+    "fit_views": "eft_fast.smplify.multiview",
     "load_body": "eft_fast.body",
     "load_regressor": "eft_fast.models",
 }

@@ -15,21 +15,21 @@ from torch import Tensor
 
 from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
-from eft_fast.fitting.assemble import PersonRows, assemble_result
-from eft_fast.fitting.certainty import ConfidenceReader
-from eft_fast.fitting.config import DEFAULT_CONFIG, EftConfig
-from eft_fast.fitting.engine import make_fitter
-from eft_fast.fitting.inputs import Pinhole, check_pinholes, unread_person
-from eft_fast.fitting.person import Fitter
-from eft_fast.fitting.progress import PeopleProgress
-from eft_fast.fitting.recipes import RECIPES, SmplifyConfig
-from eft_fast.fitting.result import FitResult
-from eft_fast.fitting.stream import GivenPerson, Image, PersonStream, ReasonCallback
+from eft_fast.eft.config import DEFAULT_CONFIG, EftConfig
 from eft_fast.keypoints import JointSet
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.ops import find_device
+from eft_fast.pipeline.assemble import PersonRows, assemble_result
+from eft_fast.pipeline.confidence import ConfidenceReader
+from eft_fast.pipeline.dispatch import make_fitter
+from eft_fast.pipeline.fitter import Fitter
+from eft_fast.pipeline.prepare import Pinhole, check_pinholes, unread_person
+from eft_fast.pipeline.progress import PeopleProgress
+from eft_fast.pipeline.run import GivenPerson, Image, PersonStream, ReasonCallback
+from eft_fast.result import FitResult
+from eft_fast.smplify.config import RECIPES, SmplifyConfig
 
 __all__ = ["fit_batch", "fit_stream", "load_body", "load_regressor"]
 
@@ -73,7 +73,7 @@ def fit_batch(
             regressor alone.
         mode: What EFT tunes: ``"full"``, all weights; ``"layer3"``, ``"layer4"``, ``"head"``: those
             from there on; ``"feature"``, ``"lora"``, ``"subspace"``: other, cheaper methods, see
-            ``fitting.config.EFT_MODES``. Never another one than asked for. SMPLify tunes none; the
+            ``eft.config.EFT_MODES``. Never another one than asked for. SMPLify tunes none; the
             result's ``mode`` names its prior.
         regressor: Start of every fit; default: the open one.
         body: Body model; default: the open one. It must be the one the regressor was trained on.

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import eft_fast
-from eft_fast.fitting.result import FitResult
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.result import FitResult
 
 CONFIG = eft_fast.EftConfig(max_steps=3, threshold=0.0, lr=1e-3)
 
@@ -225,7 +225,7 @@ def test_nobody(regressor, body):
 
 
 def test_interrupt_keeps_what_is_done(people, regressor, body, monkeypatch):
-    from eft_fast.fitting import eft
+    from eft_fast.eft import loop as eft
 
     fit_person, calls = eft._fit_person, []
 

@@ -13,11 +13,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "eft_fast"
 
-L0 = {"conventions", "keypoints", "imaging", "types", "errors"}
+L0 = {"conventions", "keypoints", "imaging", "sample", "errors"}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
-L4 = {"fitting"}
+L4 = {"result", "pipeline", "eft", "smplify"}
 L5 = {"api", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
 L6 = {"cli"}
 ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
@@ -29,7 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(L1, L0),
     **dict.fromkeys(L2, L0 | L1),
     "models": L0 | L1,
-    "fitting": (L0 | L1 | L2 | L3) - {"data"},
+    "result": L0 | L1 | {"body"},
+    "pipeline": (L0 | L1 | L2 | L3 | L4) - {"data"},
+    "eft": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
+    "smplify": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
     **dict.fromkeys(L5, L0 | L1 | L2 | L3 | L4),
     "cli": ALL,
 }
@@ -148,12 +151,14 @@ def test_imports_point_down(path: str) -> None:
         ("body/x.py", "def f():\n    from eft_fast.models import y", "body may not import models"),
         ("ops/x.py", "from eft_fast.geometry import y", "ops may not import geometry"),
         ("models/x.py", "from eft_fast.body import y", "models may not import body"),
-        ("fitting/x.py", "from eft_fast.data import y", "fitting may not import data"),
+        ("eft/x.py", "from eft_fast.data import y", "eft may not import data"),
+        ("eft/x.py", "from eft_fast.smplify import y", "eft may not import smplify"),
+        ("smplify/x.py", "from eft_fast.eft import y", "smplify may not import eft"),
         ("viz/x.py", "from eft_fast.api import y", "viz may not import api"),
         ("synth/x.py", "from eft_fast.training import y", "synth may not import training"),
         ("api.py", "from eft_fast.cli import y", "api may not import cli"),
-        ("types.py", "import torch", "types may not"),
-        ("types.py", "def f():\n    import torch", "types may not"),
+        ("sample.py", "import torch", "sample may not"),
+        ("sample.py", "def f():\n    import torch", "sample may not"),
         ("serving/x.py", "import torch", "serving may not"),
         ("serving/x.py", "import onnxruntime", "serving may not"),
         ("imaging/x.py", "import cv2", "imaging may not"),
@@ -177,7 +182,7 @@ def test_a_planted_fault_is_found(path: str, source: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("types.py", "if TYPE_CHECKING:\n    import torch"),
+        ("sample.py", "if TYPE_CHECKING:\n    import torch"),
         ("__init__.py", "if TYPE_CHECKING:\n    from eft_fast.api import fit_batch"),
         ("training/x.py", "from eft_fast.synth import y\nfrom eft_fast.evaluation import z"),
         ("pseudo_gt/x.py", "from eft_fast.api import fit_batch"),
@@ -199,7 +204,7 @@ def test_allowed_imports_pass(path: str, source: str) -> None:
         ".conventions",
         ".keypoints",
         ".imaging",
-        ".types",
+        ".sample",
         ".data",
         ".serving",
         ".deploy.verify",

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.fitting import eft
-from eft_fast.fitting.progress import PeopleProgress
+from eft_fast.eft import loop as eft
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.pipeline.progress import PeopleProgress
 
 CONFIG = eft_fast.EftConfig(max_steps=3, threshold=0.0, lr=1e-3)
 
@@ -181,7 +181,7 @@ def test_interrupted_batch_returns_what_is_done(regressor, body, monkeypatch, sl
         interrupt_after(monkeypatch, 2)
         want = ["max_steps", "max_steps", "interrupted", "interrupted"]
     else:
-        from eft_fast.fitting.slots import SlotFitter
+        from eft_fast.eft.batched.slots import SlotFitter
 
         judge, calls = SlotFitter.judge, []
 

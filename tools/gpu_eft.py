@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from eft_fast.body.smpl import Smpl
-    from eft_fast.fitting.config import EftConfig
-    from eft_fast.fitting.person import CropJob, PersonFit
+    from eft_fast.eft.config import EftConfig
     from eft_fast.models.hmr import Hmr
+    from eft_fast.pipeline.fitter import CropJob, PersonFit
 
 DEVICE = "cuda"
 STEPS = 20
@@ -57,7 +57,7 @@ def make_jobs(body: Smpl, size: int, count: int) -> list[CropJob]:
     """Noise for crops, and keypoints near the mean pose; on the CPU."""
     import torch
 
-    from eft_fast.fitting.person import CropJob
+    from eft_fast.pipeline.fitter import CropJob
 
     generator = torch.Generator().manual_seed(count)
     pose = 0.2 * torch.randn(count, 24, 3, generator=generator)
@@ -75,7 +75,7 @@ class OriginalLoop:
         import torch
         from torch import nn
 
-        from eft_fast.fitting.person import loss_weights
+        from eft_fast.pipeline.fitter import loss_weights
 
         self.network, self.body, self.config = copy.deepcopy(regressor), body, config
         self.start = copy.deepcopy(regressor.state_dict())
@@ -220,8 +220,8 @@ class Report:
 def measure(report: Report) -> None:
     """Every row: the original first, then slots by precision, then the head alone."""
     from eft_fast.body import load_body
-    from eft_fast.fitting.config import EftConfig
-    from eft_fast.fitting.engine import make_fitter
+    from eft_fast.eft.config import EftConfig
+    from eft_fast.pipeline.dispatch import make_fitter
 
     cpu_body = load_body("open")
     body, regressor = load_body("open", device=DEVICE), make_regressor().to(DEVICE)
@@ -270,9 +270,9 @@ def joints_of(body: Smpl, fits: list[PersonFit]) -> Tensor:
 
 def compare_with_cpu(regressor: Hmr, body: Smpl, cpu_body: Smpl, jobs: list[CropJob]) -> None:
     """Print how far every kind of GPU fit lies from the float32 loop on the CPU."""
-    from eft_fast.fitting.config import EftConfig
-    from eft_fast.fitting.eft import make_loop
-    from eft_fast.fitting.engine import make_fitter
+    from eft_fast.eft.config import EftConfig
+    from eft_fast.eft.loop import make_loop
+    from eft_fast.pipeline.dispatch import make_fitter
 
     cpu = copy.deepcopy(regressor).cpu()
     plain = EftConfig(threshold=0.0, max_steps=STEPS)

@@ -13,8 +13,8 @@ from eft_fast.cli.people import People, people_from_annotations
 
 if TYPE_CHECKING:
     from eft_fast.evaluation.openbench import Method
-    from eft_fast.fitting.result import FitResult
     from eft_fast.models.base import Regressor
+    from eft_fast.result import FitResult
 
 
 def run_coco(options: argparse.Namespace, names: list[str]) -> int:
@@ -80,7 +80,7 @@ def _measure(result: FitResult, people: People, seconds: float) -> dict[str, flo
     import torch
 
     from eft_fast.evaluation.metrics import bootstrap_interval, pck
-    from eft_fast.fitting.assemble import keypoint_distances
+    from eft_fast.pipeline.assemble import keypoint_distances
 
     distance = keypoint_distances(result)
     # The person's own box: the root of its area is the usual size, without any margin.

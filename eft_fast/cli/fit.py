@@ -114,8 +114,8 @@ def fit_and_write(people: People, options: argparse.Namespace, *, title: str | N
     import time
 
     from eft_fast.api import fit_batch, load_body, load_regressor
-    from eft_fast.fitting.config import EftConfig
-    from eft_fast.fitting.recipes import SmplifyConfig
+    from eft_fast.eft.config import EftConfig
+    from eft_fast.smplify.config import SmplifyConfig
 
     if not len(people):
         raise UsageError(f"eft-fast {options.command}: {people.nobody()}")

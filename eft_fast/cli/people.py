@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eft_fast.types import Sample
+from eft_fast.sample import Sample
 
 
 @dataclass

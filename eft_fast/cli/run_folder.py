@@ -11,7 +11,7 @@ from eft_fast.cli.output import UsageError, write_json
 
 if TYPE_CHECKING:
     from eft_fast.cli.people import People
-    from eft_fast.fitting.result import FitResult
+    from eft_fast.result import FitResult
 
 FITS: Final = "fits.npz"
 NAMES: Final = "people.json"
@@ -60,7 +60,7 @@ def load_run_folder(command: str, path: str, body: str) -> RunFolder:
         UsageError: If there are no fits, or the names are those of other fits.
     """
     from eft_fast.api import load_body
-    from eft_fast.fitting.result import FitResult
+    from eft_fast.result import FitResult
 
     given = Path(path)
     file = given / FITS if given.is_dir() else given

@@ -16,12 +16,12 @@ from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
 from eft_fast.cli.run_folder import save_names
 from eft_fast.evaluation.metrics import pck
-from eft_fast.fitting.assemble import keypoint_distances
+from eft_fast.pipeline.assemble import keypoint_distances
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 
 if TYPE_CHECKING:
-    from eft_fast.fitting.result import FitResult
+    from eft_fast.result import FitResult
 
 
 @dataclass(frozen=True)

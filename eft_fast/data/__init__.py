@@ -10,7 +10,7 @@ from typing import Final
 from eft_fast.data.photos import PHOTO_SUFFIXES, PathLike, Photos, list_photos
 from eft_fast.data.readers.coco import read_coco
 from eft_fast.data.readers.openpose import ENDING, read_openpose
-from eft_fast.types import SampleList
+from eft_fast.sample import SampleList
 
 __all__ = [
     "PHOTO_SUFFIXES",

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from eft_fast.evaluation import metrics
 from eft_fast.evaluation.protocols import J24_TO_J14
-from eft_fast.fitting.pose_priors import load_pose_prior
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.losses.priors import limits_exceeded, mixture_loss
 from eft_fast.models.base import RegressorOutput
+from eft_fast.smplify.prior import load_pose_prior
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl

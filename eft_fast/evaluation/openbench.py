@@ -22,6 +22,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from eft_fast import imaging
+from eft_fast.eft.config import EFT_MODES, EftConfig
+from eft_fast.eft.loop import LoopFitter, Predictor
 from eft_fast.evaluation.bench_scores import (
     MeasuredBody,
     MethodScore,
@@ -29,16 +31,14 @@ from eft_fast.evaluation.bench_scores import (
     quick_score,
     score,
 )
-from eft_fast.fitting.config import EFT_MODES, EftConfig
-from eft_fast.fitting.eft import LoopFitter, Predictor
-from eft_fast.fitting.engine import make_fitter
-from eft_fast.fitting.person import CropJob, loss_weights, output_loss
-from eft_fast.fitting.pose_priors import load_pose_prior
-from eft_fast.fitting.recipes import PRIORS, RECIPES, SmplifyConfig, resolve_recipe
-from eft_fast.fitting.smplify import fit_smplify
-from eft_fast.fitting.spin import SpinConfig, SpinTrainer
 from eft_fast.keypoints import to_spin49
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.pipeline.dispatch import make_fitter
+from eft_fast.pipeline.fitter import CropJob, loss_weights, output_loss
+from eft_fast.smplify.config import PRIORS, RECIPES, SmplifyConfig, resolve_recipe
+from eft_fast.smplify.fit import fit_smplify
+from eft_fast.smplify.prior import load_pose_prior
+from eft_fast.smplify.spin import SpinConfig, SpinTrainer
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl

@@ -1,8 +1,9 @@
 """Layers in which every slot has weights of its own, and whose backward makes Adam's step too.
 
-The operators behind ``fitting.fused``: forward, gradient of the input, and the weight gradient with
-the update in its epilogue. On a GPU they are the kernels of ``csrc/cuda/ps_*.cu``; elsewhere
-``slot_reference`` computes the same in plain torch. None of them records gradients.
+The operators behind ``eft.batched.adam_in_backward``: forward, gradient of the input, and the
+weight gradient with the update in its epilogue. On a GPU they are the kernels of
+``csrc/cuda/ps_*.cu``; elsewhere ``slot_reference`` computes the same in plain torch. None of them
+records gradients.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eft_fast.conventions import BOX_UNIT
-from eft_fast.fitting.result import FitResult
 from eft_fast.keypoints import to_spin49
 from eft_fast.losses.keypoints import eft_loss
+from eft_fast.result import FitResult
 
 _FAILED: Final = ("bad_image", "no_keypoints", "interrupted")
 #: Ankles, knees, hips, wrists, elbows and shoulders of the 24: what EFT's export asks for.

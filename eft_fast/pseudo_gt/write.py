@@ -16,10 +16,10 @@ from torch import Tensor
 from eft_fast.data.formats.amass_npz import TO_Z_UP, AmassMotion, save_amass_npz
 from eft_fast.data.formats.eft_json import EftRecord, save_eft_json
 from eft_fast.data.formats.spin_npz import SpinLabels, save_spin_npz
-from eft_fast.fitting.result import FitResult
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import JOINT_SETS, to_spin49
+from eft_fast.result import FitResult
 
 #: Of a motion whose photos say nothing about time.
 FRAME_RATE: Final = 30.0

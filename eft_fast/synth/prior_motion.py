@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from eft_fast.fitting.pose_priors import PosePrior, load_pose_prior
+from eft_fast.smplify.prior import PosePrior, load_pose_prior
 from eft_fast.synth.motion import SPLITS, PosePool, Split
 
 #: Frames of a pool; each split draws its own.

@@ -1,7 +1,7 @@
 """SPIN on annotated photos: ``python -m eft_fast.training.spin``.
 
 A regressor learns from photos with 2D keypoints alone: SMPLify, started from the regressor, makes
-the labels in the loop (``fitting.spin``). The best fits at the end are labels, too.
+the labels in the loop (``smplify.spin``). The best fits at the end are labels, too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor
 from eft_fast import imaging
 from eft_fast.body import Smpl, load_body
 from eft_fast.data import open_annotations
-from eft_fast.fitting.inputs import prepare_person
-from eft_fast.fitting.recipes import RECIPES, SmplifyConfig
-from eft_fast.fitting.spin import BestFits, SpinConfig, SpinStep, SpinTrainer
 from eft_fast.keypoints import JOINT_SETS, spin49_flip
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.pipeline.prepare import prepare_person
+from eft_fast.smplify.config import RECIPES, SmplifyConfig
+from eft_fast.smplify.spin import BestFits, SpinConfig, SpinStep, SpinTrainer
 
 #: Called with the number of the update and what it did.
 UpdateCallback = Callable[[int, SpinStep], None]

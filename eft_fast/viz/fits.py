@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from eft_fast import imaging
-from eft_fast.fitting.result import FitResult
 from eft_fast.keypoints import joint_set
+from eft_fast.result import FitResult
 from eft_fast.viz.mesh_export import save_mesh
 from eft_fast.viz.panel import ProjectedBody, person_panel
 from eft_fast.viz.report import ReportRow

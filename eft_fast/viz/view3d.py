@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Float
 
-from eft_fast.fitting.result import FitResult
+from eft_fast.result import FitResult
 
 #: Steps of a coordinate: a body of two metres is stored to a thirtieth of a millimetre.
 _STEPS: Final = 65535

@@ -11,9 +11,9 @@ import pytest
 from eft_fast.cli import main
 from eft_fast.data.formats.eft_json import load_eft_json
 from eft_fast.data.formats.spin_npz import load_spin_npz
-from eft_fast.fitting.result import FitResult
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.result import FitResult
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from eft_fast.cli import main
-from eft_fast.fitting.result import FitResult
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.result import FitResult
 from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
 
 

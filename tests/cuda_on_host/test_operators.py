@@ -19,8 +19,8 @@ FILES = {
     "bodies": [
         f"ops/test_{name}.py" for name in ("smpl_mesh", "smpl_points", "keypoint_loss", "raster")
     ],
-    "slots": ["ops/test_slot_layers.py", "fitting/test_fused.py"],
-    "fits": ["fitting/test_graph_slots.py"],
+    "slots": ["ops/test_slot_layers.py", "eft/test_adam_in_backward.py"],
+    "fits": ["eft/test_graph_slots.py"],
 }
 #: What of them runs, where all would take minutes: a whole fit of the open network's head.
 CHOSEN = {"fits": ("open_network", "head")}

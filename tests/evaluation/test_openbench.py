@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import eft_fast
+from eft_fast.eft.config import EftConfig
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.evaluation import bench_scores, openbench
 from eft_fast.evaluation.bench_table import to_markdown
-from eft_fast.fitting.config import EftConfig
-from eft_fast.fitting.eft import LoopFitter
-from eft_fast.fitting.person import CropJob
-from eft_fast.fitting.recipes import SmplifyConfig
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.pipeline.fitter import CropJob
+from eft_fast.smplify.config import SmplifyConfig
 
 CAMERA = [0.8, 0.05, -0.1]
 

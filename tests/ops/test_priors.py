@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from eft_fast import ops
-from eft_fast.fitting.pose_priors import load_pose_prior
 from eft_fast.losses import priors
 from eft_fast.losses.priors import PriorWeights, prior_gradients
+from eft_fast.smplify.prior import load_pose_prior
 
 ALL = PriorWeights(pose=22.8, angle=231.0, limits=25.0, shape=4.0, anchor=9.0)
 ALONE = [PriorWeights(**{name: 2.0}) for name in ("pose", "angle", "limits", "shape", "anchor")]

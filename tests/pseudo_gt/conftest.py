@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from eft_fast.body import load_body
-from eft_fast.fitting.result import FitResult, Prediction, SmplParams
 from eft_fast.keypoints import JOINT_SETS
+from eft_fast.result import FitResult, Prediction, SmplParams
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eft_fast.fitting.result import FitResult, Prediction
 from eft_fast.pseudo_gt import SelectConfig, select_fits
 from eft_fast.pseudo_gt.select import loss_2d
+from eft_fast.result import FitResult, Prediction
 
 COCO_KNEE, COCO_SHOULDER, COCO_HIP = 13, 5, 11
 

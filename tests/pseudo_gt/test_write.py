@@ -10,10 +10,10 @@ import torch
 from eft_fast.data.formats.amass_npz import TO_Z_UP, load_amass_npz
 from eft_fast.data.formats.eft_json import load_eft_json
 from eft_fast.data.formats.spin_npz import load_spin_npz
-from eft_fast.fitting.result import FitResult
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.pseudo_gt import PersonNames, write_fits
+from eft_fast.result import FitResult
 
 NAMES = PersonNames([f"photos/{n}.jpg" for n in "abcdef"], ["7", "8", "x/1", "10", "11", "12"])
 

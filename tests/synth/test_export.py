@@ -127,7 +127,7 @@ def test_other_options_are_refused(written) -> None:
 
 
 def test_prior_poses_differ_by_split_and_stay_in_the_limits() -> None:
-    from eft_fast.fitting.pose_priors import load_pose_prior
+    from eft_fast.smplify.prior import load_pose_prior
 
     train, test = sample_prior_poses("train", frames=300), sample_prior_poses("test", frames=300)
     assert not np.array_equal(train.full_pose, test.full_pose)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import eft_fast
-from eft_fast.fitting.recipes import SmplifyConfig
-from eft_fast.fitting.spin import SpinConfig, SpinStep
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.smplify.config import SmplifyConfig
+from eft_fast.smplify.spin import SpinConfig, SpinStep
 from eft_fast.training import spin
 
 QUICK = SpinConfig(fit=SmplifyConfig(max_steps=4), lr=1e-3, accept=1e9)

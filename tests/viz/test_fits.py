@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from eft_fast import imaging
-from eft_fast.fitting.result import FitResult, Prediction, SmplParams
+from eft_fast.result import FitResult, Prediction, SmplParams
 from eft_fast.viz import fits
 from eft_fast.viz.fits import write_overlays
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eft_fast.body import load_body
-from eft_fast.fitting.result import FitResult, Prediction, SmplParams
+from eft_fast.result import FitResult, Prediction, SmplParams
 from eft_fast.viz.view3d import write_view
 
 

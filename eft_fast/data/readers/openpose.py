@@ -19,7 +19,7 @@ from eft_fast.data.readers.person import (
     make_sample,
     read_numbers,
 )
-from eft_fast.types import Sample, SampleList
+from eft_fast.sample import Sample, SampleList
 
 if TYPE_CHECKING:
     from eft_fast.data.photos import PathLike, Photos

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast import imaging
-from eft_fast.types import Sample
+from eft_fast.sample import Sample
 
 if TYPE_CHECKING:
     from jaxtyping import Float

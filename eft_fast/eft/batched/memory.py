@@ -1,0 +1,98 @@
+"""How much memory a person in a slot takes, and how many fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from eft_fast.eft.batched.graph_slots import can_run_on_kernels
+from eft_fast.eft.config import EftConfig
+from eft_fast.eft.modes import make_network, share
+from eft_fast.models.base import Regressor
+from eft_fast.pipeline.fitter import loss_weights, output_loss
+
+if TYPE_CHECKING:
+    from eft_fast.body.smpl import Smpl
+
+#: More slots than this fill any GPU and only delay the first results.
+MOST_SLOTS: Final = 256
+#: Part of the free memory that slots may take; the rest is for workspaces and for others.
+_SHARE: Final = 0.8
+#: What a control group may use, in its two versions.
+_GROUP_FILES: Final = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def slots_that_fit(regressor: Regressor, body: Smpl, *, mode: str, config: EftConfig) -> int:
+    """How many people the free memory of the regressor's device holds at once; at least one."""
+    device = next(regressor.parameters()).device
+    needed = bytes_per_slot(regressor, body, mode=mode, config=config)
+    return max(1, min(MOST_SLOTS, int(_SHARE * free_bytes(device)) // needed))
+
+
+def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftConfig) -> int:
+    """Private weights, gradient and moments of one person, and what backward has to keep.
+
+    Counted on one forward pass of the very network, not estimated.
+    """
+    network, tuned = make_network(regressor, mode, config)
+    moving, parameters = share(network, tuned)
+    like = next(regressor.parameters())
+    size = regressor.input_size
+    inputs = moving.prepare(like.new_zeros(1, 3, size, size))
+    private = {parameters[id(each)].data_ptr() for each in tuned}
+    shared = {tensor.data_ptr() for tensor in moving.state_dict().values()} | private
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in shared:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        output = moving(inputs)
+        output_loss(body, output, like.new_zeros(1, 49, 3), loss_weights(config))
+    numbers = sum(each.numel() for each in tuned)
+    width = like.element_size()
+    state = 2 if config.state == "bf16" else width
+    # Difference and two moments; without kernels also weight and gradient of the step at hand.
+    passing = 0 if can_run_on_kernels(regressor, mode, config) else 2 * width
+    return numbers * (3 * state + passing) + sum(kept.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is still to be had: of the GPU, or of the machine and this process's group."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_machine_bytes(), *_group_bytes())
+
+
+def _machine_bytes() -> int:
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _group_bytes() -> list[int]:
+    limits = [_machine_bytes()]
+    for limit_file, usage_file in _GROUP_FILES:
+        try:
+            limit = Path(limit_file).read_text().strip()
+            usage = int(Path(usage_file).read_text())
+        except (OSError, ValueError):
+            continue
+        if limit.isdigit():
+            limits.append(max(0, int(limit) - usage))
+    return limits
