@@ -162,7 +162,9 @@ class Sample:
         """The box as left, top, width, height: the form that ``fit_batch`` takes."""
         if self.bbox_xyxy is None:
             return None
-        return np.concatenate([self.bbox_xyxy[:2], self.bbox_xyxy[2:] - self.bbox_xyxy[:2]])
+        with np.errstate(invalid="ignore"):  # an infinite corner stays one that is not finite
+            size = self.bbox_xyxy[2:] - self.bbox_xyxy[:2]
+        return np.concatenate([self.bbox_xyxy[:2], size])
 
     @property
     def num_labelled(self) -> int:
