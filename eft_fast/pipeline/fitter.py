@@ -94,6 +94,11 @@ class StopRule:
     threshold: float
     max_steps: int
 
+    def has_converged(self, error: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Who is near enough; NaN is not."""
+        near: Tensor = error.double() < self.threshold
+        return near
+
     def codes(
         self,
         error: Float[Tensor, " B"],
@@ -104,7 +109,7 @@ class StopRule:
     ) -> Int[Tensor, " B"]:
         """The code of each person after the forward pass number ``time``, from 0; 0: goes on."""
         return stop_codes(
-            converged=error.double() < self.threshold,
+            converged=self.has_converged(error),
             exhausted=time >= self.max_steps - 1,
             finite=finite,
             labelled=labelled,

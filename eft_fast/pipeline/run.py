@@ -74,7 +74,8 @@ class Run:
                 # Who was not reached is named as such; the others keep their fits.
                 pass
         for index, sample in enumerate(samples):
-            done.setdefault(index, (without_photo(sample, index=index), None))
+            if index not in done:
+                done[index] = without_photo(sample, index=index), None
         return self.result([done[index] for index in range(len(samples))], joint_set)
 
     def fit_stream(
