@@ -87,7 +87,7 @@ class StopRule:
     """When a fit by repeated forward passes ends; decided before the update, as the reference does.
 
     Attributes:
-        threshold: 2D error below which a person has converged.
+        threshold: 2D error below which a person has converged; 0: never.
         max_steps: Forward passes at most; the last one is not followed by an update.
     """
 
@@ -95,7 +95,9 @@ class StopRule:
     max_steps: int
 
     def has_converged(self, error: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
-        """Who is near enough; NaN is not."""
+        """Who is near enough: nobody where the threshold is 0, nor whose error is NaN."""
+        if self.threshold == 0:
+            return torch.zeros_like(error, dtype=torch.bool)
         near: Tensor = error.double() < self.threshold
         return near
 
