@@ -9,7 +9,7 @@ import pytest
 from benchmarks import peers
 from benchmarks.eft import CONFIG, NETWORKS, OriginalEft, fit_all, make_jobs, make_regressor
 from eft_fast.eft.config import EFT_MODES
-from eft_fast.eft.loop import make_loop
+from eft_fast.eft.loop import LoopFitter
 
 #: Enough for updates to weigh as they do in a whole fit; compare.py times whole ones.
 STEPS = 5
@@ -28,5 +28,5 @@ def test_fit(benchmark, network: str, who: str) -> None:
         original = OriginalEft(regressor, config)
         benchmark.pedantic(original.fit, (jobs[0],), rounds=3, warmup_rounds=1)
         return
-    fitter = make_loop(regressor, peers.body(), config=config, mode=who)
+    fitter = LoopFitter(regressor, peers.body(), config=config, mode=who)
     benchmark.pedantic(fit_all, (fitter, jobs), rounds=3, warmup_rounds=1)

@@ -24,13 +24,14 @@ from benchmarks import compare, peers
 from benchmarks.cases import Job
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EFT_MODES, EftConfig
-from eft_fast.eft.loop import make_loop
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.losses.keypoints import eft_loss
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.hmr import Hmr
-from eft_fast.pipeline.fitter import CropJob, Fitter, PersonFit, loss_weights
-from eft_fast.pipeline.workers import WorkerFitter
+from eft_fast.pipeline.dispatch import make_fitter
+from eft_fast.pipeline.fitter import Fitter, PersonFit
+from eft_fast.pipeline.prepare import Prepared
 
 NETWORKS = ("hmr", "open")
 #: As published: twenty steps. Threshold 0, so that every fit makes all of them.
@@ -44,7 +45,7 @@ def make_regressor(name: str) -> Regressor:
     return regressor.eval()
 
 
-def make_jobs(regressor: Regressor, count: int) -> list[CropJob]:
+def make_jobs(regressor: Regressor, count: int) -> list[Prepared]:
     """Noise for crops, and keypoints near the body of the mean pose."""
     generator = torch.Generator().manual_seed(count)
     pose = 0.2 * torch.randn(count, 24, 3, generator=generator)
@@ -55,7 +56,7 @@ def make_jobs(regressor: Regressor, count: int) -> list[CropJob]:
     target = torch.cat([0.8 * points[..., :2], torch.ones(count, 49, 1)], -1)
     size = regressor.input_size
     img = torch.randn(count, 3, size, size, generator=generator)
-    return [CropJob(index, img[index], target[index]) for index in range(count)]
+    return [Prepared(index, img[index], target[index]) for index in range(count)]
 
 
 class OriginalEft:
@@ -64,7 +65,7 @@ class OriginalEft:
     def __init__(self, regressor: Regressor, config: EftConfig) -> None:
         self.network = copy.deepcopy(regressor)
         self.start = copy.deepcopy(regressor.state_dict())
-        self.config, self.weights = config, loss_weights(config)
+        self.config, self.weights = config, config.loss
         norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
         for parameter in (p for norm in norms for p in norm.parameters()):
             parameter.requires_grad_(False)
@@ -72,7 +73,7 @@ class OriginalEft:
         self.tuned = [p for p in self.network.parameters() if id(p) in used and p.requires_grad]
         self.points = peers.make_points_of_matrices(peers.body().joint_points("spin49").rows)
 
-    def fit(self, job: CropJob) -> RegressorOutput:
+    def fit(self, job: Prepared) -> RegressorOutput:
         """The answer before the last update."""
         self.network.load_state_dict(self.start)
         config = self.config
@@ -94,13 +95,13 @@ class OriginalEft:
         return output
 
 
-def fit_all(fitter: Fitter, jobs: list[CropJob]) -> list[PersonFit]:
+def fit_all(fitter: Fitter, jobs: list[Prepared]) -> list[PersonFit]:
     """Fits in the order of the jobs."""
     fits = dict(fitter.fit(jobs))
     return [fits[job.index] for job in jobs]
 
 
-def check_equal(name: str, ours: Fitter, original: OriginalEft, job: CropJob) -> None:
+def check_equal(name: str, ours: Fitter, original: OriginalEft, job: Prepared) -> None:
     """Both must give the same answer; nothing wrong is ever timed."""
     ((_, fit),) = ours.fit([job])
     expected = original.fit(job)
@@ -116,12 +117,12 @@ def loop_rows(name: str, config: EftConfig, modes: list[str], rounds: int) -> li
     (job,) = make_jobs(regressor, 1)
     # Few steps: made-up weights and rounding drift apart, and not because one of them is wrong.
     short = replace(config, max_steps=3)
-    loop = make_loop(regressor, body, config=short, mode="full")
+    loop = LoopFitter(regressor, body, config=short, mode="full")
     check_equal(name, loop, OriginalEft(regressor, short), job)
     original = OriginalEft(regressor, config)
     jobs: dict[str, Job] = {"original": lambda: original.fit(job)}
     for mode in ("full", *modes):
-        jobs[mode] = _job(make_loop(regressor, body, config=config, mode=mode), [job])
+        jobs[mode] = _job(LoopFitter(regressor, body, config=config, mode=mode), [job])
     times = compare.time_interleaved(jobs, rounds, 0.0)
     pairs = [("full", "original"), *((mode, "full") for mode in modes)]
     return [
@@ -138,9 +139,7 @@ def slot_rows(
     people_jobs = make_jobs(regressor, people)
     rows = []
     for mode in ("full", *modes):
-        if mode == "subspace":
-            continue
-        jobs = {"loop": _job(make_loop(regressor, body, config=config, mode=mode), people_jobs)}
+        jobs = {"loop": _job(LoopFitter(regressor, body, config=config, mode=mode), people_jobs)}
         for way, batched in (("slotwise", False), ("batched", True)):
             fitter = SlotFitter(
                 regressor, body, config=config, mode=mode, slots=people, batched=batched
@@ -156,7 +155,7 @@ def slot_rows(
     return rows
 
 
-def _job(fitter: Fitter, jobs: list[CropJob]) -> Job:
+def _job(fitter: Fitter, jobs: list[Prepared]) -> Job:
     return lambda: fit_all(fitter, jobs)
 
 
@@ -167,10 +166,10 @@ def time_workers(name: str, config: EftConfig, people: int, count: int) -> dict[
     def run(workers: int) -> float:
         fitter: Fitter
         if workers == 1:
-            fitter = make_loop(regressor, body, config=config, mode="full")
+            fitter = LoopFitter(regressor, body, config=config, mode="full")
         else:
-            fitter = WorkerFitter(
-                regressor, body, method="eft", mode="full", config=config, count=workers
+            fitter = make_fitter(
+                regressor, body, method="eft", mode="full", config=config, workers=workers
             )
         warm = 2 * workers
         fits = fitter.fit(make_jobs(regressor, people + warm))

@@ -17,11 +17,10 @@ import torch
 from benchmarks import peers
 from benchmarks.eft import CONFIG, NETWORKS, fit_all, make_jobs, make_regressor
 from eft_fast.eft.batched.memory import bytes_per_slot
-from eft_fast.pipeline.dispatch import make_slot_fitter
+from eft_fast.pipeline.dispatch import make_fitter, make_slot_fitter
 from eft_fast.pipeline.fitter import Fitter
-from eft_fast.pipeline.workers import WorkerFitter
 
-CASES = ("full", "layer4", "head", "lora", "subspace", "full:slots=4", "head:slots=4")
+CASES = ("full", "layer4", "head", "lora", "full:slots=4", "head:slots=4")
 CASES += ("full:workers=2",)
 _MIB = 1 << 20
 
@@ -42,8 +41,8 @@ def run_case(network: str, case: str) -> str:
     loaded = peak()
     fitter: Fitter
     if key == "workers":
-        fitter = WorkerFitter(
-            regressor, body, method="eft", mode=mode, config=config, count=int(count)
+        fitter = make_fitter(
+            regressor, body, method="eft", mode=mode, config=config, workers=int(count)
         )
     else:
         slots = int(count) if key == "slots" else 1
@@ -52,9 +51,8 @@ def run_case(network: str, case: str) -> str:
     line = f"{network:5s} {case:16s} loaded {loaded:6.0f} MiB, peak {peak():6.0f} MiB"
     if key == "workers":
         line += f", largest worker {peak(resource.RUSAGE_CHILDREN):6.0f} MiB"
-    if mode != "subspace":
-        counted = bytes_per_slot(regressor, body, mode=mode, config=config) / _MIB
-        line += f", counted per slot {counted:6.0f} MiB"
+    counted = bytes_per_slot(regressor, body, mode=mode, config=config) / _MIB
+    line += f", counted per slot {counted:6.0f} MiB"
     return line
 
 

@@ -30,7 +30,7 @@ from eft_fast.geometry.cameras import weak_project
 from eft_fast.keypoints import to_spin49
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.pipeline.dispatch import make_fitter
-from eft_fast.pipeline.fitter import CropJob
+from eft_fast.pipeline.prepare import Prepared
 from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
 
 CONFIG = EftConfig(threshold=0.0)
@@ -50,8 +50,6 @@ ROWS: tuple[Row, ...] = (
     ("lora", {"lr": 1e-4}),
     ("lora", {"lr": 3e-4}),
     ("lora", {"lr": 1e-3}),
-    ("subspace", {"directions": 1}),
-    ("subspace", {"directions": 3}),
 )
 
 
@@ -95,7 +93,7 @@ def fit(
     fitter = make_fitter(regressor, load_body(), method=method, mode=mode, config=config)
     keypoints = to_spin49(people.keypoints_2d.astype(np.float32), "coco17").astype(np.float32)
     jobs = (
-        CropJob(index, torch.from_numpy(imaging.to_input(image)), torch.from_numpy(row))
+        Prepared(index, torch.from_numpy(imaging.to_input(image)), torch.from_numpy(row))
         for index, (image, row) in enumerate(zip(people.image, keypoints, strict=True))
     )
     fits = dict(fitter.fit(jobs))

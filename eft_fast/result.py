@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,16 +12,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eft_fast.conventions import BOX_UNIT
+from eft_fast.conventions import BOX_UNIT, NUM_BETAS, NUM_JOINTS
 from eft_fast.geometry.cameras import (
     crop_intrinsics,
     project_intrinsics,
     weak_project,
     weak_to_pinhole,
 )
+from eft_fast.keypoints import joint_set as find_joint_set
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
+    from eft_fast.models.base import RegressorOutput
+    from eft_fast.pipeline.fitter import PersonFit
+    from eft_fast.pipeline.prepare import Prepared
 
 #: Every reason for which the fit of a person can end.
 STOP_REASONS: Final = (
@@ -33,8 +37,13 @@ STOP_REASONS: Final = (
     "interrupted",
 )
 _FORMAT: Final = "eft-fast-fits/1"
-#: Fields that files may lack: those of earlier versions, and those that can be None.
-_LATER_FIELDS: Final = ("intrinsics", "precision", "joint_confidence")
+_NAN: Final = float("nan")
+#: What a stop reason says, where nothing more is known about the person.
+_EXPLANATIONS: Final = {
+    "no_keypoints": "fit_batch: no keypoint is labelled; the regressor's answer was kept",
+    "nan": "fit_batch: the numbers stopped being finite; the last finite answer was kept",
+    "interrupted": "fit_batch: the run was interrupted before this person was done",
+}
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
@@ -120,6 +129,8 @@ class FitResult:
             it lies within 100 mm of its true place in ``init``, both about the pelvis. The fit
             makes the answer better and leaves the number. NaN for whom there is no crop; None
             where the regressor says nothing.
+        photo: Path of each photo; empty for an array.
+        id: Name of each person in the annotation file, or a number.
     """
 
     params: SmplParams
@@ -143,13 +154,90 @@ class FitResult:
     intrinsics: Float[Tensor, "N 3 3"] | None = None
     precision: str = "fp32"
     joint_confidence: Float[Tensor, "N 24"] | None = None
+    photo: tuple[str, ...] = ()
+    id: tuple[str, ...] = ()
     _body: Smpl | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Files and callers that know no pinholes have weak cameras."""
+        """Files and callers that know no pinholes have weak cameras, and may know no names."""
         if self.intrinsics is None:
-            nothing = torch.full((len(self), 3, 3), float("nan"))
+            nothing = torch.full((len(self), 3, 3), _NAN)
             object.__setattr__(self, "intrinsics", nothing)
+        for name in ("photo", "id"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ("",) * len(self))
+
+    @classmethod
+    def from_people(
+        cls,
+        people: Sequence[Prepared],
+        fits: Sequence[PersonFit | None],
+        *,
+        outputs: Mapping[str, tuple[int, ...]],
+        joint_set: str,
+        body: Smpl,
+        regressor_id: str,
+        method: str,
+        mode: str,
+        precision: str = "fp32",
+    ) -> FitResult:
+        """Put people and their fits into one result; people without a fit get NaN and a reason.
+
+        Args:
+            people: Everybody, in the order of the result.
+            fits: The fit of each, or None.
+            outputs: Optional fields that the fitter fills, and their shapes, see ``Fitter``.
+            joint_set: Order of the given keypoints.
+            body: Body model of the fits.
+            regressor_id: As of the attribute.
+            method: As of the attribute.
+            mode: As of the attribute.
+            precision: As of the attribute.
+        """
+        reasons = tuple(
+            person.reason_without_fit if fit is None else fit.stop_reason
+            for person, fit in zip(people, fits, strict=True)
+        )
+        final = _stack_answers([None if fit is None else fit.final for fit in fits])
+        num_keypoints = len(find_joint_set(joint_set).names)
+        result = cls(
+            params=final.params,
+            pred_cam=final.pred_cam,
+            init=_stack_answers([None if fit is None else fit.init for fit in fits]),
+            bbox_center=_stack_arrays([person.center for person in people], (2,)),
+            bbox_scale=_stack_arrays([np.asarray(person.scale) for person in people], ()),
+            loss=_stack_rows([None if fit is None else fit.loss for fit in fits], ()),
+            init_loss=_stack_rows([None if fit is None else fit.init_loss for fit in fits], ()),
+            kp_error_px=torch.full((len(people),), _NAN),
+            init_kp_error_px=torch.full((len(people),), _NAN),
+            steps=torch.tensor([0 if fit is None else fit.steps for fit in fits]).long(),
+            stop_reason=reasons,
+            message=tuple(
+                person.message or _EXPLANATIONS.get(reason, "")
+                for person, reason in zip(people, reasons, strict=True)
+            ),
+            keypoints=_stack_arrays([person.keypoints_px for person in people], (num_keypoints, 3)),
+            intrinsics=_stack_arrays([person.intrinsics for person in people], (3, 3)),
+            joint_set=joint_set,
+            body_id=body.id,
+            regressor_id=regressor_id,
+            method=method,
+            mode=mode,
+            precision=precision,
+            photo=tuple(person.photo for person in people),
+            id=tuple(person.id for person in people),
+            _body=body,
+            **{
+                name: _stack_rows(
+                    [None if fit is None else fit.outputs.get(name) for fit in fits], shape
+                )
+                for name, shape in outputs.items()
+            },
+        )
+        if len(people):
+            result.kp_error_px.copy_(result.keypoint_distances("final").nanmean(dim=1))
+            result.init_kp_error_px.copy_(result.keypoint_distances("init").nanmean(dim=1))
+        return result
 
     def __len__(self) -> int:
         return len(self.stop_reason)
@@ -164,7 +252,7 @@ class FitResult:
                 changed[item.name] = value[index]
             elif isinstance(value, SmplParams | Prediction):
                 changed[item.name] = value.select(index)
-            elif item.name in ("stop_reason", "message"):
+            elif isinstance(value, tuple):
                 changed[item.name] = tuple(value[i] for i in index.tolist())
         return replace(self, **changed)
 
@@ -245,6 +333,12 @@ class FitResult:
         """Projected keypoints in photo pixels; default: the set that was given."""
         return self.to_photo(self.joints3d(joint_set, which), which)[..., :2]
 
+    def keypoint_distances(self, which: str = "final") -> Float[Tensor, "N K"]:
+        """Distance of each projected to each given keypoint, photo px; NaN where not labelled."""
+        distance = (self.keypoints_2d_px(which=which) - self.keypoints[..., :2]).norm(dim=-1)
+        masked: Tensor = distance.masked_fill(self.keypoints[..., 2] <= 0, _NAN)
+        return masked
+
     def cam_transl(self, which: str = "final") -> Float[Tensor, "N 3"]:
         """Where the body stands before the photo's pinhole, metres; NaN with a weak camera."""
         assert self.intrinsics is not None
@@ -321,7 +415,8 @@ class FitResult:
         for item in fields(cls):
             if item.name in ("params", "init", "_body"):
                 continue
-            if item.name in _LATER_FIELDS and item.name not in arrays:
+            # Fields of later versions, and those that can be None.
+            if item.default is not MISSING and item.name not in arrays:
                 continue
             value = arrays[item.name]
             if value.dtype.kind != "U":
@@ -337,6 +432,42 @@ class FitResult:
         if which == "init":
             return self.init
         raise ValueError(f"FitResult: which must be 'final' or 'init', got {which!r}")
+
+
+def _stack_answers(answers: Sequence[RegressorOutput | None]) -> Prediction:
+    """The answers of people on the CPU; rows of NaN where there is none."""
+    shapes = {"pred_rotmat": (NUM_JOINTS, 3, 3), "pred_betas": (NUM_BETAS,), "pred_cam": (3,)}
+    rotmat, betas, cam = (
+        _stack_rows([None if one is None else getattr(one, name) for one in answers], shape)
+        for name, shape in shapes.items()
+    )
+    return Prediction(SmplParams.from_rotmat(rotmat, betas), cam)
+
+
+def _stack_outputs(
+    fits: Sequence[PersonFit | None], outputs: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """The optional fields of a result, by name."""
+    return {
+        name: _stack_rows([None if fit is None else fit.outputs.get(name) for fit in fits], shape)
+        for name, shape in outputs.items()
+    }
+
+
+def _stack_rows(rows: Sequence[Tensor | None], shape: tuple[int, ...]) -> Tensor:
+    """Rows [1, *shape] of people, float32 on the CPU; NaN where there is none."""
+    out = torch.full((len(rows), *shape), _NAN)
+    given = [index for index, row in enumerate(rows) if row is not None]
+    if given:
+        out[given] = torch.cat([row for row in rows if row is not None]).detach().cpu().float()
+    return out
+
+
+def _stack_arrays(arrays: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> Tensor:
+    """Arrays of people, float32; NaN where there is none."""
+    nothing = np.full(shape, _NAN)
+    given = [nothing if array is None else array for array in arrays]
+    return torch.from_numpy(np.stack(given).astype(np.float32)) if given else torch.zeros(0, *shape)
 
 
 def _row_index(rows: Rows | int, count: int) -> Tensor:

@@ -1,16 +1,29 @@
-"""Records that travel between modules: frozen dataclasses of numpy arrays."""
+"""The one record that goes in: a person in a photo, from a dataset or from arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
+
+from eft_fast.keypoints import JointSet
+from eft_fast.keypoints import joint_set as find_joint_set
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+#: A photo: a path, the bytes of an encoded file, or RGB uint8 ``[H, W, 3]``.
+Image = str | Path | bytes | npt.NDArray[np.uint8]
+#: A photo's pinhole [3,3], pixels; the focal length in pixels of one at the photo's middle; or
+#: ``DIAGONAL``.
+Pinhole = npt.NDArray[np.float64] | float | str
+#: Name of the pinhole of which nothing but the photo's size is known.
+DIAGONAL: Final = "diagonal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +33,7 @@ class Sample:
     Attributes:
         id: Unique among the samples of one file.
         dataset: Name of the file format or dataset that it comes from.
-        image: The photo: a path, or the bytes of an encoded file.
+        image: The photo: a path, the bytes of an encoded file, or RGB uint8 ``[H, W, 3]``.
         keypoints_2d_px: x, y in photo pixels, and confidence in [0, 1]; 0 is not labelled. Labels
             by people have confidence 0 or 1, those by detectors anything between.
         keypoint_set: Name of their order in ``eft_fast.keypoints``.
@@ -29,7 +42,7 @@ class Sample:
         bbox_center: Centre of the square crop, in pixels.
         bbox_scale: Side of the square crop over 200 pixels, margin included.
         keypoints_3d: x, y, z in metres in the camera frame, and confidence.
-        K: Camera matrix of the photo, in pixels.
+        K: Camera matrix of the photo, in pixels, or another ``Pinhole``.
         cam_transl: Translation of the body in the camera frame, in metres.
         full_pose: Axis-angle rotations of the SMPL joints, the root first.
         betas: SMPL shape coefficients.
@@ -45,7 +58,7 @@ class Sample:
 
     id: str
     dataset: str
-    image: Path | bytes | None
+    image: Image | None
     keypoints_2d_px: Float[np.ndarray, "K 3"]
     keypoint_set: str
     image_size: tuple[int, int] | None = None
@@ -53,7 +66,7 @@ class Sample:
     bbox_center: Float[np.ndarray, " 2"] | None = None
     bbox_scale: float | None = None
     keypoints_3d: Float[np.ndarray, "K 4"] | None = None
-    K: Float[np.ndarray, "3 3"] | None = None
+    K: Pinhole | None = None
     cam_transl: Float[np.ndarray, " 3"] | None = None
     full_pose: Float[np.ndarray, "24 3"] | None = None
     betas: Float[np.ndarray, " 10"] | None = None
@@ -66,12 +79,92 @@ class Sample:
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Sequence[Image],
+        keypoints: npt.ArrayLike,
+        *,
+        bboxes: npt.ArrayLike | None = None,
+        joint_set: str = "coco17",
+        intrinsics: npt.ArrayLike | float | str | None = None,
+    ) -> list[Sample]:
+        """Make the samples of ``fit_batch``, whose docstring says what each argument is.
+
+        Raises:
+            ValueError: If the arguments as a whole make no sense: an unknown joint set, lengths
+                that disagree, shapes that are wrong.
+            TypeError: If ``images`` is a single path.
+        """
+        points_set = find_joint_set(joint_set)
+        given, boxes = _check_people(images, keypoints, bboxes, points_set)
+        pinholes = check_pinholes(intrinsics, len(images))
+        return [
+            cls(
+                id=str(index),
+                dataset="arrays",
+                image=image,
+                keypoints_2d_px=given[index],
+                keypoint_set=joint_set,
+                bbox_xyxy=_to_xyxy(boxes[index]),
+                K=pinholes[index] if isinstance(pinholes, np.ndarray) else pinholes,
+            )
+            for index, image in enumerate(images)
+        ]
+
+    @classmethod
+    def from_tuple(
+        cls, given: Any, index: int, points_set: JointSet, pinhole: Pinhole | None
+    ) -> Sample:
+        """Make the sample of one element of ``fit_stream``; what is wrong becomes its problem."""
+        image: Image = ""
+        keypoints = np.zeros((len(points_set.names), 3), np.float32)
+        box, problem = np.full(4, np.nan), None
+        try:
+            if not isinstance(given, tuple) or len(given) not in (2, 3):
+                raise ValueError(
+                    "fit_stream: a person must be (image, keypoints) or (image, keypoints, bbox)"
+                )
+            image = given[0]
+            found = as_numbers(given[1], "keypoints").astype(np.float32)
+            if found.shape != keypoints.shape:
+                raise ValueError(
+                    f"fit_stream: keypoints must be [{len(keypoints)}, 3] for joint set "
+                    f"{points_set.name}, got {list(found.shape)}"
+                )
+            if len(given) == 3 and given[2] is not None:
+                box = as_numbers(given[2], "bbox")
+            if box.shape != (4,):
+                raise ValueError(
+                    f"fit_stream: bbox must be x, y, width, height, got {box.tolist()}"
+                )
+            keypoints = found
+        except ValueError as error:
+            problem, box = str(error), np.full(4, np.nan)
+        return cls(
+            id=str(index),
+            dataset="arrays",
+            image=image,
+            keypoints_2d_px=keypoints,
+            keypoint_set=points_set.name,
+            bbox_xyxy=_to_xyxy(box),
+            K=pinhole,
+            problem=problem,
+        )
+
+    @property
+    def photo(self) -> str:
+        """Path of the photo as text; empty where the photo has none."""
+        return os.fspath(self.image) if isinstance(self.image, str | Path) else ""
+
     @property
     def bbox_xywh(self) -> Float[np.ndarray, " 4"] | None:
         """The box as left, top, width, height: the form that ``fit_batch`` takes."""
         if self.bbox_xyxy is None:
             return None
-        return np.concatenate([self.bbox_xyxy[:2], self.bbox_xyxy[2:] - self.bbox_xyxy[:2]])
+        with np.errstate(invalid="ignore"):  # an infinite corner stays one that is not finite
+            size = self.bbox_xyxy[2:] - self.bbox_xyxy[:2]
+        return np.concatenate([self.bbox_xyxy[:2], size])
 
     @property
     def num_labelled(self) -> int:
@@ -107,3 +200,90 @@ class SampleList(list[Sample]):
     def problems(self) -> list[str]:
         """The sentences of all samples that cannot be fitted."""
         return [sample.problem for sample in self if sample.problem is not None]
+
+
+def check_pinholes(intrinsics: npt.ArrayLike | float | str | None, people: int) -> Pinhole | None:
+    """Bring the argument of ``fit_batch`` into one form.
+
+    Raises:
+        ValueError: If it is neither ``diagonal``, nor a focal length, nor pinholes of all people.
+    """
+    if intrinsics is None:
+        return None
+    if isinstance(intrinsics, str):
+        if intrinsics != DIAGONAL:
+            raise ValueError(
+                f"fit_batch: intrinsics must be {DIAGONAL!r}, a focal length, [3, 3] or "
+                f"[{people}, 3, 3], got {intrinsics!r}"
+            )
+        return intrinsics
+    given = as_numbers(intrinsics, "intrinsics")
+    if given.ndim == 0:
+        if not 0 < float(given) < np.inf:
+            raise ValueError(f"fit_batch: a focal length must be positive, got {float(given):g}")
+        return float(given)
+    if given.shape == (3, 3):
+        given = np.broadcast_to(given, (people, 3, 3))
+    if given.shape != (people, 3, 3):
+        raise ValueError(
+            f"fit_batch: intrinsics must be [3, 3] or [{people}, 3, 3], got {list(given.shape)}"
+        )
+    is_pinhole = np.isfinite(given).all((1, 2)) & (given[:, 0, 0] > 0) & (given[:, 1, 1] > 0)
+    is_pinhole &= (given[:, 2] == (0, 0, 1)).all(1)
+    if not is_pinhole.all():
+        raise ValueError(
+            "fit_batch: intrinsics must have positive focal lengths and a last row of 0, 0, 1, "
+            f"got {given[~is_pinhole][0].tolist()}"
+        )
+    return given
+
+
+def as_numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
+    """An array of numbers, from a torch tensor as well.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"fit_batch: {name} must be an array of numbers ({error})") from error
+
+
+def _check_people(
+    images: Sequence[Image],
+    keypoints: npt.ArrayLike,
+    bboxes: npt.ArrayLike | None,
+    points_set: JointSet,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Keypoints ``[N, K, 3]`` and boxes ``[N, 4]`` of N photos; NaN where no box is given."""
+    if isinstance(images, str | Path):
+        raise TypeError(
+            "fit_batch: images must be a sequence with one photo per person, got a single path; "
+            "put it into a list"
+        )
+    count, width = len(images), len(points_set.names)
+    given = as_numbers(keypoints, "keypoints")
+    if count == 0 and given.size == 0:
+        given = given.reshape(0, width, 3)
+    if given.shape != (count, width, 3):
+        raise ValueError(
+            f"fit_batch: keypoints must be [{count}, {width}, 3] for {count} photos and joint set "
+            f"{points_set.name}, got {list(given.shape)}"
+        )
+    if bboxes is None:
+        return given.astype(np.float32), np.full((count, 4), np.nan)
+    boxes = as_numbers(bboxes, "bboxes")
+    if count == 0 and boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.shape != (count, 4):
+        raise ValueError(
+            f"fit_batch: bboxes must be [{count}, 4] (x, y, width, height), got {list(boxes.shape)}"
+        )
+    return given.astype(np.float32), boxes
+
+
+def _to_xyxy(box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.concatenate([box[:2], box[:2] + box[2:]])

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import eft_fast
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
 
@@ -225,9 +226,7 @@ def test_nobody(regressor, body):
 
 
 def test_interrupt_keeps_what_is_done(people, regressor, body, monkeypatch):
-    from eft_fast.eft import loop as eft
-
-    fit_person, calls = eft._fit_person, []
+    fit_person, calls = LoopFitter.fit_person, []
 
     def interrupted(*arguments, **options):
         calls.append(1)
@@ -235,7 +234,7 @@ def test_interrupt_keeps_what_is_done(people, regressor, body, monkeypatch):
             raise KeyboardInterrupt
         return fit_person(*arguments, **options)
 
-    monkeypatch.setattr(eft, "_fit_person", interrupted)
+    monkeypatch.setattr(LoopFitter, "fit_person", interrupted)
     result = fit(people, regressor, body)
     assert result.stop_reason == ("max_steps", "max_steps", "interrupted", "interrupted")
     assert torch.isfinite(result.params.betas[:2]).all()

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(L1, L0),
     **dict.fromkeys(L2, L0 | L1),
     "models": L0 | L1,
-    "result": L0 | L1 | {"body"},
+    "result": L0 | L1 | {"body", "models", "pipeline"},  # the last two for types only
     "pipeline": (L0 | L1 | L2 | L3 | L4) - {"data"},
     "eft": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
     "smplify": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},

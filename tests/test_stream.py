@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.eft import loop as eft
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.progress import PeopleProgress
 
@@ -150,7 +150,7 @@ def test_arguments_are_refused_before_the_first_person(regressor, body):
 
 
 def interrupt_after(monkeypatch, count):
-    fit_person, calls = eft._fit_person, []
+    fit_person, calls = LoopFitter.fit_person, []
 
     def interrupted(*arguments, **options):
         calls.append(1)
@@ -158,7 +158,7 @@ def interrupt_after(monkeypatch, count):
             raise KeyboardInterrupt
         return fit_person(*arguments, **options)
 
-    monkeypatch.setattr(eft, "_fit_person", interrupted)
+    monkeypatch.setattr(LoopFitter, "fit_person", interrupted)
 
 
 def test_interrupted_stream_has_given_what_is_done(regressor, body, monkeypatch):
@@ -181,17 +181,17 @@ def test_interrupted_batch_returns_what_is_done(regressor, body, monkeypatch, sl
         interrupt_after(monkeypatch, 2)
         want = ["max_steps", "max_steps", "interrupted", "interrupted"]
     else:
-        from eft_fast.eft.batched.slots import SlotFitter
+        from eft_fast.pipeline.fitter import FitRecords
 
-        judge, calls = SlotFitter.judge, []
+        update, calls = FitRecords.update, []
 
         def interrupted(*arguments):
             calls.append(1)
             if len(calls) > 3 * 2 + 1:
                 raise KeyboardInterrupt
-            return judge(*arguments)
+            return update(*arguments)
 
-        monkeypatch.setattr(SlotFitter, "judge", interrupted)
+        monkeypatch.setattr(FitRecords, "update", interrupted)
         want = ["max_steps", "max_steps", "interrupted", "interrupted"]
     result = eft_fast.fit_batch(*zip(*people, strict=True), **options, slots=slots)
     assert list(result.stop_reason) == want

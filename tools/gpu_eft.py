@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
     from eft_fast.eft.config import EftConfig
     from eft_fast.models.hmr import Hmr
-    from eft_fast.pipeline.fitter import CropJob, PersonFit
+    from eft_fast.pipeline.fitter import PersonFit
+    from eft_fast.pipeline.prepare import Prepared
 
 DEVICE = "cuda"
 STEPS = 20
@@ -53,11 +54,11 @@ def make_regressor() -> Hmr:
     return Hmr(weights_camera="scale_shift").eval()
 
 
-def make_jobs(body: Smpl, size: int, count: int) -> list[CropJob]:
+def make_jobs(body: Smpl, size: int, count: int) -> list[Prepared]:
     """Noise for crops, and keypoints near the mean pose; on the CPU."""
     import torch
 
-    from eft_fast.pipeline.fitter import CropJob
+    from eft_fast.pipeline.prepare import Prepared
 
     generator = torch.Generator().manual_seed(count)
     pose = 0.2 * torch.randn(count, 24, 3, generator=generator)
@@ -65,7 +66,7 @@ def make_jobs(body: Smpl, size: int, count: int) -> list[CropJob]:
     points = body.keypoints(torch.zeros(count, 10), pose[:, 1:], pose[:, :1], joint_set="spin49")
     target = torch.cat([0.8 * points[..., :2], torch.ones(count, 49, 1)], -1)
     crops = torch.randn(min(count, 64), 3, size, size, generator=generator)
-    return [CropJob(i, crops[i % len(crops)], target[i]) for i in range(count)]
+    return [Prepared(i, crops[i % len(crops)], target[i]) for i in range(count)]
 
 
 class OriginalLoop:
@@ -75,11 +76,9 @@ class OriginalLoop:
         import torch
         from torch import nn
 
-        from eft_fast.pipeline.fitter import loss_weights
-
         self.network, self.body, self.config = copy.deepcopy(regressor), body, config
         self.start = copy.deepcopy(regressor.state_dict())
-        self.weights = loss_weights(config)
+        self.weights = config.loss
         for norm in self.network.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.requires_grad_(False)
@@ -90,7 +89,7 @@ class OriginalLoop:
         points = torch.rand(49, vertices, generator=generator).softmax(1)
         self.points = points.to(body.v_template)
 
-    def fit(self, job: CropJob) -> None:
+    def fit(self, job: Prepared) -> None:
         """All steps of one person."""
         import torch
 
@@ -119,7 +118,7 @@ class OriginalLoop:
                 break
 
 
-def fit_all(fitter: Any, jobs: list[CropJob]) -> list[PersonFit]:
+def fit_all(fitter: Any, jobs: list[Prepared]) -> list[PersonFit]:
     """Fits in the order of the jobs."""
     fits = dict(fitter.fit(jobs))
     return [fits[job.index] for job in jobs]
@@ -268,15 +267,15 @@ def joints_of(body: Smpl, fits: list[PersonFit]) -> Tensor:
     return 1000 * points
 
 
-def compare_with_cpu(regressor: Hmr, body: Smpl, cpu_body: Smpl, jobs: list[CropJob]) -> None:
+def compare_with_cpu(regressor: Hmr, body: Smpl, cpu_body: Smpl, jobs: list[Prepared]) -> None:
     """Print how far every kind of GPU fit lies from the float32 loop on the CPU."""
     from eft_fast.eft.config import EftConfig
-    from eft_fast.eft.loop import make_loop
+    from eft_fast.eft.loop import LoopFitter
     from eft_fast.pipeline.dispatch import make_fitter
 
     cpu = copy.deepcopy(regressor).cpu()
     plain = EftConfig(threshold=0.0, max_steps=STEPS)
-    want = fit_all(make_loop(cpu, cpu_body, config=plain, mode="full"), jobs)
+    want = fit_all(LoopFitter(cpu, cpu_body, config=plain, mode="full"), jobs)
     for precision, state in KINDS:
         config = EftConfig(threshold=0.0, max_steps=STEPS, precision=precision, state=state)
         fitter = make_fitter(regressor, body, method="eft", mode="full", config=config, slots=2)

@@ -80,9 +80,8 @@ def _measure(result: FitResult, people: People, seconds: float) -> dict[str, flo
     import torch
 
     from eft_fast.evaluation.metrics import bootstrap_interval, pck
-    from eft_fast.pipeline.assemble import keypoint_distances
 
-    distance = keypoint_distances(result)
+    distance = result.keypoint_distances()
     # The person's own box: the root of its area is the usual size, without any margin.
     size = torch.from_numpy(np.sqrt(people.boxes[:, 2] * people.boxes[:, 3]))
     low, high = bootstrap_interval(result.kp_error_px.numpy())

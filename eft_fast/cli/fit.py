@@ -69,7 +69,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         default="full",
-        help="what EFT tunes: full, layer3, layer4, head, feature, lora or subspace",
+        help="what EFT tunes: full, layer3, layer4, head, feature or lora",
     )
     parser.add_argument("--body", default="open", help="open, or a licensed SMPL .pkl or .npz")
     parser.add_argument("--regressor", default="open", help="open, or a SPIN or EFT checkpoint")

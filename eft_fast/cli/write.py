@@ -16,7 +16,6 @@ from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
 from eft_fast.cli.run_folder import save_names
 from eft_fast.evaluation.metrics import pck
-from eft_fast.pipeline.assemble import keypoint_distances
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 
@@ -55,8 +54,8 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
         "people": len(result),
         "init_kp_error_px": float(result.init_kp_error_px.nanmean()),
         "kp_error_px": float(result.kp_error_px.nanmean()),
-        "init_pck_0.1": pck(keypoint_distances(result, "init"), size),
-        "pck_0.1": pck(keypoint_distances(result), size),
+        "init_pck_0.1": pck(result.keypoint_distances("init"), size),
+        "pck_0.1": pck(result.keypoint_distances(), size),
         "seconds": info.seconds,
         "fits_per_second": len(result) / info.seconds,
         "confidence": None if sure is None else float(sure.nanmean()),

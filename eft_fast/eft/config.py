@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import functools
+import operator
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from eft_fast.losses.keypoints import DEFAULT_WEIGHTS, EftLossWeights
 
 #: What EFT tunes. ``layer3``, ``layer4``: the trunk from that stage on, and the head; ``feature``:
-#: the vector that the head reads; ``lora``: low-rank additions to every weight; ``subspace``: one
-#: step length for each of a few sign directions.
-EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora", "subspace")
+#: the vector that the head reads; ``lora``: low-rank additions to every weight.
+EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora")
 #: Learning rates where ``EftConfig.lr`` is None. That of weights is the reference's own; the others
 #: move other quantities, and were chosen on rendered people (docs/fitting.md).
 MODE_LR: Final = {"feature": 3e-3, "lora": 1e-4}
@@ -19,7 +22,39 @@ TENSOR_CORES: Final = ("3xtf32", "tf32")
 #: Types in which slots keep differences and moments.
 STATES: Final = ("fp32", "bf16")
 
+_Config = TypeVar("_Config")
+#: Names that the weights of ``EftConfig.loss`` had in ``EftConfig`` itself.
+_OLD_NAMES: Final = {
+    "keypoint_weight": "keypoint",
+    "beta_weight": "beta",
+    "camera_weight": "camera",
+    "leg_weight": "leg",
+    "total_weight": "total",
+    "openpose_weight": "openpose",
+    "gt_weight": "gt",
+    "with_hips": "with_hips",
+    "with_ankles": "with_ankles",
+}
 
+
+def _accept_old_names(cls: type[_Config]) -> type[_Config]:
+    """Let a configuration be made with, and asked for, the names of ``_OLD_NAMES``."""
+    make: Any = cls.__init__
+
+    @functools.wraps(make)
+    def make_from_either(self: Any, *values: Any, **given: Any) -> None:
+        old = {new: given.pop(name) for name, new in _OLD_NAMES.items() if name in given}
+        if old:
+            given["loss"] = replace(given.get("loss", DEFAULT_WEIGHTS), **old)
+        make(self, *values, **given)
+
+    cls.__init__ = make_from_either  # type: ignore[method-assign]
+    for name, new in _OLD_NAMES.items():
+        setattr(cls, name, property(operator.attrgetter(f"loss.{new}"), doc=f"``loss.{new}``."))
+    return cls
+
+
+@_accept_old_names
 @dataclass(frozen=True)
 class EftConfig:
     """Options of Exemplar Fine-Tuning. The defaults are those of the reference implementation.
@@ -31,15 +66,9 @@ class EftConfig:
             that never converges returns the result of ``max_steps - 1`` updates.
         threshold: A fit has converged when the 2D term (mean over 49 x 2 squared errors in
             [-1, 1], not divided by the number of labelled keypoints) falls below this.
-        keypoint_weight: Weight of the 2D term.
-        beta_weight: Weight of the mean square of betas.
-        camera_weight: Weight of exp(-10 s)^2, which keeps the scale positive.
-        leg_weight: Weight of 1 - cos between shins, given and projected.
-        total_weight: Factor of the whole sum; Adam cancels it up to its epsilon.
-        openpose_weight: Weight of the OpenPose block of the 49 keypoints; feet live there.
-        gt_weight: Weight of the block of 24 annotated keypoints.
-        with_hips: Keep hips and pelvis in the 2D term. Annotated hips are noisy, so off.
-        with_ankles: Keep ankles in the 2D term; off, since the leg term takes their place.
+        loss: Weights of the terms. Their old names (``keypoint_weight``, ``beta_weight``,
+            ``camera_weight``, ``leg_weight``, ``total_weight``, ``openpose_weight``,
+            ``gt_weight``, ``with_hips``, ``with_ankles``) are taken and can be read as well.
         adam_betas: Decay rates of Adam.
         adam_eps: Epsilon of Adam.
         strict_reference: Repeat the reference's quirks: crop corners and keypoints truncated to
@@ -52,32 +81,22 @@ class EftConfig:
         state: ``fp32``, or ``bf16``: differences from the start weights and both moments of Adam
             are stored in bfloat16 and computed in float32. Weights themselves never are.
         lora_rank: Rank of the additions of mode ``lora``.
-        directions: Directions of mode ``subspace``: gradient evaluations of the network.
     """
 
     lr: float | None = None
     max_steps: int = 20
     threshold: float = 1e-4
-    keypoint_weight: float = 5.0
-    beta_weight: float = 0.001
-    camera_weight: float = 1.0
-    leg_weight: float = 0.005
-    total_weight: float = 60.0
-    openpose_weight: float = 0.0
-    gt_weight: float = 1.0
-    with_hips: bool = False
-    with_ankles: bool = False
+    loss: EftLossWeights = DEFAULT_WEIGHTS
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-8
     strict_reference: bool = False
     precision: str = "fp32"
     state: str = "fp32"
     lora_rank: int = 4
-    directions: int = 3
 
     def __post_init__(self) -> None:
         """Refuse values that no fit can use."""
-        for name in ("max_steps", "lora_rank", "directions"):
+        for name in ("max_steps", "lora_rank"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"EftConfig: {name} must be at least 1, got {value}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from eft_fast.eft.config import DEFAULT_CONFIG, EFT_MODES, EftConfig
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.pipeline.predict import ask_confidence, predict_with_confidence
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -100,25 +101,22 @@ class FitNetwork(nn.Module):
 
     def first(
         self, inputs: Any, *, raw_camera: bool = False
-    ) -> tuple[RegressorOutput, Tensor | None]:
-        """Run ``forward``, and say how sure the answer is: that of the weights before any update.
+    ) -> tuple[RegressorOutput, dict[str, Tensor]]:
+        """Run ``forward``, and ask how sure the answer is: that of the weights before any update.
 
         Returns:
-            The answer, and ``Regressor.joint_confidence`` ``[B, 24]`` without gradient, or None.
+            The answer, and ``CONFIDENCE`` [B, 24] without gradient if the regressor says it.
         """
         regressor = self.regressor
         if not regressor.has_confidence:
-            return self(inputs, raw_camera=raw_camera), None
+            return self(inputs, raw_camera=raw_camera), {}
+        if self.stage is None:
+            return predict_with_confidence(regressor, inputs, raw_camera=raw_camera)
         raw = {"raw_camera": True} if raw_camera else {}
         if self.shift is not None:
             inputs = self.shift(inputs)
-        if self.stage is None:
-            features = regressor.features(inputs)
-        else:
-            features = regressor.features_from(self.stage, inputs)
-        with torch.no_grad():
-            confidence = regressor.joint_confidence(features)
-        return regressor.head_forward(features, **raw), confidence
+        features = regressor.features_from(self.stage, inputs)
+        return regressor.head_forward(features, **raw), ask_confidence(regressor, features)
 
 
 def make_network(

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from eft_fast import imaging
 from eft_fast.eft.config import EFT_MODES, EftConfig
-from eft_fast.eft.loop import LoopFitter, Predictor
+from eft_fast.eft.loop import LoopFitter
+from eft_fast.eft.loss import EftLoss, EftTarget
 from eft_fast.evaluation.bench_scores import (
     MeasuredBody,
     MethodScore,
@@ -34,7 +35,8 @@ from eft_fast.evaluation.bench_scores import (
 from eft_fast.keypoints import to_spin49
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.pipeline.dispatch import make_fitter
-from eft_fast.pipeline.fitter import CropJob, loss_weights, output_loss
+from eft_fast.pipeline.predict import RegressorFitter
+from eft_fast.pipeline.prepare import Prepared
 from eft_fast.smplify.config import PRIORS, RECIPES, SmplifyConfig, resolve_recipe
 from eft_fast.smplify.fit import fit_smplify
 from eft_fast.smplify.prior import load_pose_prior
@@ -144,7 +146,7 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
         regressor: Modes that it does not have are left out; None: all modes.
     """
     stages = EFT_MODES if regressor is None else regressor.stages
-    modes = [mode for mode in EFT_MODES[1:] if mode in (*stages, "lora", "subspace")]
+    modes = [mode for mode in EFT_MODES[1:] if mode in (*stages, "lora")]
     rows = [
         Method("regressor", "none", "full", EftConfig()),
         Method("eft", "eft", "full", EftConfig()),
@@ -293,7 +295,7 @@ class _Bench:
                 mode=method.mode,
                 on_step=followed,
             )
-            for _ in fitter.fit(self._jobs()):
+            for _ in fitter.fit(self._prepared()):
                 pass
             self._long_runs[method.name] = followed.outputs(), time.perf_counter() - begin
         return self._long_runs[method.name]
@@ -310,7 +312,7 @@ class _Bench:
             )
             passes = torch.where(going, step + 1, passes)
             on_device = RegressorOutput(*(part.to(self._keypoints) for part in output))
-            _, term = output_loss(self._body, on_device, self._keypoints, loss_weights(config))
+            _, term = EftLoss(self._body, config)(on_device, EftTarget(self._keypoints))
             going &= ~(term.cpu() < config.threshold)
         return answer, seconds * float(passes.mean()) / len(outputs)
 
@@ -318,20 +320,20 @@ class _Bench:
     def _start(self) -> tuple[RegressorOutput, float]:
         """The regressor's answers, and the seconds that they took."""
         begin = time.perf_counter()
-        predictor = Predictor(self._regressor, self._body, config=EftConfig())
-        answers = [fit.final for _, fit in predictor.fit(self._jobs())]
+        predictor = RegressorFitter(self._regressor, self._body)
+        answers = [fit.final for _, fit in predictor.fit(self._prepared())]
         return _stack(answers), time.perf_counter() - begin
 
-    def _jobs(self) -> Iterator[CropJob]:
+    def _prepared(self) -> Iterator[Prepared]:
         for index, image in enumerate(self._people.image):
             img = torch.from_numpy(imaging.to_input(image)).to(self._keypoints.device)
-            yield CropJob(index, img, self._keypoints[index])
+            yield Prepared(index, img, self._keypoints[index])
 
     def _fit_network(self, method: Method, config: EftConfig) -> RegressorOutput:
         fitter = make_fitter(
             self._regressor, self._body, method=method.method, mode=method.mode, config=config
         )
-        fits = dict(fitter.fit(self._jobs()))
+        fits = dict(fitter.fit(self._prepared()))
         return _stack([fits[index].final for index in range(len(self._people))])
 
     def _fit_parameters(self, init: RegressorOutput, config: SmplifyConfig) -> RegressorOutput:
@@ -351,7 +353,7 @@ class _Bench:
         for parameter in private.parameters():
             parameter.requires_grad_(True)
         trainer = SpinTrainer(private, self._body, people, config=SpinConfig(fit=config))
-        img = torch.stack([job.img for job in self._jobs()])
+        img = torch.stack([person.crop for person in self._prepared()])
         for _ in range(_SPIN_ROUNDS):
             for first in range(0, people, _SPIN_BATCH):
                 rows = torch.arange(first, min(first + _SPIN_BATCH, people), device=img.device)

@@ -1,26 +1,103 @@
-"""Which way people are fitted: one by one, in slots, in worker processes, or in batches."""
+"""Which way people are fitted: method and mode to a ``Run``. The only place that knows them all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from eft_fast.eft.batched.graph_slots import GraphSlotFitter, can_run_on_kernels
 from eft_fast.eft.batched.memory import slots_that_fit
 from eft_fast.eft.batched.slots import SlotFitter
-from eft_fast.eft.config import TENSOR_CORES, EftConfig
-from eft_fast.eft.loop import Predictor, make_loop
+from eft_fast.eft.config import DEFAULT_CONFIG, TENSOR_CORES, EftConfig
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.eft.modes import check_mode
-from eft_fast.eft.subspace import SubspaceFitter
 from eft_fast.models.base import Regressor
+from eft_fast.ops import find_device
+from eft_fast.pipeline.confidence import with_confidence
 from eft_fast.pipeline.fitter import Fitter
+from eft_fast.pipeline.predict import RegressorFitter, confidence_outputs
+from eft_fast.pipeline.run import Run
 from eft_fast.pipeline.workers import WorkerFitter
-from eft_fast.smplify.config import SmplifyConfig
+from eft_fast.smplify.config import RECIPES, SmplifyConfig
 from eft_fast.smplify.fit import SmplifyFitter
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
+
+#: How a person can be fitted: fine-tuning, SMPLify by the recipe of the configuration or by name,
+#: or the regressor's answer as it is.
+METHODS: Final = ("eft", "smplify", *RECIPES, "none")
+
+Config = EftConfig | SmplifyConfig
+
+
+def make_run(
+    regressor: Regressor,
+    body: Smpl,
+    *,
+    method: str = "eft",
+    mode: str = "full",
+    config: Config | None = None,
+    device: str | torch.device | None = None,
+    workers: int = 1,
+    slots: int | None = None,
+) -> Run:
+    """Choose how people are fitted; the arguments are those of ``fit_batch``.
+
+    Raises:
+        ValueError: If method, mode or configuration are unknown or do not go together.
+        TypeError: If the configuration is of another method.
+    """
+    method, mode, config = resolve_method(method, mode, config)
+    regressor = _on_device(regressor, find_device("fit_batch", device))
+    _check_same_body(regressor, body)
+    fitter = make_fitter(
+        regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
+    )
+    precision = "fp32"
+    if isinstance(config, EftConfig) and method == "eft":
+        precision = config.arithmetic
+    return Run(
+        fitter=fitter,
+        body=body,
+        regressor_id=regressor.id,
+        input_size=regressor.input_size,
+        device=next(regressor.parameters()).device,
+        method=method,
+        mode=mode,
+        precision=precision,
+        strict=config.strict_reference,
+    )
+
+
+def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, str, Config]:
+    """Method, mode and configuration as they are reported: recipe and prior go by their names."""
+    if method not in METHODS:
+        raise ValueError(f"fit_batch: method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not method.startswith("smplify"):
+        config = config or DEFAULT_CONFIG
+        if not isinstance(config, EftConfig):
+            raise TypeError(
+                f"fit_batch: method {method} takes an EftConfig, got {type(config).__name__}"
+            )
+        return method, mode, config
+    config = config or SmplifyConfig()
+    if not isinstance(config, SmplifyConfig):
+        raise TypeError(
+            f"fit_batch: method {method} takes a SmplifyConfig, got {type(config).__name__}"
+        )
+    if mode != "full":
+        raise ValueError(
+            f"fit_batch: method {method} tunes no weights, got mode {mode!r}; "
+            "choose the prior with SmplifyConfig(prior=...)"
+        )
+    if method != "smplify":
+        config = replace(config, recipe=method)
+    return config.recipe, config.prior, config
 
 
 def make_fitter(
@@ -29,7 +106,7 @@ def make_fitter(
     *,
     method: str,
     mode: str,
-    config: EftConfig | SmplifyConfig,
+    config: Config,
     workers: int = 1,
     slots: int | None = None,
 ) -> Fitter:
@@ -54,31 +131,46 @@ def make_fitter(
             f"fit_batch: precision {config.precision!r} is that of the CUDA kernels, which do not "
             f"fit {regressor.id} on {device} in mode {mode!r}; use 'fp32' or 'bf16'"
         )
+    make = partial(_make_local, regressor, body, method=method, mode=mode, config=config)
     if workers > 1:
         if device.type != "cpu":
             raise ValueError(f"fit_batch: workers are for the CPU, got device {device}; use slots")
         if slots is not None:
             raise ValueError("fit_batch: workers and slots exclude each other; give one of them")
-        return WorkerFitter(regressor, body, method=method, mode=mode, config=config, count=workers)
-    if method == "none":
-        return Predictor(regressor, body, config=config)
+        return WorkerFitter(
+            partial(make, slots=1), count=workers, outputs=confidence_outputs(regressor)
+        )
     if slots is None:
         slots = _default_slots(regressor, body, mode, config, device)
-    return make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)
+    return make(slots=slots)
 
 
 def make_slot_fitter(
     regressor: Regressor, body: Smpl, *, config: EftConfig, mode: str, slots: int
 ) -> Fitter:
     """The loop for one slot, and what shares its work for several; on a GPU our own kernels."""
-    if mode == "subspace":
-        return SubspaceFitter(regressor, body, config=config, slots=slots)
     if can_run_on_kernels(regressor, mode, config):
         return GraphSlotFitter(regressor, body, config=config, mode=mode, slots=slots)
     # The loop keeps weights, not differences: a state in bfloat16 would swallow its updates.
     if slots == 1 and config.state == "fp32":
-        return make_loop(regressor, body, config=config, mode=mode)
+        return LoopFitter(regressor, body, config=config, mode=mode)
     return SlotFitter(regressor, body, config=config, mode=mode, slots=slots)
+
+
+def _make_local(
+    regressor: Regressor, body: Smpl, *, method: str, mode: str, config: EftConfig, slots: int
+) -> Fitter:
+    """The fitter of this process."""
+    if method == "none":
+        return RegressorFitter(
+            regressor,
+            body,
+            weights=config.loss,
+            threshold=config.threshold,
+            raw_camera=config.strict_reference,
+        )
+    fitter = make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)
+    return with_confidence(fitter, regressor)
 
 
 def _default_slots(
@@ -88,3 +180,21 @@ def _default_slots(
     if device.type != "cuda":
         return 1
     return slots_that_fit(regressor, body, mode=mode, config=config)
+
+
+def _on_device(regressor: Regressor, device: torch.device | None) -> Regressor:
+    """The regressor on ``device``; the caller's own module stays where it is."""
+    if device is None or next(regressor.parameters()).device == device:
+        return regressor
+    return copy.deepcopy(regressor).to(device)
+
+
+def _check_same_body(regressor: Regressor, body: Smpl) -> None:
+    trained_on = regressor.body_id
+    if trained_on != body.id.split(":")[0] and not (
+        trained_on == "smpl" and body.id.startswith("smpl")
+    ):
+        raise ValueError(
+            f"fit_batch: regressor {regressor.id} predicts body {trained_on}, got body {body.id}; "
+            "their betas and joints differ, so load a pair that belongs together"
+        )

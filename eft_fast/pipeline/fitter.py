@@ -1,227 +1,225 @@
-"""One person of a fit: what goes in, what comes out, and the loss in between.
-
-Every way of fitting takes ``CropJob`` and gives ``PersonFit``, so that none depends on another.
-"""
+"""The contract of every method: people in, their fits out, and one rule for when a fit ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eft_fast.eft.config import EftConfig
-from eft_fast.losses.fused import fused_eft_loss
-from eft_fast.losses.keypoints import EftLossWeights
-from eft_fast.models.base import Regressor, RegressorOutput
-from eft_fast.result import Prediction, SmplParams
+from eft_fast.conventions import NUM_BETAS, NUM_JOINTS
+from eft_fast.models.base import RegressorOutput
 
 if TYPE_CHECKING:
-    from eft_fast.body.smpl import Smpl
+    from eft_fast.pipeline.prepare import Prepared
 
-_NUM_KEYPOINTS: Final = 49
-#: Keypoints may lie outside the crop, but one this many crop sides away is a unit mistake.
-_KEYPOINT_LIMIT: Final = 50.0
-
-
-@dataclass(frozen=True)
-class CropFits:
-    """Fits of B crops, still in the coordinates of the crops.
-
-    Attributes:
-        final: Parameters and camera at the end.
-        init: Parameters and camera of the regressor alone.
-        loss: Total loss of ``final``.
-        init_loss: Total loss of ``init``.
-        steps: Weight updates behind ``final``.
-        stop_reason: One of ``result.STOP_REASONS`` per person.
-        joint_confidence: As of ``FitResult``; None if no fit says it.
-    """
-
-    final: Prediction
-    init: Prediction
-    loss: Float[Tensor, " B"]
-    init_loss: Float[Tensor, " B"]
-    steps: Int[Tensor, " B"]
-    stop_reason: tuple[str, ...]
-    joint_confidence: Float[Tensor, "B 24"] | None = None
-
-
-@dataclass(frozen=True)
-class CropJob:
-    """One person: a number to know them by, the crop and the 49 keypoints.
-
-    Attributes:
-        index: Which person.
-        img: The crop, as the regressor takes it.
-        keypoints_2d: x and y in [-1, 1] of the crop, and confidence.
-        intrinsics: Pinhole of the photo as seen in the crop (``geometry.crop_intrinsics``), for
-            the full perspective; None: the weak camera. All people of a run alike.
-    """
-
-    index: int
-    img: Float[Tensor, "3 S S"]
-    keypoints_2d: Float[Tensor, "49 3"]
-    intrinsics: Float[Tensor, "3 3"] | None = None
+#: Reasons by their code; 0 goes on.
+_REASONS: Final = ("", "converged", "max_steps", "nan", "no_keypoints")
+#: Numbers of an answer in a record: pose, shape and camera; the loss follows them.
+_SIZES: Final = (NUM_JOINTS * 9, NUM_BETAS, 3)
+_ANSWER: Final = sum(_SIZES) + 1
 
 
 @dataclass(frozen=True)
 class PersonFit:
-    """One person's fit; every tensor has one row.
+    """The fit of one person; every tensor has one row.
 
-    ``joint_confidence`` is what the network says about ``init``, where it says anything.
+    Attributes:
+        final: Answer at the end.
+        init: Answer of the regressor alone.
+        loss: Loss of ``final``.
+        init_loss: Loss of ``init``.
+        steps: Updates behind ``final``.
+        stop_reason: One of ``result.STOP_REASONS``.
+        outputs: What ``Fitter.outputs`` names, as far as this person has it.
     """
 
     final: RegressorOutput
     init: RegressorOutput
-    loss: Tensor
-    init_loss: Tensor
+    loss: Float[Tensor, " 1"]
+    init_loss: Float[Tensor, " 1"]
     steps: int
     stop_reason: str
-    joint_confidence: Tensor | None = None
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Fitter(Protocol):
-    """Takes people and yields their fits, in any order."""
+class Fitter(ABC):
+    """Fits people, in any order and by any method; each result depends on its person alone."""
 
-    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
-        """Yield each person's number and fit as soon as it is done."""
+    #: Whether crops may wait on the CPU: the fitter copies them itself while the device works.
+    takes_cpu_crops: bool = False
 
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Further tensors per person in ``PersonFit.outputs``: name in ``FitResult``, and shape."""
+        return {}
 
-def make_jobs(
-    img: Float[Tensor, "B 3 S S"], keypoints_2d: Float[Tensor, "B 49 3"]
-) -> Iterator[CropJob]:
-    """One job per row."""
-    for index in range(len(img)):
-        yield CropJob(index, img[index], keypoints_2d[index])
-
-
-def loss_weights(config: EftConfig) -> EftLossWeights:
-    """The loss weights of a configuration."""
-    return EftLossWeights(
-        keypoint=config.keypoint_weight,
-        beta=config.beta_weight,
-        camera=config.camera_weight,
-        leg=config.leg_weight,
-        total=config.total_weight,
-        openpose=config.openpose_weight,
-        gt=config.gt_weight,
-        with_hips=config.with_hips,
-        with_ankles=config.with_ankles,
-    )
+    @abstractmethod
+    def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's ``index`` and fit as soon as it is done."""
 
 
-def output_loss(
-    body: Smpl,
-    output: RegressorOutput,
-    keypoints_2d: Float[Tensor, "B 49 3"],
-    weights: EftLossWeights,
-    intrinsics: Float[Tensor, "B 3 3"] | None = None,
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Total loss and 2D term of each person's prediction: one call, no gradient of the 2D term."""
-    return fused_eft_loss(
-        body.points_plan("spin49"),
-        output.pred_betas,
-        output.pred_rotmat,
-        output.pred_cam,
-        keypoints_2d,
-        weights,
-        intrinsics=intrinsics,
-        backend=body.backend,
-    )
+def stop_codes(
+    *,
+    converged: Bool[Tensor, " B"],
+    exhausted: Bool[Tensor, " B"],
+    finite: Bool[Tensor, " B"],
+    labelled: Bool[Tensor, " B"],
+) -> Int[Tensor, " B"]:
+    """Which reason counts where several hold: no keypoints, then not finite, then converged."""
+    code = torch.where(exhausted, 2, 0)
+    code = torch.where(converged, 1, code)
+    code = torch.where(finite, code, 3)
+    return torch.where(labelled, code, 4)
 
 
-def stack_intrinsics(
-    jobs: Sequence[CropJob],
-) -> Float[Tensor, "B 3 3"] | None:
-    """The pinholes of people, or None if they have none.
+def stop_reasons(codes: Int[Tensor, " B"]) -> list[str]:
+    """The words of ``stop_codes``; empty for who goes on."""
+    return [_REASONS[code] for code in codes.tolist()]
 
-    Raises:
-        ValueError: If only some of them have one.
+
+@dataclass(frozen=True)
+class StopRule:
+    """When a fit by repeated forward passes ends; decided before the update, as the reference does.
+
+    Attributes:
+        threshold: 2D error below which a person has converged.
+        max_steps: Forward passes at most; the last one is not followed by an update.
     """
-    given = [job.intrinsics for job in jobs if job.intrinsics is not None]
-    if given and len(given) < len(jobs):
-        raise ValueError(
-            f"fit_batch: all people of a run have a pinhole or none has, got {len(given)} of "
-            f"{len(jobs)}"
-        )
-    return torch.stack(given) if given else None
 
+    threshold: float
+    max_steps: int
 
-def readable_errors(output: RegressorOutput, total: Tensor, keypoint_term: Tensor) -> list[float]:
-    """The 2D term of each person, NaN where anything is not finite: one read for all."""
-    finite = torch.isfinite(total)
-    for value in output:
-        finite = finite & torch.isfinite(value).flatten(1).all(1)
-    values: list[float] = keypoint_term.detach().masked_fill(~finite, float("nan")).tolist()
-    return values
+    def has_converged(self, error: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Who is near enough; NaN is not."""
+        near: Tensor = error.double() < self.threshold
+        return near
 
-
-def is_labelled(keypoints_2d: Float[Tensor, "49 3"]) -> bool:
-    """Whether there is any keypoint to fit to."""
-    return bool((keypoints_2d[:, 2] > 0).any())
-
-
-def check_crops(regressor: Regressor, img: Tensor, keypoints_2d: Tensor) -> None:
-    """Raise ValueError unless crops and keypoints have the shapes and units of ``fit_crops``."""
-    size = regressor.input_size
-    if img.ndim != 4 or tuple(img.shape[1:]) != (3, size, size):
-        raise ValueError(
-            f"fit_crops: img must be [B, 3, {size}, {size}] for {regressor.id}, "
-            f"got {list(img.shape)}"
-        )
-    expected = (len(img), _NUM_KEYPOINTS, 3)
-    if tuple(keypoints_2d.shape) != expected:
-        raise ValueError(
-            f"fit_crops: keypoints_2d must be {list(expected)}, got {list(keypoints_2d.shape)}; "
-            "call keypoints.to_spin49 first"
-        )
-    labelled = keypoints_2d[..., 2] > 0
-    far = keypoints_2d[..., :2].abs().amax(-1)[labelled]
-    if far.numel() and float(far.nan_to_num().max()) > _KEYPOINT_LIMIT:
-        raise ValueError(
-            "fit_crops: keypoints_2d must be in [-1, 1] of the crop, "
-            f"got {float(far.nan_to_num().max()):.1f}; call Crop.normalise first"
+    def codes(
+        self,
+        error: Float[Tensor, " B"],
+        time: Int[Tensor, " B"],
+        *,
+        finite: Bool[Tensor, " B"],
+        labelled: Bool[Tensor, " B"],
+    ) -> Int[Tensor, " B"]:
+        """The code of each person after the forward pass number ``time``, from 0; 0: goes on."""
+        return stop_codes(
+            converged=self.has_converged(error),
+            exhausted=time >= self.max_steps - 1,
+            finite=finite,
+            labelled=labelled,
         )
 
 
-def collect_fits(fits: list[PersonFit], *, like: Tensor) -> CropFits:
-    """Stack the fits of people; ``like`` gives type and device when there are none."""
+class FitRecords:
+    """What is known of the people in so many places: first answer, last finite one, steps, reason.
 
-    def stack(outputs: list[RegressorOutput]) -> Prediction:
-        rotmat, betas, cam = (
-            torch.cat([getattr(output, name) for output in outputs])
-            if outputs
-            else like.new_zeros((0, *shape))
-            for name, shape in (
-                ("pred_rotmat", (24, 3, 3)),
-                ("pred_betas", (10,)),
-                ("pred_cam", (3,)),
-            )
-        )
-        return Prediction(SmplParams.from_rotmat(rotmat, betas), cam)
+    Everything lives on the device of the network and no method waits for it, so that a whole step
+    can be captured in a CUDA graph.
 
-    def column(values: list[Tensor]) -> Tensor:
-        return torch.cat(values) if values else like.new_zeros(0)
+    Args:
+        places: People under way at once.
+        rule: When each is done.
+        like: Gives type and device.
 
-    return CropFits(
-        final=stack([fit.final for fit in fits]),
-        init=stack([fit.init for fit in fits]),
-        loss=column([fit.loss for fit in fits]),
-        init_loss=column([fit.init_loss for fit in fits]),
-        steps=torch.tensor([fit.steps for fit in fits], dtype=torch.int64),
-        stop_reason=tuple(fit.stop_reason for fit in fits),
-        joint_confidence=_stack_confidence(fits),
+    Attributes:
+        rows: One record per place: start, now (each with its loss), steps, code of the reason.
+        time: Forward passes before the present one.
+        active: Who is still being fitted.
+        labelled: Who has any keypoint.
+    """
+
+    def __init__(self, places: int, rule: StopRule, like: Tensor) -> None:
+        self._rule = rule
+        self.rows = like.new_zeros(places, 2 * _ANSWER + 2)
+        self.time = torch.zeros(places, dtype=torch.int32, device=like.device)
+        self.active = torch.zeros(places, dtype=torch.bool, device=like.device)
+        self.labelled = torch.zeros_like(self.active)
+
+    def admit(self, place: int, labelled: bool) -> None:
+        """Give a place to a new person."""
+        self.time[place] = 0
+        self.active[place] = True
+        self.labelled[place] = labelled
+
+    @torch.no_grad()
+    def update(
+        self,
+        output: RegressorOutput,
+        loss: Float[Tensor, " B"],
+        error: Float[Tensor, " B"],
+        first: int = 0,
+    ) -> Int[Tensor, " B"]:
+        """Take the answers of one forward pass; who is done is no longer active.
+
+        Args:
+            output: Answers of the places from ``first`` on.
+            loss: Their losses.
+            error: Their 2D errors.
+            first: First place.
+
+        Returns:
+            The code of ``StopRule``; 0 for who goes on or was not active.
+        """
+        here = slice(first, first + len(loss))
+        time, active = self.time[here], self.active[here]
+        answer = torch.cat([*(value.detach().flatten(1) for value in output), loss[:, None]], 1)
+        start, now, steps, reason = _parts(self.rows[here])
+        is_first = active & (time == 0)
+        finite = answer.isfinite().all(1)
+        # The last finite answer stays; without one, the first.
+        keeps = is_first | (active & finite)
+        start.copy_(torch.where(is_first[:, None], answer, start))
+        now.copy_(torch.where(keeps[:, None], answer, now))
+        steps.copy_(torch.where(keeps, time.to(steps.dtype), steps))
+        code = self._rule.codes(error, time, finite=finite, labelled=self.labelled[here])
+        code = torch.where(active, code, 0)
+        reason.copy_(torch.where(active, code.to(reason.dtype), reason))
+        active.logical_and_(code == 0)
+        return code
+
+    def advance(self, first: int = 0, count: int = 1) -> None:
+        """Count the update that followed ``update``, for who is active."""
+        here = slice(first, first + count)
+        self.time[here].add_(self.active[here])
+
+    def move(self, source: int, target: int) -> None:
+        """Put a person from one place into another, which nobody has."""
+        for held in (self.rows, self.time, self.active, self.labelled):
+            held[target] = held[source]
+        self.active[source] = False
+
+    def fit(self, place: int, outputs: Mapping[str, Tensor] | None = None) -> PersonFit:
+        """The fit of a person who is done."""
+        return read_record(self.rows[place], outputs)
+
+
+def read_record(row: Float[Tensor, " R"], outputs: Mapping[str, Tensor] | None = None) -> PersonFit:
+    """The fit of a row of ``FitRecords.rows``, or of a copy of it on the host."""
+    start, now, steps, reason = row.clone().split([_ANSWER, _ANSWER, 1, 1])
+    init, init_loss = _read_answer(start)
+    final, loss = _read_answer(now)
+    return PersonFit(
+        final, init, loss, init_loss, int(steps), _REASONS[int(reason)], dict(outputs or {})
     )
 
 
-def _stack_confidence(fits: list[PersonFit]) -> Tensor | None:
-    """Rows of NaN where nothing is said; None if nothing is said of anybody."""
-    like = next((f.joint_confidence for f in fits if f.joint_confidence is not None), None)
-    if like is None:
-        return None
-    nothing = torch.full_like(like, float("nan"))
-    return torch.cat([nothing if (c := f.joint_confidence) is None else c for f in fits])
+def is_done(row: Float[Tensor, " R"]) -> bool:
+    """Whether a record says that its person is done."""
+    return bool(row[-1] != 0)
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Start, now, steps and reason; they share the memory of ``rows``."""
+    start, now, steps, reason = rows.split([_ANSWER, _ANSWER, 1, 1], 1)
+    return start, now, steps[:, 0], reason[:, 0]
+
+
+def _read_answer(part: Tensor) -> tuple[RegressorOutput, Tensor]:
+    pose, betas, camera, loss = part[None].split([*_SIZES, 1], 1)
+    return RegressorOutput(pose.reshape(1, NUM_JOINTS, 3, 3), betas, camera), loss[:, 0]

@@ -1,90 +1,144 @@
-"""One person's photo, keypoints and box to what the fitting loop takes."""
+"""A ``Sample`` and its photo to what fitters take: the crop, and keypoints in the crop."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from eft_fast import imaging
 from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
 from eft_fast.keypoints import JointSet, to_spin49
+from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.sample import Pinhole, Sample
 
-#: A photo's pinhole [3,3]; the focal length in pixels, of a pinhole at the photo's middle; or
-#: ``DIAGONAL``.
-Pinhole = npt.NDArray[np.float64] | float | str
-#: Pinholes [N,3,3] of all people, one word or number for all, or none.
-Pinholes = Pinhole | None
 #: Right and left among the 49: annotated ankles, and knees of OpenPose, whose block is the first.
 _ANKLES: Final = (25, 30)
 _OPENPOSE_KNEES: Final = (10, 13)
 _NUM_OPENPOSE: Final = 25
-#: Name of the pinhole of which nothing but the photo's size is known.
-DIAGONAL: Final = "diagonal"
 
 
 @dataclass(frozen=True)
-class Person:
-    """A prepared person; ``img`` is None when there is nothing to fit, or once it was passed on.
+class Prepared:
+    """A person on the way through a fit.
 
     Attributes:
-        img: Normalised crop, float32 ``[3, S, S]``.
-        keypoints_2d: The 49 keypoints in [-1, 1] of the crop, float32 ``[49, 3]``.
-        keypoints_px: The given keypoints, cleaned: NaN and those outside the photo have
-            confidence 0. Float32 ``[K, 3]``.
-        center: Centre of the crop, photo pixels ``[2]``; NaN without a photo.
+        index: Which person of the run.
+        img: The crop as the regressor takes it; None when there is nothing to fit, and in what is
+            kept while the fitter has the crop.
+        keypoints_2d: The 49 keypoints of ``keypoints.to_spin49``: x and y in [-1, 1] of the crop,
+            and confidence.
+        crop_intrinsics: Pinhole of the photo as seen in the crop (``geometry.crop_intrinsics``),
+            for the full perspective; None: the weak camera. All people of a run alike.
+        given: The keypoints of the sample's own joint set in the crop, as ``keypoints_2d``; None
+            where only the 49 are known.
+        keypoints_px: The given keypoints in photo pixels, cleaned: NaN and those outside the photo
+            have confidence 0.
+        center: Centre of the crop, photo pixels; NaN without a photo.
         scale: Side of the crop / 200, photo pixels; NaN without a photo.
+        intrinsics: Pinhole of the photo, pixels; None: the weak camera.
+        photo: Name of the photo, empty for an array.
+        id: As of ``Sample``.
         message: What was wrong, or empty.
-        intrinsics: Pinhole of the photo, pixels ``[3, 3]``; None: the weak camera is used.
     """
 
-    img: npt.NDArray[np.float32] | None
-    keypoints_2d: npt.NDArray[np.float32]
-    keypoints_px: npt.NDArray[np.float32]
-    center: npt.NDArray[np.float64]
-    scale: float
-    message: str
-    intrinsics: npt.NDArray[np.float64] | None = None
+    index: int
+    img: Float[Tensor, "3 S S"] | None
+    keypoints_2d: Float[Tensor, "49 3"]
+    crop_intrinsics: Float[Tensor, "3 3"] | None = None
+    given: Float[Tensor, "K 3"] | None = None
+    keypoints_px: Float[np.ndarray, "K 3"] | None = None
+    center: Float[np.ndarray, " 2"] | None = None
+    scale: float = float("nan")
+    intrinsics: Float[np.ndarray, "3 3"] | None = None
+    photo: str = ""
+    id: str = ""
+    message: str = ""
 
-    def crop_pinhole(self, device: torch.device) -> Float[torch.Tensor, "3 3"] | None:
-        """The pinhole as seen in the crop, for the fit."""
-        if self.intrinsics is None:
-            return None
-        one = (self.intrinsics, self.center, np.asarray(self.scale))
-        tensors = (torch.tensor(value)[None] for value in one)
-        return crop_intrinsics(*tensors)[0].to(device, torch.float32)
+    @property
+    def crop(self) -> Float[Tensor, "3 S S"]:
+        """The crop, of a person who has one."""
+        assert self.img is not None, "only people with a crop reach a fitter"
+        return self.img
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there is any keypoint to fit to."""
+        return bool((self.keypoints_2d[:, 2] > 0).any())
+
+    @property
+    def reason_without_fit(self) -> str:
+        """The stop reason of who has no fit: unreadable, or not reached before an interrupt."""
+        return "bad_image" if np.isnan(self.scale) and self.message else "interrupted"
+
+    def to(self, device: torch.device) -> Prepared:
+        """The same with the tensors of the fit on a device."""
+        img, given, pinhole = (
+            None if value is None else value.to(device)
+            for value in (self.img, self.given, self.crop_intrinsics)
+        )
+        return replace(
+            self,
+            img=img,
+            keypoints_2d=self.keypoints_2d.to(device),
+            crop_intrinsics=pinhole,
+            given=given,
+        )
+
+    def without_crop(self) -> Prepared:
+        """What is kept of a person while the fitter has the crop."""
+        return replace(self, img=None)
+
+
+def stack_intrinsics(people: Sequence[Prepared]) -> Float[Tensor, "B 3 3"] | None:
+    """The pinholes of people as seen in their crops, or None if they have none.
+
+    Raises:
+        ValueError: If only some of them have one.
+    """
+    given = [each.crop_intrinsics for each in people if each.crop_intrinsics is not None]
+    if given and len(given) < len(people):
+        raise ValueError(
+            f"fit_batch: all people of a run have a pinhole or none has, got {len(given)} of "
+            f"{len(people)}"
+        )
+    return torch.stack(given) if given else None
 
 
 def prepare_person(
+    sample: Sample,
     photo: npt.NDArray[np.uint8] | Exception,
-    keypoints: npt.NDArray[np.float32],
-    box: npt.NDArray[np.float64],
-    joint_set: JointSet,
     input_size: int,
     *,
+    index: int = 0,
     strict: bool = False,
-    pinhole: Pinhole | None = None,
-) -> Person:
+) -> Prepared:
     """Crop the person and bring the keypoints into the crop.
 
     Args:
+        sample: The person; a ``problem`` makes it one without a crop. A box without area, or none:
+            the box of the labelled keypoints.
         photo: RGB uint8 ``[H, W, 3]``, or the error that reading it gave.
-        keypoints: ``[K, 3]`` in photo pixels; 0 or NaN = not labelled.
-        box: x, y, width, height; NaN or without area: the box of the labelled keypoints.
-        joint_set: Order of the keypoints.
         input_size: Side of the crop in pixels.
+        index: Which person of the run.
         strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
             be cut, and always apply the rule for ankles at the border, as the reference does.
-        pinhole: Of the photo; None: the weak camera is used.
     """
+    keypoints = np.asarray(sample.keypoints_2d_px, np.float32)
+    if sample.problem is not None:
+        return without_photo(sample, sample.problem, index=index)
     if isinstance(photo, Exception):
-        return _without_image(keypoints, str(photo))
+        return without_photo(sample, str(photo), index=index)
     height, width = photo.shape[:2]
     cleaned, notes = _clean_keypoints(keypoints, width, height)
+    given_box = sample.bbox_xywh
+    box = np.full(4, np.nan) if given_box is None else np.asarray(given_box, np.float64)
     box, note = _usable_box(box, cleaned, width, height)
     notes += note
     try:
@@ -92,60 +146,71 @@ def prepare_person(
         crop = imaging.Crop(center=center, scale=scale, size=input_size)
         pixels = _cut_strict(photo, crop, notes) if strict else imaging.crop_image(photo, crop)
     except ValueError as error:
-        return _without_image(cleaned, str(error))
+        return without_photo(replace(sample, keypoints_2d_px=cleaned), str(error), index=index)
     if strict:
         cropped = imaging.keypoints_to_crop_strict(cleaned, crop)
     else:
         cropped = np.concatenate([crop.normalise(cleaned[:, :2]), cleaned[:, 2:]], axis=1)
+    joint_set = find_joint_set(sample.keypoint_set)
+    keypoints_2d = _to_fit(cropped, cleaned, joint_set, height, strict=strict)
+    center, intrinsics = (
+        np.asarray(crop.center, dtype=np.float64),
+        _make_pinhole(sample.K, width, height),
+    )
+    return Prepared(
+        index=index,
+        img=torch.from_numpy(imaging.to_input(pixels)),
+        keypoints_2d=torch.from_numpy(keypoints_2d),
+        crop_intrinsics=_seen_in_crop(intrinsics, center, float(crop.scale)),
+        given=torch.from_numpy(np.where(cropped[:, 2:] > 0, cropped, 0.0).astype(np.float32)),
+        keypoints_px=cleaned,
+        center=center,
+        scale=float(crop.scale),
+        intrinsics=intrinsics,
+        photo=sample.photo,
+        id=sample.id,
+        message="; ".join(notes),
+    )
+
+
+def without_photo(sample: Sample, message: str = "", *, index: int = 0) -> Prepared:
+    """A person without a crop: why, or nothing if the run never came to them."""
+    return Prepared(
+        index=index,
+        img=None,
+        keypoints_2d=torch.zeros(49, 3),
+        keypoints_px=np.nan_to_num(np.asarray(sample.keypoints_2d_px, np.float32)),
+        center=np.full(2, np.nan),
+        photo=sample.photo,
+        id=sample.id,
+        message=message,
+    )
+
+
+def _to_fit(
+    cropped: npt.NDArray[np.float64],
+    cleaned: npt.NDArray[np.float32],
+    joint_set: JointSet,
+    height: int,
+    *,
+    strict: bool,
+) -> npt.NDArray[np.float32]:
+    """The 49 keypoints of the fit, without the ankles that the reference drops."""
     keypoints_2d = to_spin49(cropped, joint_set.name).astype(np.float32)
     keypoints_2d[keypoints_2d[:, 2] <= 0] = 0.0
     if strict or _has_openpose_block(keypoints_2d, joint_set):
         _drop_ankles_at_border(keypoints_2d, to_spin49(cleaned, joint_set.name), height)
-    return Person(
-        img=imaging.to_input(pixels),
-        keypoints_2d=keypoints_2d,
-        keypoints_px=cleaned,
-        center=np.asarray(crop.center, dtype=np.float64),
-        scale=float(crop.scale),
-        message="; ".join(notes),
-        intrinsics=_make_pinhole(pinhole, width, height),
-    )
+    return keypoints_2d
 
 
-def check_pinholes(intrinsics: npt.ArrayLike | float | str | None, people: int) -> Pinholes:
-    """Bring the argument of ``fit_batch`` into one form.
-
-    Raises:
-        ValueError: If it is neither ``diagonal``, nor a focal length, nor pinholes of all people.
-    """
+def _seen_in_crop(
+    intrinsics: npt.NDArray[np.float64] | None, center: npt.NDArray[np.float64], scale: float
+) -> Float[Tensor, "3 3"] | None:
+    """The pinhole as seen in the crop, for the fit."""
     if intrinsics is None:
         return None
-    if isinstance(intrinsics, str):
-        if intrinsics != DIAGONAL:
-            raise ValueError(
-                f"fit_batch: intrinsics must be {DIAGONAL!r}, a focal length, [3, 3] or "
-                f"[{people}, 3, 3], got {intrinsics!r}"
-            )
-        return intrinsics
-    given = np.asarray(intrinsics, dtype=np.float64)
-    if given.ndim == 0:
-        if not 0 < float(given) < np.inf:
-            raise ValueError(f"fit_batch: a focal length must be positive, got {float(given):g}")
-        return float(given)
-    if given.shape == (3, 3):
-        given = np.broadcast_to(given, (people, 3, 3))
-    if given.shape != (people, 3, 3):
-        raise ValueError(
-            f"fit_batch: intrinsics must be [3, 3] or [{people}, 3, 3], got {list(given.shape)}"
-        )
-    is_pinhole = np.isfinite(given).all((1, 2)) & (given[:, 0, 0] > 0) & (given[:, 1, 1] > 0)
-    is_pinhole &= (given[:, 2] == (0, 0, 1)).all(1)
-    if not is_pinhole.all():
-        raise ValueError(
-            "fit_batch: intrinsics must have positive focal lengths and a last row of 0, 0, 1, "
-            f"got {given[~is_pinhole][0].tolist()}"
-        )
-    return given
+    tensors = (torch.tensor(value)[None] for value in (intrinsics, center, np.asarray(scale)))
+    return crop_intrinsics(*tensors)[0].float()
 
 
 def _make_pinhole(
@@ -155,27 +220,6 @@ def _make_pinhole(
         return pinhole
     focal = default_focal_length(width, height) if isinstance(pinhole, str) else pinhole
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-
-
-def unread_person(keypoints: npt.NDArray[np.float32]) -> Person:
-    """A person whose photo was never read."""
-    return _without_image(keypoints, "")
-
-
-def refused_person(keypoints: npt.NDArray[np.float32], message: str) -> Person:
-    """A person who cannot be fitted, and why."""
-    return _without_image(keypoints, message)
-
-
-def _without_image(keypoints: npt.NDArray[np.float32], message: str) -> Person:
-    return Person(
-        img=None,
-        keypoints_2d=np.zeros((49, 3), np.float32),
-        keypoints_px=np.nan_to_num(keypoints),
-        center=np.full(2, np.nan),
-        scale=float("nan"),
-        message=message,
-    )
 
 
 def _clean_keypoints(

@@ -1,153 +1,178 @@
-"""People as they come: read, cropped, fitted and handed on, with the memory of those under way."""
+"""A run: people are read, cropped, fitted and collected, with the memory of those under way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from eft_fast import imaging
-from eft_fast.keypoints import JointSet
-from eft_fast.pipeline.confidence import ConfidenceReader
-from eft_fast.pipeline.fitter import CropJob, Fitter, PersonFit
-from eft_fast.pipeline.prepare import Person, Pinhole, prepare_person, refused_person
+from eft_fast.pipeline.fitter import Fitter, PersonFit
+from eft_fast.pipeline.prepare import Prepared, prepare_person, without_photo
+from eft_fast.pipeline.progress import PeopleProgress
+from eft_fast.result import FitResult
+from eft_fast.sample import Image, Sample
 
-Image = str | Path | npt.NDArray[np.uint8]
-#: Called with the stop reason of each person.
-ReasonCallback = Callable[[str], None]
+if TYPE_CHECKING:
+    from eft_fast.body.smpl import Smpl
+
+#: A person of a run, and the fit if there is one.
+Outcome = tuple[Prepared, PersonFit | None]
 
 
 @dataclass(frozen=True)
-class GivenPerson:
-    """One person as they were given.
+class Run:
+    """Everything of a run but the people; ``dispatch.make_run`` makes it.
 
     Attributes:
-        image: A path, or RGB uint8 ``[H, W, 3]``.
-        keypoints: ``[K, 3]``: x, y in photo pixels and confidence.
-        box: x, y, width, height in photo pixels; NaN: of the keypoints.
-        pinhole: Of the photo, see ``inputs.Pinhole``; None: weak camera.
-        problem: What makes this person impossible to fit; None if nothing does.
-    """
-
-    image: Image
-    keypoints: npt.NDArray[np.float32]
-    box: npt.NDArray[np.float64]
-    pinhole: Pinhole | None = None
-    problem: str | None = None
-
-
-class PersonStream:
-    """Prepares people for a fitter and keeps what is known of each.
-
-    Args:
-        fitter: Where crops go.
-        joint_set: Order of the keypoints.
+        fitter: Fits the people.
+        body: Body model of the fits.
+        regressor_id: Whose answers the fits start from.
         input_size: Side of the crops.
-        device: Where crops are put.
+        device: Where the fitter wants the crops.
+        method: As of ``FitResult``.
+        mode: As of ``FitResult``.
+        precision: As of ``FitResult``.
         strict: Truncate corners and keypoints to integers, as the reference does.
-        on_person: Called after each person.
-        confidence: Asks how sure the network is, where the fitter does not say it.
-
-    Attributes:
-        people: Everyone who was prepared, by number; without their crops.
-        fits: Their fits, by number; nobody without a crop has one.
     """
 
-    def __init__(
+    fitter: Fitter
+    body: Smpl
+    regressor_id: str
+    input_size: int
+    device: torch.device
+    method: str
+    mode: str
+    precision: str = "fp32"
+    strict: bool = False
+
+    def fit_all(
         self,
-        fitter: Fitter,
-        joint_set: JointSet,
-        input_size: int,
-        device: torch.device,
+        samples: Sequence[Sample],
         *,
-        strict: bool,
-        on_person: ReasonCallback,
-        confidence: ConfidenceReader | None = None,
-    ) -> None:
-        self._fitter, self._joint_set, self._input_size = fitter, joint_set, input_size
-        # Crops wait on the CPU for a fitter that copies them while the device works.
-        self._device = torch.device("cpu") if getattr(fitter, "takes_cpu_crops", False) else device
-        self._strict, self._on_person = strict, on_person
-        self.people: dict[int, Person] = {}
-        self.fits: dict[int, PersonFit] = {}
-        self._waiting: set[int] = set()
-        self._confidence = None if getattr(fitter, "gives_confidence", False) else confidence
+        joint_set: str = "coco17",
+        progress: bool | None = None,
+    ) -> FitResult:
+        """Fit people and put them into one result; an interrupt keeps what is done.
 
-    def run(self, given: Iterable[GivenPerson]) -> Iterator[None]:
-        """Fit everybody; returns the control after each fit, in any order."""
-        for index, fit in self._fitter.fit(self._jobs(given)):
-            if self._confidence is not None:
-                fit = replace(fit, joint_confidence=self._confidence.take(index))
-            self.fits[index] = fit
-            self._waiting.discard(index)
-            self._on_person(fit.stop_reason)
-            yield
+        Args:
+            samples: The people, all of ``joint_set``.
+            joint_set: Order of their keypoints.
+            progress: Show a progress bar; default: on a terminal.
+        """
+        done: dict[int, Outcome] = {}
+        with PeopleProgress(len(samples), shown=progress) as bar:
+            try:
+                for person, fit in self.fit(samples):
+                    done[person.index] = person, fit
+                    bar.person(_reason(person, fit))
+            except KeyboardInterrupt:
+                # Who was not reached is named as such; the others keep their fits.
+                pass
+        for index, sample in enumerate(samples):
+            if index not in done:
+                done[index] = without_photo(sample, index=index), None
+        return self.result([done[index] for index in range(len(samples))], joint_set)
 
-    def in_order(self, given: Iterable[GivenPerson]) -> Iterator[tuple[Person, PersonFit | None]]:
-        """Fit everybody and yield them in the order in which they came, forgetting them then."""
+    def fit_stream(
+        self,
+        samples: Iterable[Sample],
+        joint_set: str,
+        *,
+        total: int | None = None,
+        progress: bool | None = None,
+    ) -> Iterator[FitResult]:
+        """Fit people as they come and yield each one's result in their order.
+
+        Args:
+            samples: The people, all of ``joint_set``.
+            joint_set: Order of their keypoints.
+            total: How many there are, if that is known, for the progress bar.
+            progress: Show a progress bar; default: on a terminal.
+        """
+        waiting: dict[int, Outcome] = {}
         following = 0
-        for _ in self.run(given):
-            while self._is_done(following):
-                yield self.people.pop(following), self.fits.pop(following, None)
-                following += 1
-        while following in self.people:
-            yield self.people.pop(following), self.fits.pop(following, None)
-            following += 1
+        with PeopleProgress(total, shown=progress) as bar:
+            for person, fit in self.fit(samples):
+                bar.person(_reason(person, fit))
+                waiting[person.index] = person, fit
+                while following in waiting:
+                    yield self.result([waiting.pop(following)], joint_set)
+                    following += 1
 
-    def _is_done(self, index: int) -> bool:
-        return index in self.people and index not in self._waiting
+    def fit(self, samples: Iterable[Sample]) -> Iterator[Outcome]:
+        """Yield each person as soon as the fit is done, in any order; without the crop."""
+        under_way: dict[int, Prepared] = {}
+        refused: list[Prepared] = []
+        for index, fit in self.fitter.fit(self._enter(samples, under_way, refused)):
+            while refused:
+                yield refused.pop(0), None
+            yield under_way.pop(index), fit
+        for person in refused:
+            yield person, None
 
-    def _jobs(self, given: Iterable[GivenPerson]) -> Iterator[CropJob]:
+    def result(self, outcomes: Sequence[Outcome], joint_set: str) -> FitResult:
+        """The result of people in this order."""
+        return FitResult.from_people(
+            [person for person, _ in outcomes],
+            [fit for _, fit in outcomes],
+            outputs=self.fitter.outputs,
+            joint_set=joint_set,
+            body=self.body,
+            regressor_id=self.regressor_id,
+            method=self.method,
+            mode=self.mode,
+            precision=self.precision,
+        )
+
+    def _enter(
+        self,
+        samples: Iterable[Sample],
+        under_way: dict[int, Prepared],
+        refused: list[Prepared],
+    ) -> Iterator[Prepared]:
         """Read, crop and pass on one person after the other; neighbours of one photo read it once.
 
         The crop does not stay, so that the memory of a run does not grow with its length.
         """
+        device = torch.device("cpu") if self.fitter.takes_cpu_crops else self.device
         source: Image | None = None
         photo: npt.NDArray[np.uint8] | Exception | None = None
-        for index, each in enumerate(given):
-            if each.problem is not None:
-                self.people[index] = refused_person(each.keypoints, each.problem)
-                self._on_person("bad_image")
-                continue
-            if photo is None or not _same_source(each.image, source):
-                source, photo = each.image, _read(each.image)
+        for index, sample in enumerate(samples):
+            if sample.problem is None and (photo is None or not _same_source(sample.image, source)):
+                source, photo = sample.image, _read(sample.image)
             person = prepare_person(
-                photo,
-                each.keypoints,
-                each.box,
-                self._joint_set,
-                self._input_size,
-                strict=self._strict,
-                pinhole=each.pinhole,
+                sample,
+                ValueError("not read") if photo is None else photo,
+                self.input_size,
+                index=index,
+                strict=self.strict,
             )
-            self.people[index] = replace(person, img=None)
             if person.img is None:
-                self._on_person("bad_image")
+                refused.append(person)
                 continue
-            self._waiting.add(index)
-            img = torch.from_numpy(person.img).to(self._device)
-            if self._confidence is not None:
-                self._confidence.add(index, img)
-            yield CropJob(
-                index,
-                img,
-                torch.from_numpy(person.keypoints_2d).to(self._device),
-                person.crop_pinhole(self._device),
-            )
+            under_way[index] = person.without_crop()
+            yield person.to(device)
 
 
-def _read(image: Image) -> npt.NDArray[np.uint8] | Exception:
+def _reason(person: Prepared, fit: PersonFit | None) -> str:
+    return person.reason_without_fit if fit is None else fit.stop_reason
+
+
+def _read(image: Image | None) -> npt.NDArray[np.uint8] | Exception:
     try:
+        if image is None:
+            raise ValueError("fit_batch: the person has no photo")
         return imaging.load_image(image)
     except (OSError, ValueError, TypeError) as error:
         return error
 
 
-def _same_source(image: Image, other: Image | None) -> bool:
+def _same_source(image: Image | None, other: Image | None) -> bool:
     if isinstance(image, np.ndarray) or isinstance(other, np.ndarray):
         return image is other
     return image == other

@@ -8,77 +8,63 @@ crops lie in shared memory; a worker owns the memory of what it tunes, and of on
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 import torch.multiprocessing
 
-from eft_fast.eft.batched.slots import SlotFitter
-from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loop import Predictor, make_loop
-from eft_fast.models.base import Regressor
-from eft_fast.pipeline.fitter import CropJob, Fitter, PersonFit
+from eft_fast.pipeline.fitter import Fitter, PersonFit
+from eft_fast.pipeline.prepare import Prepared
 
-if TYPE_CHECKING:
-    from eft_fast.body.smpl import Smpl
-
-#: Jobs that wait per worker: enough to keep it busy, few enough to keep memory flat.
+#: People who wait per worker: enough to keep it busy, few enough to keep memory flat.
 _QUEUED_PER_WORKER: Final = 2
 
 _fitter: Fitter | None = None
 
 
-class WorkerFitter:
-    """Spreads people over processes; the fits are those of ``LoopFitter`` with one thread.
+class WorkerFitter(Fitter):
+    """Spreads people over processes; the fits are those of one process with one thread.
 
     Args:
-        regressor: Start of every fit, on the CPU.
-        body: Body model on the CPU.
-        method: ``eft`` or ``none``.
-        mode: Which weights are tuned.
-        config: Options of the fit.
+        make: Makes the fitter of a process; it is pickled.
         count: Processes.
+        outputs: Those of the fitters that ``make`` makes.
     """
 
     def __init__(
-        self,
-        regressor: Regressor,
-        body: Smpl,
-        *,
-        method: str,
-        mode: str,
-        config: EftConfig,
-        count: int,
+        self, make: Callable[[], Fitter], *, count: int, outputs: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self._setup = (regressor, body, method, mode, config)
-        self._count = count
-        #: Whether its fits say how sure the network was: those of the loop do.
-        self.gives_confidence = not (mode == "subspace" or _needs_slots(mode, config))
+        self._make, self._count, self._outputs = make, count, outputs
 
-    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
-        """Yield each person's number and fit as soon as it is done.
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Those of the fitters in the processes."""
+        return self._outputs
+
+    def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's index and fit as soon as it is done.
 
         Raises:
             RuntimeError: If a worker process dies.
         """
-        queue = iter(jobs)
+        queue = iter(people)
         pool = ProcessPoolExecutor(
             self._count,
             mp_context=torch.multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=self._setup,
+            initargs=(self._make,),
         )
         waiting: set[Future[tuple[int, PersonFit]]] = set()
         try:
             while True:
                 while len(waiting) < self._count * (1 + _QUEUED_PER_WORKER):
-                    job = next(queue, None)
-                    if job is None:
+                    person = next(queue, None)
+                    if person is None:
                         break
-                    waiting.add(pool.submit(_fit_one, job))
+                    waiting.add(pool.submit(_fit_one, person))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -93,27 +79,15 @@ class WorkerFitter:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(
-    regressor: Regressor, body: Smpl, method: str, mode: str, config: EftConfig
-) -> None:
+def _start_worker(make: Callable[[], Fitter]) -> None:
     global _fitter
     # Ctrl-C reaches every process of a terminal; the parent decides what becomes of the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    if method == "none":
-        _fitter = Predictor(regressor, body, config=config)
-    elif _needs_slots(mode, config):
-        _fitter = SlotFitter(regressor, body, config=config, mode=mode, slots=1)
-    else:
-        _fitter = make_loop(regressor, body, config=config, mode=mode)
+    _fitter = make()
 
 
-def _needs_slots(mode: str, config: EftConfig) -> bool:
-    """The loop keeps weights, not differences, and has no state in a short type."""
-    return config.state != "fp32" and mode != "subspace"
-
-
-def _fit_one(job: CropJob) -> tuple[int, PersonFit]:
+def _fit_one(person: Prepared) -> tuple[int, PersonFit]:
     assert _fitter is not None
-    ((index, fit),) = _fitter.fit([job])
+    ((index, fit),) = _fitter.fit([person])
     return index, fit

@@ -8,7 +8,7 @@ well, and puts the better answer into the form that all fits share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eft_fast.conventions import HMR_CROP
-from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loop import Predictor
 from eft_fast.geometry.cameras import pinhole_to_weak, weak_to_pinhole
 from eft_fast.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.models.base import Regressor, RegressorOutput
-from eft_fast.pipeline.fitter import CropJob, PersonFit, stack_intrinsics
+from eft_fast.pipeline.fitter import Fitter, PersonFit, stop_codes, stop_reasons
+from eft_fast.pipeline.predict import RegressorFitter
+from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
 from eft_fast.smplify.config import (
     OPENPOSE_TORSO,
     TORSO,
@@ -296,7 +296,7 @@ def _check_inputs(init: RegressorOutput, keypoints_2d: Tensor, intrinsics: Tenso
         )
 
 
-class SmplifyFitter:
+class SmplifyFitter(Fitter):
     """Fits people in batches, each started from the regressor's answer or the mean pose.
 
     Args:
@@ -306,20 +306,21 @@ class SmplifyFitter:
     """
 
     def __init__(self, regressor: Regressor, body: Smpl, *, config: SmplifyConfig) -> None:
-        strict = EftConfig(strict_reference=config.strict_reference)
-        self._predictor = Predictor(regressor, body, config=strict)
+        self._predictor = RegressorFitter(regressor, body, raw_camera=config.strict_reference)
         self._body, self._config = body, config
         like = next(regressor.parameters())
         self._prior = load_pose_prior(config.prior_source).to(like)
 
-    #: Its fits say how sure the network was.
-    gives_confidence: Final = True
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """How sure the regressor is."""
+        return self._predictor.outputs
 
-    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
-        """Yield each person's number and fit, a batch at a time."""
-        waiting: list[tuple[CropJob, PersonFit]] = []
-        for job in jobs:
-            waiting.append((job, self._predictor.fit_person(job)))
+    def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's index and fit, a batch at a time."""
+        waiting: list[tuple[Prepared, PersonFit]] = []
+        for person in people:
+            waiting.append((person, self._predictor.fit_person(person)))
             if len(waiting) == self._config.batch:
                 yield from self._fit_batch(waiting)
                 waiting = []
@@ -327,38 +328,40 @@ class SmplifyFitter:
             yield from self._fit_batch(waiting)
 
     def _fit_batch(
-        self, people: list[tuple[CropJob, PersonFit]]
+        self, people: list[tuple[Prepared, PersonFit]]
     ) -> Iterator[tuple[int, PersonFit]]:
         starts = [start.init for _, start in people]
         init = RegressorOutput(*(torch.cat(parts) for parts in zip(*starts, strict=True)))
-        keypoints_2d = torch.stack([job.keypoints_2d for job, _ in people])
+        keypoints_2d = torch.stack([person.keypoints_2d for person, _ in people])
         fits = fit_smplify(
             self._body,
             init,
             keypoints_2d,
             config=self._config,
             prior=self._prior,
-            intrinsics=stack_intrinsics([job for job, _ in people]),
+            intrinsics=stack_intrinsics([person for person, _ in people]),
         )
-        for row, (job, start) in enumerate(people):
-            yield job.index, _person_fit(fits, row, start)
+        everybody = torch.ones_like(fits.finite)
+        codes = stop_codes(
+            converged=fits.converged, exhausted=everybody, finite=fits.finite, labelled=everybody
+        )
+        for row, ((person, start), reason) in enumerate(
+            zip(people, stop_reasons(codes), strict=True)
+        ):
+            # Without keypoints, or without a finite start, the answer of the regressor stays.
+            is_kept = start.stop_reason in ("no_keypoints", "nan")
+            yield person.index, start if is_kept else _person_fit(fits, row, start, reason)
 
 
-def _person_fit(fits: SmplifyFits, row: int, start: PersonFit) -> PersonFit:
-    """One row of a batch; people without keypoints, or without a finite answer, keep the start."""
-    if start.stop_reason in ("no_keypoints", "nan"):
-        return start
+def _person_fit(fits: SmplifyFits, row: int, start: PersonFit, reason: str) -> PersonFit:
+    """One row of a batch."""
     one = slice(row, row + 1)
-    final = RegressorOutput(*(part[one].clone() for part in fits.final))
-    reason = "converged" if bool(fits.converged[row]) else "max_steps"
-    if not bool(fits.finite[row]):
-        reason = "nan"
     return PersonFit(
-        final,
+        RegressorOutput(*(part[one].clone() for part in fits.final)),
         start.init,
         fits.loss[one].clone(),
         fits.init_loss[one].clone(),
         int(fits.steps[row]),
         reason,
-        start.joint_confidence,
+        start.outputs,
     )

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eft_fast.pipeline.fitter import StopRule
 from eft_fast.smplify.objective import ALIGNMENT, Evaluation
 
 #: Called with the number of the update and the loss of each person before it.
@@ -63,9 +64,9 @@ class Solution:
 class _People:
     """Who is still being fitted, and the last finite parameters of everybody."""
 
-    def __init__(self, x: Tensor, first: Evaluation, stop_below: float) -> None:
+    def __init__(self, x: Tensor, first: Evaluation, stop_below: float, steps: int) -> None:
         self.x, self.loss = x, first.loss
-        self._stop_below = stop_below
+        self._rule = StopRule(stop_below, steps)
         self.finite = _is_finite(first)
         self.converged = torch.zeros_like(self.finite)
         self.active = self.finite.clone()
@@ -73,8 +74,7 @@ class _People:
 
     def stop_good(self, keypoint: Tensor) -> None:
         """Those whose keypoints fit well enough are done."""
-        if self._stop_below > 0:
-            self.converge(keypoint < self._stop_below)
+        self.converge(self._rule.has_converged(keypoint))
 
     def converge(self, who: Tensor) -> None:
         self.converged |= self.active & who
@@ -123,7 +123,7 @@ def minimise(
         raise ValueError(f"minimise: solver must be one of {', '.join(solvers)}, got {solver!r}")
     with torch.no_grad():
         value = objective.evaluate(x)
-        people = _People(x, value, stop_below)
+        people = _People(x, value, stop_below, steps)
         people.stop_good(value.keypoint)
         solvers[solver](objective, people, value, steps, lr, on_step or _nothing)
     return people.solution()

@@ -20,7 +20,7 @@ from torch import Tensor
 from eft_fast import imaging
 from eft_fast.body import Smpl, load_body
 from eft_fast.data import open_annotations
-from eft_fast.keypoints import JOINT_SETS, spin49_flip
+from eft_fast.keypoints import spin49_flip
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.models.open_file import save_open_regressor
@@ -88,18 +88,10 @@ class AnnotatedCrops:
                 photo = imaging.load_image(Path(str(sample.image)))
             except (OSError, ValueError) as error:
                 photo = error
-            given = sample.bbox_xywh
-            box = np.full(4, np.nan) if given is None else np.asarray(given, np.float64)
-            person = prepare_person(
-                photo,
-                np.asarray(sample.keypoints_2d_px, np.float32),
-                box,
-                JOINT_SETS[sample.keypoint_set],
-                self._size,
-            )
-            nothing = np.full((3, self._size, self._size), np.nan, np.float32)
-            crops.append(torch.from_numpy(nothing if person.img is None else person.img))
-            keypoints.append(torch.from_numpy(person.keypoints_2d))
+            person = prepare_person(sample, photo, self._size)
+            nothing = torch.full((3, self._size, self._size), float("nan"))
+            crops.append(nothing if person.img is None else person.img)
+            keypoints.append(person.keypoints_2d)
         return torch.stack(crops), torch.stack(keypoints)
 
 

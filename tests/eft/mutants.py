@@ -25,11 +25,12 @@ from eft_fast.eft.batched import functional_weights as slotwise
 from eft_fast.eft.batched import layers as stacked
 from eft_fast.eft.batched import slots
 from eft_fast.eft.batched.adam import StackedAdam
+from eft_fast.pipeline.fitter import FitRecords, StopRule
 
 VARIABLE = "EFT_FAST_MUTANT"
 REPO = Path(__file__).resolve().parent.parent.parent
-ADAM = "test_stacked.py::test_stacked_adam_is_adam_per_slot"
-LOOP = "test_eft.py::test_loop_equals_reference[full]"
+ADAM = "test_batched_layers.py::test_stacked_adam_is_adam_per_slot"
+LOOP = "test_loop.py::test_loop_equals_reference[full]"
 BATCH = "test_slots.py::test_batch_equals_loop_in_float64[full-4-True]"
 REFILL = "test_slots.py::test_refilled_slots_equal_fresh_ones[2-batched]"
 ISOLATION = "test_slots.py::test_a_bad_person_leaves_the_others_bits_alone[full-nan_image-batched]"
@@ -133,13 +134,16 @@ def batch_norm_folded() -> None:
 
 def answer_after_the_last_update() -> None:
     """What is returned was never seen by the stop test: one update more."""
-    judge = slots._judge
+    codes, fit = StopRule.codes, FitRecords.fit
 
-    def changed(slot: Any, answer: Any, loss: Any, error: float, config: Any) -> Any:
-        fit = judge(slot, answer, loss, error, replace(config, max_steps=config.max_steps + 1))
-        return fit and replace(fit, steps=max(fit.steps - 1, 0))
+    def late(self: StopRule, error: Tensor, time: Tensor, **known: Tensor) -> Tensor:
+        return codes(replace(self, max_steps=self.max_steps + 1), error, time, **known)
 
-    slots._judge = changed
+    def counted(self: FitRecords, *arguments: Any) -> Any:
+        found = fit(self, *arguments)
+        return replace(found, steps=max(found.steps - 1, 0))
+
+    StopRule.codes, FitRecords.fit = late, counted  # type: ignore[method-assign]
 
 
 def change_share(kind: type[nn.Module]) -> None:
@@ -187,27 +191,30 @@ def weights_in_bfloat16() -> None:
 
 def stop_before_the_test() -> None:
     """Whoever converges at this pass makes one update more."""
-    judge = slots._judge
+    codes = StopRule.codes
+    waits: set[int] = set()
 
-    def changed(slot: Any, answer: Any, loss: Any, error: float, config: Any) -> Any:
-        before = slot.last
-        fit = judge(slot, answer, loss, error, config)
-        late = fit is not None and fit.stop_reason == "converged" and before is not None
-        if late and not getattr(slot, "late", False):
-            slot.late = True
-            slot.step += 1
-            return None
-        return fit
+    def changed(self: StopRule, error: Tensor, time: Tensor, **known: Tensor) -> Tensor:
+        code = codes(self, error, time, **known)
+        for place in ((code == 1) & (time > 0)).nonzero()[:, 0].tolist():
+            if place in waits:
+                waits.discard(place)
+            else:
+                waits.add(place)
+                code[place] = 0
+        return code
 
-    slots._judge = changed
+    StopRule.codes = changed  # type: ignore[method-assign]
 
 
 def stop_at_equality() -> None:
     """Everybody who reaches the last step but one stops there."""
-    judge = slots._judge
-    slots._judge = lambda slot, answer, loss, error, config: judge(
-        slot, answer, loss, error, replace(config, max_steps=max(1, config.max_steps - 1))
-    )
+    codes = StopRule.codes
+
+    def early(self: StopRule, error: Tensor, time: Tensor, **known: Tensor) -> Tensor:
+        return codes(replace(self, max_steps=max(1, self.max_steps - 1)), error, time, **known)
+
+    StopRule.codes = early  # type: ignore[method-assign]
 
 
 def bad_rows_in_the_sum() -> None:
@@ -252,7 +259,7 @@ def run_tests(mutant: str, tests: list[str]) -> tuple[int, str]:
     """Run tests with a mutant, or with none; the exit status and the line that says it all."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=no"]
     command += ["-p", "tests.eft.mutants"]
-    command += [str(REPO / "tests" / "fitting" / test) for test in tests]
+    command += [str(REPO / "tests" / "eft" / test) for test in tests]
     run = subprocess.run(
         command,
         cwd=REPO,

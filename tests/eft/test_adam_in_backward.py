@@ -19,7 +19,7 @@ from eft_fast.eft.modes import make_network
 from eft_fast.models.blazepose import HeadBlock, InvertedResidual
 from eft_fast.models.hmr import Bottleneck
 from eft_fast.ops.slot_layers import SlotClock, make_adam_options
-from eft_fast.pipeline.fitter import loss_weights, output_loss
+from eft_fast.pipeline.predict import output_loss
 from tests.eft import toy
 
 
@@ -186,7 +186,7 @@ def test_fused_toy_follows_the_stacked_one(mode):
     img, target = toy.make_people(3, torch.float64)
     config = EftConfig(lr=toy.LR)
     network, tuned = make_network(net, mode, config)
-    inputs, weights = network.prepare(img), loss_weights(config)
+    inputs, weights = network.prepare(img), config.loss
     stack = StackedRegressor(network, tuned, 3)
     adam = StackedAdam([storage for storage, _ in stack.deltas()], config, mode)
     fused = FusedRegressor(network, tuned, make_optimiser(3, config))

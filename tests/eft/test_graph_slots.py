@@ -14,14 +14,14 @@ from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EftConfig
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline import dispatch as engine
-from eft_fast.pipeline.fitter import CropJob
+from eft_fast.pipeline.prepare import Prepared
 from tests.eft import toy
 
 MODES = ("full", "layer4", "head", "feature", "lora")
 
 
 def fit(fitter, img, target):
-    fits = dict(fitter.fit(CropJob(i, img[i], target[i]) for i in range(len(img))))
+    fits = dict(fitter.fit(Prepared(i, img[i], target[i]) for i in range(len(img))))
     assert sorted(fits) == list(range(len(img)))
     return [fits[i] for i in range(len(img))]
 
@@ -152,7 +152,7 @@ def test_state_in_bfloat16_follows_slot_fitter():
 def test_an_interrupted_run_leaves_nothing_behind():
     net, body, img, target, config, want = separated("head")
     fitter = GraphSlotFitter(net, body, config=config, mode="head", slots=3)
-    run = fitter.fit(CropJob(90 + i, img[i], target[i]) for i in range(7))
+    run = fitter.fit(Prepared(90 + i, img[i], target[i]) for i in range(7))
     next(run)
     run.close()
     assert_same(fit(fitter, img[3:], target[3:]), want[3:], atol=1e-10)

@@ -13,11 +13,11 @@ from eft_fast.body import load_body
 from eft_fast.eft.batched import graph_slots
 from eft_fast.eft.batched.graph_slots import GraphSlotFitter
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loop import make_loop
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.models.hmr import Hmr
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.dispatch import make_fitter
-from eft_fast.pipeline.fitter import CropJob
+from eft_fast.pipeline.prepare import Prepared
 from tests.eft import toy
 
 pytestmark = pytest.mark.cuda
@@ -35,7 +35,7 @@ def fit(fitter, img, target):
     """Fits in order; a step that could not be captured fails the test."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="fit_batch")
-        fits = dict(fitter.fit(CropJob(i, img[i], target[i]) for i in range(len(img))))
+        fits = dict(fitter.fit(Prepared(i, img[i], target[i]) for i in range(len(img))))
     return [fits[i] for i in range(len(img))]
 
 
@@ -52,7 +52,7 @@ def test_float64_equals_the_loop_on_the_cpu(mode):
     img, target = toy.make_people(5, torch.float64)
     config = EftConfig(lr=toy.LR, max_steps=8, threshold=0.0)
     net, body = toy.make_regressor(torch.float64), toy.ToyBody(torch.float64)
-    want = fit(make_loop(net, body, config=config, mode=mode), img, target)
+    want = fit(LoopFitter(net, body, config=config, mode=mode), img, target)
     net, body = make_toy(torch.float64)
     got = fit(GraphSlotFitter(net, body, config=config, mode=mode, slots=3), img, target)
     torch.testing.assert_close(rows(got), rows(want), rtol=0, atol=1e-9)
@@ -101,7 +101,7 @@ def test_arithmetic_stays_near_float64(precision, state, limit):
     img, target = toy.make_people(4, torch.float64)
     config = EftConfig(lr=toy.LR, max_steps=8, threshold=0.0)
     net, body = toy.make_regressor(torch.float64), toy.ToyBody(torch.float64)
-    want = fit(make_loop(net, body, config=config, mode="full"), img, target)
+    want = fit(LoopFitter(net, body, config=config, mode="full"), img, target)
     net, body = make_toy(torch.float32)
     config = EftConfig(lr=toy.LR, max_steps=8, threshold=0.0, precision=precision, state=state)
     fitter = make_fitter(net, body, method="eft", mode="full", config=config, slots=4)
@@ -131,7 +131,7 @@ def test_both_networks_are_captured_and_stay_near_the_cpu(name, mode):
     img = torch.randn(2, 3, net.input_size, net.input_size)
     target = torch.cat([0.5 * torch.randn(2, 49, 2), torch.ones(2, 49, 1)], -1)
     config = EftConfig(max_steps=4, threshold=0.0)
-    want = fit(make_loop(net, body, config=config, mode=mode), img, target)
+    want = fit(LoopFitter(net, body, config=config, mode=mode), img, target)
     on_gpu = copy.deepcopy(net).cuda(), copy.deepcopy(body).cuda()
     fitter = make_fitter(*on_gpu, method="eft", mode=mode, config=config, slots=2)
     assert isinstance(fitter, GraphSlotFitter)

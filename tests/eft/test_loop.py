@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from eft_fast.eft.config import EFT_MODES, EftConfig
-from eft_fast.eft.loop import fit_crops, predict_crops
 from eft_fast.eft.modes import tuned_parameters
+from eft_fast.losses.keypoints import EftLossWeights
+from eft_fast.pipeline.predict import RegressorFitter
 from tests.eft import toy
+from tests.eft.crops import collect, fit_crops, prepare
 
 CONFIG = EftConfig(lr=toy.LR, max_steps=toy.STEPS, threshold=0.0)
 
@@ -67,7 +69,7 @@ def test_one_step_returns_the_regressor():
     net, body = toy.make_regressor(), toy.ToyBody()
     img, target = toy.make_people(2)
     fits = fit_crops(net, body, img, target, config=EftConfig(lr=toy.LR, max_steps=1))
-    plain = predict_crops(net, body, img, target)
+    plain = collect(fit for _, fit in RegressorFitter(net, body).fit(prepare(img, target)))
     assert torch.equal(fits.final.params.full_pose, plain.final.params.full_pose)
     assert torch.equal(fits.final.pred_cam, fits.init.pred_cam)
     assert fits.steps.tolist() == [0, 0]
@@ -123,13 +125,6 @@ def test_zero_length_shin_is_finite():
     assert torch.isfinite(fits.loss).all()
 
 
-def test_nobody():
-    net, body = toy.make_regressor(), toy.ToyBody()
-    fits = fit_crops(net, body, torch.zeros(0, 3, 64, 64), torch.zeros(0, 49, 3))
-    assert fits.stop_reason == ()
-    assert fits.final.params.full_pose.shape == (0, 24, 3, 3)
-
-
 def test_batch_norm_is_never_tuned():
     net = toy.make_regressor()
     frozen = {
@@ -144,20 +139,14 @@ def test_batch_norm_is_never_tuned():
     assert counts[0] > counts[1] > counts[2] > counts[3] == 10
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"mode": "headd"}, "mode must be one of full, layer3, layer4, head, .*, got 'headd'"),
-        ({"img": torch.zeros(1, 3, 32, 32)}, r"img must be \[B, 3, 64, 64\] for toy"),
-        ({"keypoints_2d": torch.zeros(1, 17, 3)}, r"keypoints_2d must be \[1, 49, 3\], got"),
-        ({"keypoints_2d": torch.full((1, 49, 3), 400.0)}, "call Crop.normalise first"),
-    ],
-)
-def test_bad_input_is_one_sentence(change, words):
-    arguments = {"img": torch.zeros(1, 3, 64, 64), "keypoints_2d": torch.zeros(1, 49, 3)}
-    arguments |= change
-    with pytest.raises(ValueError, match=words):
-        fit_crops(toy.make_regressor(), toy.ToyBody(), **arguments)
+def test_old_names_of_the_weights():
+    """They are taken, can be read, and give way to nothing silently."""
+    old = EftConfig(keypoint_weight=2.0, with_hips=True, lr=1e-3)
+    assert old == EftConfig(loss=EftLossWeights(keypoint=2.0, with_hips=True), lr=1e-3)
+    assert (old.keypoint_weight, old.with_hips, old.leg_weight) == (2.0, True, 0.005)
+    assert replace(old, beta_weight=1.0).loss == EftLossWeights(2.0, 1.0, with_hips=True)
+    with pytest.raises(TypeError, match="keypoint_wieght"):
+        EftConfig(keypoint_wieght=1.0)
 
 
 @pytest.mark.parametrize("values", [{"max_steps": 0}, {"lr": -1.0}, {"threshold": float("nan")}])

@@ -12,15 +12,14 @@ from torch.func import functional_call
 from eft_fast.eft.batched.layers import can_stack
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EFT_MODES, MODE_LR, EftConfig
-from eft_fast.eft.loop import fit_crops
 from eft_fast.eft.modes import LoraLayer, make_network, share, tuned_parameters
-from eft_fast.eft.subspace import pack, unpack
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.hmr import Hmr
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.dispatch import make_slot_fitter
-from eft_fast.pipeline.fitter import loss_weights, make_jobs, output_loss
+from eft_fast.pipeline.predict import output_loss
 from tests.eft import toy
+from tests.eft.crops import fit_crops, prepare
 from tests.eft.test_slots import assert_same, fit_in_slots, make_config
 
 STAGES = ("layer3", "layer4", "feature", "head")
@@ -82,7 +81,7 @@ def test_sizes_of_the_modes():
     regressor = Hmr()
     counts = {
         mode: sum(parameter.numel() for parameter in tuned_parameters(regressor, mode))
-        for mode in ("full", "layer3", "layer4", "head", "feature", "subspace")
+        for mode in ("full", "layer3", "layer4", "head", "feature")
     }
     assert counts == {
         "full": 26_924_381,
@@ -90,7 +89,6 @@ def test_sizes_of_the_modes():
         "layer4": 18_411_677,
         "head": 3_469_469,
         "feature": 2048,
-        "subspace": 26_924_381,
     }
 
 
@@ -105,7 +103,7 @@ def test_modes_that_a_regressor_lacks_are_refused():
     for mode in ("layer3", "layer4", "feature"):
         with pytest.raises(ValueError, match=f"mode '{mode}' needs a regressor that can be cut"):
             SlotFitter(net, body, config=EftConfig(), mode=mode, slots=1)
-    for mode in ("full", "head", "lora", "subspace"):
+    for mode in ("full", "head", "lora"):
         make_network(net, mode)
     with pytest.raises(ValueError, match="stage must be one of head, got 'layer4'"):
         Regressor.run_to(net, "layer4", torch.zeros(1, 3, 64, 64))
@@ -157,73 +155,12 @@ def test_lora_loop_equals_summed_weights():
                 start[f"{name}.weight"].shape
             )
         output = functional_call(net, weights, (img,))
-        loss, _ = output_loss(body, output, target, loss_weights(config))
+        loss, _ = output_loss(body, output, target, config.loss)
         optimiser.zero_grad()
         loss.sum().backward()
         optimiser.step()
     fits = fit_crops(net, body, img, target, config=config, mode="lora")
     torch.testing.assert_close(fits.final.params.full_pose, output.pred_rotmat, rtol=0, atol=1e-10)
-
-
-def test_subspace_takes_the_best_step_along_adams_first():
-    """One direction: the network at ``W0 + c u`` with the c that a fine search finds best."""
-    net, body = toy.make_regressor(torch.float64), toy.ToyBody(torch.float64)
-    img, target = toy.make_people(2, torch.float64)
-    config = make_config("subspace", directions=1)
-    fits = fit_crops(net, body, img, target, config=config, mode="subspace")
-    weights = loss_weights(config)
-    names = [name for name, _ in net.named_parameters() if ".bn" not in name and "bn1" not in name]
-    names = [name for name in names if "downsample.1" not in name]
-    for person in range(2):
-        row = slice(person, person + 1)
-        start = {name: dict(net.named_parameters())[name].detach() for name in names}
-        leaves = {name: value.clone().requires_grad_() for name, value in start.items()}
-        x0 = pack(functional_call(net, leaves, (img[row],)))
-        here = x0.detach().requires_grad_()
-        loss, _ = output_loss(body, unpack(here), target[row], weights)
-        (gradient,) = torch.autograd.grad(loss.sum(), here)
-        pulled = torch.autograd.grad(x0, list(leaves.values()), gradient)
-        u = {name: -g / (g.abs() + 1e-8) for name, g in zip(names, pulled, strict=True)}
-
-        def moved(c, start=start, u=u, row=row):
-            weights = {name: value + c * u[name] for name, value in start.items()}
-            return functional_call(net, weights, (img[row],))
-
-        step = 1e-7
-        with torch.no_grad():
-            slope = (pack(moved(step)) - pack(moved(-step))) / (2 * step)
-            grid = torch.linspace(0, 4e-3, 2001, dtype=torch.float64)
-            line = x0.detach() + grid[:, None] * slope
-            many = target[row].expand(len(grid), -1, -1)
-            losses, _ = output_loss(body, unpack(line), many, weights)
-            best = float(grid[losses.argmin()])
-            want = moved(best)
-        assert 0 < best < 4e-3
-        moved_by = (want.pred_rotmat - fits.init.params.full_pose[row]).abs().max()
-        error = (fits.final.params.full_pose[row] - want.pred_rotmat).abs().max()
-        assert error < 0.02 * moved_by
-    assert fits.steps.tolist() == [1, 1]
-
-
-def test_more_directions_fit_better():
-    net, body = toy.make_regressor(), toy.ToyBody()
-    img, target = toy.make_people(3)
-    losses = [
-        fit_crops(
-            net, body, img, target, config=EftConfig(threshold=0, directions=count), mode="subspace"
-        ).loss
-        for count in (1, 3)
-    ]
-    assert (losses[1] < losses[0]).all()
-
-
-def test_subspace_stops_where_it_is_good_enough():
-    net, body = toy.make_regressor(), toy.ToyBody()
-    img, target = toy.make_people(2)
-    fits = fit_crops(net, body, img, target, config=EftConfig(threshold=1e9), mode="subspace")
-    assert fits.stop_reason == ("converged",) * 2
-    assert fits.steps.tolist() == [0, 0]
-    assert torch.equal(fits.final.params.full_pose, fits.init.params.full_pose)
 
 
 class Third(Regressor):
@@ -264,16 +201,6 @@ class Third(Regressor):
         return iter([*self.leave.parameters(), self.scale])
 
 
-def test_an_operator_without_forward_mode_is_named():
-    """Attention has no forward-mode derivative in torch: ``subspace`` says so in one sentence."""
-    net, body = Third().eval(), toy.ToyBody()
-    img, target = toy.make_people(1)
-    with pytest.raises(
-        ValueError, match=r"mode 'subspace' needs forward-mode .* aten::\w+ has none"
-    ):
-        fit_crops(net, body, img, target, config=EftConfig(threshold=0), mode="subspace")
-
-
 @pytest.mark.parametrize("mode", ["full", "head", "lora"])
 def test_a_third_network_is_fitted(mode):
     """Layers without a batched form: the general way fits them, equal to the loop."""
@@ -283,7 +210,7 @@ def test_a_third_network_is_fitted(mode):
     config = make_config(mode, max_steps=8, lr=1e-3)
     loop = fit_crops(net, body, img, target, config=config, mode=mode)
     fitter = make_slot_fitter(net, body, config=config, mode=mode, slots=2)
-    fits = dict(fitter.fit(make_jobs(img, target)))
+    fits = dict(fitter.fit(prepare(img, target)))
     assert_same([fits[i] for i in range(3)], loop, atol=1e-10)
     assert (loop.final.params.full_pose - loop.init.params.full_pose).abs().max() > 0.01
     assert (loop.loss < loop.init_loss).all()

@@ -9,10 +9,10 @@ import torch
 
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loop import fit_crops
 from eft_fast.eft.modes import RoundedLayer, make_network
 from eft_fast.pipeline.dispatch import make_slot_fitter
 from tests.eft import toy
+from tests.eft.crops import fit_crops
 from tests.eft.test_slots import fit_in_slots, make_config
 
 CONFIG = make_config(max_steps=10)

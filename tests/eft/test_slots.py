@@ -12,12 +12,10 @@ import torch
 
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loop import fit_crops
-from eft_fast.eft.subspace import SubspaceFitter
-from eft_fast.pipeline.fitter import CropJob
 from tests.eft import toy
+from tests.eft.crops import fit_crops, prepare
 
-MODES = ("full", "layer3", "layer4", "head", "feature", "lora", "subspace")
+MODES = ("full", "layer3", "layer4", "head", "feature", "lora")
 PEOPLE = 7
 
 
@@ -28,12 +26,7 @@ def make_config(mode="full", **options):
 
 def fit_in_slots(net, body, img, target, *, config, mode="full", slots=4, batched=True):
     options = {"config": config, "slots": slots, "batched": batched}
-    if mode == "subspace":
-        fitter = SubspaceFitter(net, body, **options)
-    else:
-        fitter = SlotFitter(net, body, mode=mode, **options)
-    jobs = (CropJob(i, img[i], target[i]) for i in range(len(img)))
-    fits = dict(fitter.fit(jobs))
+    fits = dict(SlotFitter(net, body, mode=mode, **options).fit(prepare(img, target)))
     return [fits[i] for i in range(len(img))]
 
 
@@ -166,7 +159,7 @@ REASONS = {
 
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "slotwise"])
 @pytest.mark.parametrize("how", REASONS)
-@pytest.mark.parametrize("mode", ["full", "head", "feature", "lora", "subspace"])
+@pytest.mark.parametrize("mode", ["full", "head", "feature", "lora"])
 def test_a_bad_person_leaves_the_others_bits_alone(mode, how, batched):
     """More people than slots, so that the bad person's end changes who comes when."""
     net, body = toy.make_regressor(), toy.ToyBody()
@@ -182,7 +175,7 @@ def test_a_bad_person_leaves_the_others_bits_alone(mode, how, batched):
         assert bits(dirty[person]) == bits(clean[person])
 
 
-@pytest.mark.parametrize("mode", ["full", "head", "feature", "lora", "subspace"])
+@pytest.mark.parametrize("mode", ["full", "head", "feature", "lora"])
 def test_nobody_else_is_in_the_bits(mode):
     """On the CPU: alone, in company, without one, in any order, early stops: the same bits."""
     net, body = toy.make_regressor(), toy.ToyBody()
@@ -215,7 +208,7 @@ def test_regressor_is_left_alone(batched):
 def test_one_step_returns_the_regressor():
     net, body = toy.make_regressor(torch.float64), toy.ToyBody(torch.float64)
     img, target = toy.make_people(3, torch.float64)
-    for mode in MODES[:-1]:
+    for mode in MODES:
         for fit, row in zip(
             fit_in_slots(net, body, img, target, config=make_config(mode, max_steps=1), mode=mode),
             net(img).pred_rotmat,
@@ -225,16 +218,13 @@ def test_one_step_returns_the_regressor():
             torch.testing.assert_close(fit.final.pred_rotmat[0], row, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["full", "subspace"])
-def test_nobody(mode):
+def test_nobody():
     net, body = toy.make_regressor(), toy.ToyBody()
     empty = (torch.zeros(0, 3, 64, 64), torch.zeros(0, 49, 3))
-    assert fit_in_slots(net, body, *empty, config=make_config(), mode=mode, slots=2) == []
+    assert fit_in_slots(net, body, *empty, config=make_config(), slots=2) == []
 
 
 def test_slots_must_be_positive():
     net, body = toy.make_regressor(), toy.ToyBody()
     with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
         SlotFitter(net, body, config=EftConfig(), mode="full", slots=0)
-    with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
-        SubspaceFitter(net, body, config=EftConfig(), slots=0)

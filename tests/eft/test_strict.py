@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.keypoints import joint_set
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.prepare import prepare_person
+from eft_fast.sample import Sample
 
 BOX = np.array([40.0, 30.0, 101.0, 101.0])
 
@@ -28,7 +28,8 @@ def coco(ankle_y=100.0):
 
 def prepare(keypoints, name="coco17", *, strict, box=BOX, photo=None):
     photo = photo_of() if photo is None else photo
-    return prepare_person(photo, keypoints, box, joint_set(name), 224, strict=strict)
+    (sample,) = Sample.from_arrays([photo], keypoints[None], bboxes=box[None], joint_set=name)
+    return prepare_person(sample, photo, 224, strict=strict)
 
 
 def test_keypoints_are_truncated_only_in_strict_mode():
@@ -117,10 +118,9 @@ def test_strict_mode_changes_little_else():
         [photo_of()], coco()[None], bboxes=BOX[None], regressor=regressor, config=config,
         progress=False,
     )  # fmt: skip
-    person = prepare_person(
-        photo_of(), coco(), BOX, joint_set("coco17"), regressor.input_size, strict=True
-    )
+    (sample,) = Sample.from_arrays([photo_of()], coco()[None], bboxes=BOX[None])
+    person = prepare_person(sample, photo_of(), regressor.input_size, strict=True)
     with torch.no_grad():
-        want = regressor(torch.from_numpy(person.img)[None])
+        want = regressor(person.crop[None])
     assert torch.equal(fit.params.full_pose, want.pred_rotmat)
     assert fit.steps.tolist() == [0]

@@ -16,7 +16,7 @@ from eft_fast.evaluation.bench_table import to_markdown
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.open_regressor import OpenRegressor
-from eft_fast.pipeline.fitter import CropJob
+from eft_fast.pipeline.prepare import Prepared
 from eft_fast.smplify.config import SmplifyConfig
 
 CAMERA = [0.8, 0.05, -0.1]
@@ -260,7 +260,7 @@ def test_the_page_says_what_the_numbers_say(body, regressor):
 
 def test_every_pass_is_told(body, regressor):
     size = regressor.input_size
-    job = CropJob(7, torch.zeros(3, size, size), torch.ones(49, 3))
+    job = Prepared(7, torch.zeros(3, size, size), torch.ones(49, 3))
     told: list[tuple[int, int]] = []
     config = EftConfig(max_steps=3, threshold=0.0)
     fitter = LoopFitter(

@@ -9,12 +9,13 @@ from torch import nn
 
 import eft_fast
 from eft_fast import imaging
-from eft_fast.keypoints import joint_set
 from eft_fast.models.open_regressor import OpenRegressor
-from eft_fast.pipeline.confidence import ConfidenceReader
+from eft_fast.pipeline.confidence import ConfidenceFitter
 from eft_fast.pipeline.dispatch import make_fitter
+from eft_fast.pipeline.predict import RegressorFitter
 from eft_fast.pipeline.prepare import prepare_person
 from eft_fast.result import FitResult
+from eft_fast.sample import Sample
 from eft_fast.smplify.config import SmplifyConfig
 
 CONFIG = eft_fast.EftConfig(max_steps=3, threshold=0.0, lr=1e-2)
@@ -60,12 +61,13 @@ def fit(people, regressor, body, **options) -> FitResult:
 
 @pytest.fixture(scope="module")
 def expected(people, regressor):
+    photos, keypoints, boxes = people
     rows = []
-    for photo, keypoints, box in zip(*people, strict=True):
-        args = keypoints.astype(np.float32), box, joint_set("coco17"), 256
-        person = prepare_person(photo, *args, strict=False, pinhole=None)
+    samples = Sample.from_arrays(photos, keypoints, bboxes=boxes)
+    for photo, sample in zip(photos, samples, strict=True):
+        person = prepare_person(sample, photo, 256)
         with torch.no_grad():
-            features = regressor.features(torch.from_numpy(person.img)[None])
+            features = regressor.features(person.crop[None])
             rows.append(regressor.joint_confidence(features))
     rows = torch.cat(rows)
     assert rows.shape == (3, 24)
@@ -78,7 +80,6 @@ def expected(people, regressor):
     [
         {"method": "none"},
         {"method": "smplify_spin", "config": SmplifyConfig(max_steps=2, batch=2)},
-        {"mode": "subspace"},
         {"slots": 2},
         {"config": eft_fast.EftConfig(max_steps=2, state="bf16")},
         *({"mode": mode} for mode in ("full", "layer4", "feature", "head", "lora")),
@@ -87,7 +88,8 @@ def expected(people, regressor):
 )
 def test_every_fitter_says_what_the_network_said_first(options, people, regressor, body, expected):
     result = fit(people, regressor, body, **options)
-    torch.testing.assert_close(result.joint_confidence, expected, rtol=0, atol=1e-6)
+    # Wrapped layers (lora) run torch's convolutions where the network runs its own.
+    torch.testing.assert_close(result.joint_confidence, expected, rtol=0, atol=1e-5)
 
 
 def test_fits_keep_every_bit(people, body):
@@ -104,14 +106,13 @@ def test_fits_keep_every_bit(people, body):
 def test_the_loop_and_its_workers_need_no_second_pass(regressor, body):
     def says(**options) -> bool:
         options = {"method": "eft", "mode": "full", "config": CONFIG, "workers": 1} | options
-        return getattr(make_fitter(regressor, body, **options), "gives_confidence", False)
+        return not isinstance(make_fitter(regressor, body, **options), ConfidenceFitter)
 
     bf16 = eft_fast.EftConfig(state="bf16")
-    for workers in (1, 2):
-        assert says(workers=workers)
-        assert says(workers=workers, method="none")
-        assert not says(workers=workers, mode="subspace")
-        assert not says(workers=workers, config=bf16)
+    assert says()
+    assert says(method="none")
+    assert says(workers=2)
+    assert not says(config=bf16)
     assert not says(slots=2)
 
 
@@ -145,9 +146,9 @@ def test_a_stream_agrees_also_about_who_has_no_crop(people, regressor, body, exp
     assert second.joint_confidence.isnan().all()
 
 
-def test_the_reader_fills_its_calls_up(regressor, people, monkeypatch):
+def test_calls_are_filled_up(regressor, body, people, monkeypatch):
     """On a GPU a call has one width, whoever waits, and everybody gets their own row."""
-    reader = ConfidenceReader(regressor)
+    reader = ConfidenceFitter(RegressorFitter(regressor, body), regressor)
     reader._width = 2
     widths = []
     features = regressor.features

@@ -13,14 +13,14 @@ from eft_fast.eft.config import EftConfig
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.pipeline import workers
 from eft_fast.pipeline.dispatch import make_fitter, make_slot_fitter
-from eft_fast.pipeline.fitter import CropJob
+from eft_fast.pipeline.prepare import Prepared
 from tests.eft import toy
 
 CONFIG = EftConfig(lr=toy.LR, max_steps=4, threshold=0.0)
 
 
 def jobs(img, target):
-    return (CropJob(i, img[i], target[i]) for i in range(len(img)))
+    return (Prepared(i, img[i], target[i]) for i in range(len(img)))
 
 
 def test_two_workers_equal_the_loop():
@@ -40,7 +40,7 @@ def test_two_workers_equal_the_loop():
         assert torch.equal(fit.loss, loop[index].loss)
 
 
-@pytest.mark.parametrize(("mode", "options"), [("subspace", {}), ("head", {"state": "bf16"})])
+@pytest.mark.parametrize(("mode", "options"), [("lora", {}), ("head", {"state": "bf16"})])
 def test_workers_in_other_modes(mode, options):
     net, body = toy.make_regressor(), toy.ToyBody()
     img, target = toy.make_people(3)

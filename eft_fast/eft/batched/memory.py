@@ -11,9 +11,9 @@ from torch import Tensor
 
 from eft_fast.eft.batched.graph_slots import can_run_on_kernels
 from eft_fast.eft.config import EftConfig
+from eft_fast.eft.loss import EftLoss, EftTarget
 from eft_fast.eft.modes import make_network, share
 from eft_fast.models.base import Regressor
-from eft_fast.pipeline.fitter import loss_weights, output_loss
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -60,7 +60,7 @@ def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftCo
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         output = moving(inputs)
-        output_loss(body, output, like.new_zeros(1, 49, 3), loss_weights(config))
+        EftLoss(body, config)(output, EftTarget(like.new_zeros(1, 49, 3)))
     numbers = sum(each.numel() for each in tuned)
     width = like.element_size()
     state = 2 if config.state == "bf16" else width

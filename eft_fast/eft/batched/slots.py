@@ -3,9 +3,9 @@
 A person who is done leaves, and the next one takes the slot with fresh weights, moments and time.
 The memory is that of the slots, however many people come.
 
-Nobody's bits depend on the others. On the CPU every slot is computed by calls of one person. In
-batched calls the width never changes, and rows do not mix: empty slots are computed along, which
-costs something at the very end only, and a smaller batch there would round differently.
+Results are batch-invariant. On the CPU every slot is computed by calls of one person. In batched
+calls the width never changes, and rows do not mix: empty slots are computed along, which costs
+something at the very end only, and a smaller batch there would round differently.
 """
 
 from __future__ import annotations
@@ -21,17 +21,11 @@ from eft_fast.eft.batched.adam import StackedAdam
 from eft_fast.eft.batched.functional_weights import SlotwiseNetwork
 from eft_fast.eft.batched.layers import StackedRegressor, can_stack
 from eft_fast.eft.config import EftConfig
+from eft_fast.eft.loss import EftLoss, EftTarget
 from eft_fast.eft.modes import make_network, share
-from eft_fast.models.base import Regressor, RegressorOutput
-from eft_fast.pipeline.fitter import (
-    CropJob,
-    PersonFit,
-    is_labelled,
-    loss_weights,
-    output_loss,
-    readable_errors,
-    stack_intrinsics,
-)
+from eft_fast.models.base import Regressor
+from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit, StopRule
+from eft_fast.pipeline.prepare import Prepared
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -46,16 +40,12 @@ class _Slot:
 
     index: int
     inputs: Any
-    keypoints_2d: Tensor
-    intrinsics: Tensor | None
-    labelled: bool
-    step: int = 0
-    init: tuple[RegressorOutput, Tensor] | None = None
-    last: tuple[RegressorOutput, Tensor, int] | None = None
+    target: EftTarget
+    is_new: bool = True
 
 
-class SlotFitter:
-    """Fits people in ``slots`` places at once; equal to ``fit_crops`` up to rounding.
+class SlotFitter(Fitter):
+    """Fits people in ``slots`` places at once; equal to ``eft.loop`` up to rounding.
 
     Args:
         regressor: Start of every fit; it is not changed.
@@ -93,106 +83,52 @@ class SlotFitter:
             self._engine = _Batched(StackedRegressor(network, tuned, slots, state=state))
         else:
             self._engine = _Slotwise(SlotwiseNetwork(network, tuned, slots, state=state))
-        self._adam = StackedAdam(self._engine.storages, config, mode)
+        self.adam = StackedAdam(self._engine.storages, config, mode)
         self._prepare = share(network)[0].prepare
-        self._body, self._config = body, config
-        self._weights = loss_weights(config)
-        self._slots: list[_Slot | None] = [None] * slots
-        # Where nobody can stop early, slots are filled together: everybody's first step is then
-        # that of all, and runs on the shared weights. By the options alone, never by who comes.
-        self._in_waves = batched and config.threshold == 0 and config.precision == "fp32"
+        #: Total loss and 2D error of answers.
+        self.loss = EftLoss(body, config)
+        #: Whether the camera stays as the weights mean it.
+        self.raw_camera = config.strict_reference
+        like = next(regressor.parameters()).detach()
+        rule = StopRule(config.threshold, config.max_steps)
+        #: Answers, steps and reasons of the people in the slots.
+        self.records = FitRecords(slots, rule, like)
+        #: Who is where.
+        self.slots: list[_Slot | None] = [None] * slots
+        #: Whether all slots are always at the same step. Where nobody can stop early, slots are
+        #: filled together: everybody's first step is then that of all, and runs on the shared
+        #: weights. By the options alone, never by who comes.
+        self.in_waves = batched and config.threshold == 0 and config.precision == "fp32"
 
-    def fit(self, jobs: Iterable[CropJob]) -> Iterator[tuple[int, PersonFit]]:
-        """Yield each person's number and fit as soon as it is done."""
-        queue = iter(jobs)
+    def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's index and fit as soon as it is done."""
+        queue = iter(people)
         exhausted = False
         while True:
-            is_empty = all(slot is None for slot in self._slots)
-            for place, slot in enumerate(self._slots):
-                if slot is not None or exhausted or (self._in_waves and not is_empty):
+            is_empty = all(slot is None for slot in self.slots)
+            for place, slot in enumerate(self.slots):
+                if slot is not None or exhausted or (self.in_waves and not is_empty):
                     continue
-                job = next(queue, None)
-                exhausted = job is None
-                if job is not None:
-                    self._admit(place, job)
-            if all(slot is None for slot in self._slots):
+                person = next(queue, None)
+                exhausted = person is None
+                if person is not None:
+                    self._admit(place, person)
+            if all(slot is None for slot in self.slots):
                 return
             yield from self._engine.step(self)
 
-    def _admit(self, place: int, job: CropJob) -> None:
-        self._adam.reset(place)
-        inputs = self._prepare(job.img[None])
-        labelled = is_labelled(job.keypoints_2d)
-        keypoints_2d, pinhole = job.keypoints_2d[None], stack_intrinsics([job])
-        self._slots[place] = _Slot(job.index, inputs, keypoints_2d, pinhole, labelled)
+    def _admit(self, place: int, person: Prepared) -> None:
+        self.adam.reset(place)
+        self.records.admit(place, person.is_labelled)
+        inputs = self._prepare(person.crop[None])
+        self.slots[place] = _Slot(person.index, inputs, EftTarget.of([person]))
 
-    def evaluate(
-        self, output: RegressorOutput, keypoints_2d: Tensor, intrinsics: Tensor | None
-    ) -> tuple[Tensor, list[float]]:
-        """Loss of each row, and its 2D term, NaN where anything is not finite."""
-        total, keypoint_term = output_loss(
-            self._body, output, keypoints_2d, self._weights, intrinsics
-        )
-        return total, readable_errors(output, total, keypoint_term)
-
-    def judge(
-        self, place: int, output: RegressorOutput, total: Tensor, error: float
-    ) -> PersonFit | None:
-        """The fit, if this forward pass was the person's last one; the loop's own rules.
-
-        Args:
-            place: The slot; it is emptied if the person is done.
-            output: The person's row.
-            total: Its loss.
-            error: Its 2D term, or NaN.
-        """
-        slot = self._slots[place]
+    def leave(self, place: int) -> tuple[int, PersonFit]:
+        """Empty the slot of a person who is done."""
+        slot = self.slots[place]
         assert slot is not None
-        answer = RegressorOutput(*(value.detach().clone() for value in output))
-        fit = _judge(slot, answer, total.detach().clone(), error, self._config)
-        if fit is not None:
-            self._slots[place] = None
-        return fit
-
-    @property
-    def raw_camera(self) -> bool:
-        """Whether the camera stays as the weights mean it."""
-        return self._config.strict_reference
-
-    @property
-    def slots(self) -> list[_Slot | None]:
-        """Who is where."""
-        return self._slots
-
-    @property
-    def in_waves(self) -> bool:
-        """Whether all slots are always at the same step."""
-        return self._in_waves
-
-    @property
-    def adam(self) -> StackedAdam:
-        """The optimiser of all slots."""
-        return self._adam
-
-
-def _judge(
-    slot: _Slot, answer: RegressorOutput, loss: Tensor, error: float, config: EftConfig
-) -> PersonFit | None:
-    if slot.init is None:
-        slot.init = (answer, loss)
-    if not slot.labelled:
-        return PersonFit(answer, answer, loss, loss, 0, "no_keypoints")
-    init_answer, init_loss = slot.init
-    if error != error:
-        final, loss, steps = slot.last if slot.last is not None else (answer, loss, slot.step)
-        return PersonFit(final, init_answer, loss, init_loss, steps, "nan")
-    slot.last = (answer, loss, slot.step)
-    if error < config.threshold:
-        return PersonFit(answer, init_answer, loss, init_loss, slot.step, "converged")
-    if slot.step == config.max_steps - 1:
-        return PersonFit(answer, init_answer, loss, init_loss, slot.step, "max_steps")
-    slot.step += 1
-    return None
+        self.slots[place] = None
+        return slot.index, self.records.fit(place)
 
 
 class _Slotwise:
@@ -208,16 +144,17 @@ class _Slotwise:
         for place, slot in enumerate(fitter.slots):
             if slot is None:
                 continue
-            weights = self._network.leaves(place, at_start=slot.step == 0)
+            weights = self._network.leaves(place, at_start=slot.is_new)
             output = self._network.run(weights, slot.inputs, raw_camera=fitter.raw_camera)
-            total, (error,) = fitter.evaluate(output, slot.keypoints_2d, slot.intrinsics)
-            fit = fitter.judge(place, output, total, error)
-            if fit is not None:
-                yield slot.index, fit
+            total, error = fitter.loss(output, slot.target)
+            slot.is_new = False
+            if int(fitter.records.update(output, total, error, place)):
+                yield fitter.leave(place)
                 continue
             grads = torch.autograd.grad(total.sum(), weights, allow_unused=True)
             rows = [None if grad is None else grad[None] for grad in grads]
             fitter.adam.step(rows, first=place)
+            fitter.records.advance(place)
 
 
 class _Batched:
@@ -226,44 +163,51 @@ class _Batched:
     def __init__(self, stack: StackedRegressor) -> None:
         self._stack = stack
         self.storages = [storage for storage, _ in stack.deltas()]
-        #: Of each slot, whoever is or was in it; an empty slot needs some numbers.
-        self._inputs: list[tuple[Any, Tensor, Tensor | None]] = []
+        #: Of each slot, inputs and target of whoever is or was in it; an empty one needs some.
+        self._held: list[tuple[Any, EftTarget]] = []
 
     @torch.enable_grad()
     def step(self, fitter: SlotFitter) -> Iterator[tuple[int, PersonFit]]:
         """One forward pass of everybody, and an update of those who go on."""
-        self._take_inputs(fitter.slots)
+        self._hold(fitter.slots)
         self._stack.narrow(self._stack.slots)
         self._stack.set_at_start(
-            fitter.in_waves and all(slot is None or slot.step == 0 for slot in fitter.slots)
+            fitter.in_waves and all(slot is None or slot.is_new for slot in fitter.slots)
         )
-        columns = [list(column) for column in zip(*self._inputs, strict=True)]
-        inputs, keypoints_2d = _concatenate(columns[0]), torch.cat(columns[1])
-        pinholes = None if columns[2][0] is None else torch.cat(columns[2])
+        inputs = _concatenate([inputs for inputs, _ in self._held])
         output = self._stack.network(inputs, raw_camera=fitter.raw_camera)
-        total, errors = fitter.evaluate(output, keypoints_2d, pinholes)
-        going = torch.zeros(len(errors), dtype=torch.bool)
+        total, error = fitter.loss(output, _concatenate_targets([each for _, each in self._held]))
+        codes = fitter.records.update(output, total, error).tolist()
+        going = torch.zeros(len(codes), dtype=torch.bool)
         for place, slot in enumerate(fitter.slots):
             if slot is None:
                 continue
-            row = RegressorOutput(*(value[place : place + 1] for value in output))
-            fit = fitter.judge(place, row, total[place : place + 1], errors[place])
-            if fit is None:
-                going[place] = True
+            slot.is_new = False
+            if codes[place]:
+                yield fitter.leave(place)
             else:
-                yield slot.index, fit
+                going[place] = True
         if bool(going.any()):
             # Rows of those who are done may hold NaN. Rows do not mix, and theirs are reset.
             torch.where(going.to(total.device), total, 0.0).sum().backward()
             fitter.adam.step([leaf.grad for _, leaf in self._stack.deltas()])
+            fitter.records.advance(count=len(codes))
 
-    def _take_inputs(self, slots: list[_Slot | None]) -> None:
-        if not self._inputs:
+    def _hold(self, slots: list[_Slot | None]) -> None:
+        if not self._held:
             first = next(slot for slot in slots if slot is not None)
-            self._inputs = [(first.inputs, first.keypoints_2d, first.intrinsics)] * len(slots)
+            self._held = [(first.inputs, first.target)] * len(slots)
         for place, slot in enumerate(slots):
             if slot is not None:
-                self._inputs[place] = (slot.inputs, slot.keypoints_2d, slot.intrinsics)
+                self._held[place] = (slot.inputs, slot.target)
+
+
+def _concatenate_targets(targets: list[EftTarget]) -> EftTarget:
+    pinholes = [each.intrinsics for each in targets if each.intrinsics is not None]
+    return EftTarget(
+        torch.cat([each.keypoints_2d for each in targets]),
+        torch.cat(pinholes) if pinholes else None,
+    )
 
 
 def _concatenate(rows: list[Any]) -> Any:

@@ -1,0 +1,124 @@
+"""The regressor alone, in the shape of a fitter: where every fit starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eft_fast.conventions import NUM_JOINTS
+from eft_fast.losses.fused import fused_eft_loss
+from eft_fast.losses.keypoints import DEFAULT_WEIGHTS, EftLossWeights
+from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit, StopRule
+from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
+
+if TYPE_CHECKING:
+    from eft_fast.body.smpl import Smpl
+
+#: Output of fits whose regressor says how sure it is, see ``FitResult.joint_confidence``.
+CONFIDENCE: Final = "joint_confidence"
+
+
+def confidence_outputs(regressor: Regressor) -> Mapping[str, tuple[int, ...]]:
+    """What ``Fitter.outputs`` of a fitter is that asks the regressor how sure it is."""
+    return {CONFIDENCE: (NUM_JOINTS,)} if regressor.has_confidence else {}
+
+
+def output_loss(
+    body: Smpl,
+    output: RegressorOutput,
+    keypoints_2d: Float[Tensor, "B 49 3"],
+    weights: EftLossWeights,
+    intrinsics: Float[Tensor, "B 3 3"] | None = None,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Total loss and 2D term of each person's answer: one call, no gradient of the 2D term."""
+    return fused_eft_loss(
+        body.points_plan("spin49"),
+        output.pred_betas,
+        output.pred_rotmat,
+        output.pred_cam,
+        keypoints_2d,
+        weights,
+        intrinsics=intrinsics,
+        backend=body.backend,
+    )
+
+
+def predict_with_confidence(
+    regressor: Regressor, img: Float[Tensor, "B 3 S S"], *, raw_camera: bool = False
+) -> tuple[RegressorOutput, dict[str, Tensor]]:
+    """The answer, and ``CONFIDENCE`` without gradient if the regressor says it."""
+    raw = {"raw_camera": True} if raw_camera else {}
+    if not regressor.has_confidence:
+        return regressor(img, **raw), {}
+    features = regressor.features(img)
+    return regressor.head_forward(features, **raw), ask_confidence(regressor, features)
+
+
+@torch.no_grad()
+def ask_confidence(regressor: Regressor, features: object) -> dict[str, Tensor]:
+    """``CONFIDENCE`` of the answer that follows from features, if the regressor says it."""
+    confidence = regressor.joint_confidence(features)
+    return {} if confidence is None else {CONFIDENCE: confidence}
+
+
+class RegressorFitter(Fitter):
+    """Answers of the regressor, with the loss that EFT would start from.
+
+    One crop at a time: convolutions of another batch size round differently, and results are
+    batch-invariant.
+
+    Args:
+        regressor: The network.
+        body: Body model on the same device.
+        weights: Of the loss.
+        threshold: Below it an answer counts as converged.
+        raw_camera: Leave the camera as the weights mean it, see ``Regressor.forward``.
+    """
+
+    def __init__(
+        self,
+        regressor: Regressor,
+        body: Smpl,
+        *,
+        weights: EftLossWeights = DEFAULT_WEIGHTS,
+        threshold: float = 1e-4,
+        raw_camera: bool = False,
+    ) -> None:
+        self._regressor, self._body, self._weights = regressor, body, weights
+        self._rule, self._raw_camera = StopRule(threshold, 1), raw_camera
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int, ...]]:
+        """How sure the regressor is."""
+        return confidence_outputs(self._regressor)
+
+    def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
+        """Yield each person's index and answer."""
+        for person in people:
+            yield person.index, self.fit_person(person)
+
+    @torch.no_grad()
+    def fit_person(self, person: Prepared) -> PersonFit:
+        """Predict one person."""
+        was_training = self._regressor.training
+        self._regressor.eval()
+        output, said = predict_with_confidence(
+            self._regressor, person.crop[None], raw_camera=self._raw_camera
+        )
+        self._regressor.train(was_training)
+        total, error = output_loss(
+            self._body,
+            output,
+            person.keypoints_2d[None],
+            self._weights,
+            stack_intrinsics([person]),
+        )
+        records = FitRecords(1, self._rule, total)
+        records.admit(0, person.is_labelled)
+        records.update(output, total, error)
+        return records.fit(0, said)
