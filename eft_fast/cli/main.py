@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "view": ("eft_fast.cli.view", "write a page that shows fitted bodies in 3D"),
     "synth": ("eft_fast.cli.synth", "render people with their pose, shape, camera and keypoints"),
     "train": ("eft_fast.cli.train", "train the open regressor on rendered people"),
+    "calibrate": ("eft_fast.cli.calibrate", "measure how wrong a regressor usually is, for map"),
     "export": ("eft_fast.cli.export", "write a regressor for ONNX Runtime and others, verified"),
     "verify": ("eft_fast.cli.verify", "check an exported regressor again, without torch"),
     "predict": ("eft_fast.cli.predict", "run an exported regressor on photos, without torch"),

@@ -1,0 +1,157 @@
+"""``eft-fast calibrate``: how wrong a regressor usually is, for ``map`` and for EFT's tie."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from eft_fast.cli.output import UsageError, add_common_options, emit, note
+
+if TYPE_CHECKING:
+    from eft_fast.models.error_covariance import ErrorCovariance
+
+#: Of the rendered people; training renders with seed 0, the bench with 20.
+SEED: Final = 101
+_COUNT: Final = 1000
+_EXAMPLE: Final = (
+    "example: eft-fast calibrate --regressor model_checkpoint.pt --body SMPL_NEUTRAL.pkl "
+    "--out model_checkpoint.error_covariance.npz"
+)
+
+
+def add_command(commands: Any, name: str, help_line: str) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        name,
+        help=help_line,
+        description=(
+            "Measure the covariance of a regressor's errors: on people rendered with its body, in "
+            "motion that no training saw, or on your own pairs of answer and truth. Without "
+            "--motion, poses are drawn from the pose prior that ships with the package."
+        ),
+        epilog=_EXAMPLE,
+    )
+    parser.add_argument("--regressor", default="open", metavar="R", help="open, or a checkpoint")
+    parser.add_argument(
+        "--body",
+        default="open",
+        metavar="B",
+        help="open, or the licensed SMPL file of a checkpoint",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="where to write, an .npz")
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="an .npz with pred_rotmat, pred_betas, pred_cam, gt_rotmat, gt_betas and gt_cam or "
+        "gt_joints_2d of people whose truth is known; nothing is rendered",
+    )
+    parser.add_argument("--motion", metavar="DIR", help="folder of converted motion capture")
+    parser.add_argument("--backgrounds", metavar="DIR", help="folder of photographs, if any")
+    parser.add_argument("--count", type=int, metavar="N", help=f"people (default {_COUNT})")
+    parser.add_argument("--seed", type=int, metavar="N", help=f"of the people (default {SEED})")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that render (default 1)"
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, write the file, print what was found."""
+    out = _check(options)
+    from eft_fast.api import load_body, load_regressor
+    from eft_fast.training.error_covariance import measure_on_pairs
+
+    start = time.perf_counter()
+    regressor, body = load_regressor(options.regressor), load_body(options.body)
+    if options.pairs is not None:
+        found = measure_on_pairs(regressor, body, options.pairs)
+    else:
+        found = _measure_on_renders(options, regressor, body)
+    found.save(out)
+    errors = typical_errors(found)
+    summary = {
+        "out": str(out),
+        "people": found.people,
+        "regressor": regressor.id,
+        "weights_hash": found.weights_hash,
+        "body": found.body_id,
+        "source": found.source,
+        "seconds": time.perf_counter() - start,
+        **errors,
+    }
+    lines = [
+        f"{found.people} people: {found.source}",
+        f"regressor       {regressor.id}, weights {found.weights_hash}, body {found.body_id}",
+        f"usual error     root {errors['root_deg']:.0f}, joints {errors['joints_deg']:.0f} degrees, "
+        f"betas {errors['betas']:.2f}, scale {errors['scale']:.1%}",
+        f"written         {out}",
+    ]
+    emit(summary, lines, as_json=options.json)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> Path:
+    """Refuse what cannot work before anything is loaded; return the file to write."""
+    out = Path(options.out)
+    if out.suffix != ".npz" or not out.parent.is_dir():
+        raise UsageError(
+            f"eft-fast calibrate: --out must be an .npz in a folder that is there, got {out}"
+        )
+    rendering = ("motion", "backgrounds", "count", "seed", "workers")
+    if options.pairs is not None:
+        for name in rendering:
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"eft-fast calibrate: --{name} is about rendered people; leave it out beside "
+                    "--pairs"
+                )
+        if not Path(options.pairs).is_file():
+            raise UsageError(f"eft-fast calibrate: no file {options.pairs}")
+    for name, value, least in (
+        ("count", options.count, 85),
+        ("seed", options.seed, 0),
+        ("workers", options.workers, 1),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f"eft-fast calibrate: --{name} must be at least {least}, got {value}")
+    return out
+
+
+def _measure_on_renders(options: argparse.Namespace, regressor: Any, body: Any) -> ErrorCovariance:
+    from eft_fast.synth import SynthConfig, SynthJob
+    from eft_fast.training.error_covariance import measure_on_renders
+
+    seed = SEED if options.seed is None else options.seed
+    with tempfile.TemporaryDirectory() as folder:
+        job = SynthJob(
+            out=Path(folder),
+            split="val",
+            count=_COUNT if options.count is None else options.count,
+            motion=None if options.motion is None else Path(options.motion),
+            backgrounds=None if options.backgrounds is None else Path(options.backgrounds),
+            body=options.body,
+            config=SynthConfig(size=regressor.input_size, seed=seed),
+        )
+        if not options.quiet:
+            note(f"rendering {job.count} people and asking {regressor.id} about each")
+        return measure_on_renders(regressor, body, job, processes=options.workers or 1)
+
+
+def typical_errors(found: ErrorCovariance) -> dict[str, float]:
+    """Root mean square errors, readable: degrees of a rotation, betas, relative scale."""
+    import numpy as np
+
+    from eft_fast.models.error_state import BETAS, POSE, SCALE
+
+    variance = np.diagonal(found.second_moment)
+    turns = variance[POSE].reshape(-1, 3).sum(1)
+    return {
+        "root_deg": float(np.rad2deg(np.sqrt(turns[0]))),
+        "joints_deg": float(np.rad2deg(np.sqrt(turns[1:].mean()))),
+        "betas": float(np.sqrt(variance[BETAS].mean())),
+        "scale": float(np.sqrt(variance[SCALE])),
+    }

@@ -1,0 +1,193 @@
+"""How wrong a regressor usually is: the covariance of its errors, an asset of its weights.
+
+The second moment of ``error_state`` over people whose truth is known, about the answer itself, not
+about the mean error: a bias of the network widens it, as it should. Its inverse is the prior of
+``map`` and of EFT's tie. It says nothing about other weights, so the file carries their hash.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from eft_fast.models.base import Regressor
+from eft_fast.models.error_state import NUM_STATE
+from eft_fast.models.identity import weights_hash
+from eft_fast.models.registry import OPEN_REGRESSOR_PATH
+
+FORMAT: Final = "eft_fast-error-covariance-1"
+#: The covariance of the weights that ship with the package.
+OPEN_COVARIANCE_PATH: Final = OPEN_REGRESSOR_PATH.with_name("open_error_covariance.npz")
+#: What off-diagonal entries count: a thousand people do not know 3,570 of them better.
+OFF_DIAGONAL: Final = 0.95
+#: Added to the diagonal, so that numbers that hardly move keep a finite weight.
+FLOOR: Final = 1e-6
+#: Fewest people of a measurement: with fewer than 85 the second moment has no inverse.
+MIN_PEOPLE: Final = NUM_STATE
+#: Smallest eigenvalue over the largest; below, rounding alone decides the inverse.
+_MIN_CONDITION: Final = 1e-10
+_HOW: Final = "make one with `eft-fast calibrate --regressor R --out FILE`"
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCovariance:
+    """Errors of one network: E[x x^T] of ``error_state``.
+
+    Attributes:
+        second_moment: The matrix, in the order of ``error_state``: radians, standard deviations of
+            shape, log scale, frame sizes.
+        weights_hash: ``identity.weights_hash`` of the network.
+        body_id: ``Regressor.body_id``: the body that the betas belong to.
+        people: How many people it was measured on.
+        source: On which people, in a few words.
+    """
+
+    second_moment: Float[np.ndarray, "85 85"]
+    weights_hash: str
+    body_id: str
+    people: int
+    source: str
+
+    def __post_init__(self) -> None:
+        """Refuse a matrix that is no covariance."""
+        check_second_moment(self.second_moment, "ErrorCovariance")
+
+    def covariance(self) -> Float[np.ndarray, "85 85"]:
+        """Sigma as it is used: off-diagonal entries times 0.95, 1e-6 on the diagonal."""
+        sigma = OFF_DIAGONAL * self.second_moment
+        diagonal = np.diagonal(self.second_moment)
+        sigma[np.diag_indices(NUM_STATE)] = diagonal + FLOOR
+        return sigma
+
+    def precision(self) -> Float[np.ndarray, "85 85"]:
+        """Sigma^-1, symmetric to the last bit."""
+        inverse = np.linalg.inv(self.covariance())
+        return (inverse + inverse.T) / 2
+
+    def save(self, path: str | Path) -> None:
+        """Write one ``.npz`` without pickles."""
+        card = {
+            "format": FORMAT,
+            "weights_hash": self.weights_hash,
+            "body_id": self.body_id,
+            "people": self.people,
+            "source": self.source,
+        }
+        with open(path, "wb") as file:
+            np.savez_compressed(
+                file, card=np.array(json.dumps(card)), second_moment=self.second_moment
+            )
+
+
+def estimate_covariance(
+    states: Float[Tensor, "N 85"], *, regressor: Regressor, source: str
+) -> ErrorCovariance:
+    """Take the second moment of errors.
+
+    Args:
+        states: ``error_state`` of people whose truth is known. Whoever has a number that is not
+            finite is left out.
+        regressor: The network that answered.
+        source: On which people, in a few words.
+
+    Raises:
+        ValueError: If there are fewer people than numbers, or some number never moves.
+    """
+    rows = states.detach().double().cpu().numpy()
+    rows = rows[np.isfinite(rows).all(1)]
+    if len(rows) < MIN_PEOPLE:
+        raise ValueError(
+            f"estimate_covariance: at least {MIN_PEOPLE} people with finite numbers are needed, "
+            f"got {len(rows)}; 1,000 or more are better"
+        )
+    moment = rows.T @ rows / len(rows)
+    return ErrorCovariance(
+        second_moment=(moment + moment.T) / 2,
+        weights_hash=weights_hash(regressor),
+        body_id=regressor.body_id,
+        people=len(rows),
+        source=source,
+    )
+
+
+def load_error_covariance(regressor: Regressor, path: str | Path | None = None) -> ErrorCovariance:
+    """Load the error covariance of a regressor.
+
+    Args:
+        regressor: The network whose errors are meant.
+        path: A file of ``ErrorCovariance.save``; None: that of the package, which belongs to the
+            regressor of the package.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or belongs to other weights or another body; without a
+            path: if the regressor is not that of the package.
+    """
+    found = read_error_covariance(OPEN_COVARIANCE_PATH if path is None else path)
+    own = weights_hash(regressor)
+    if found.weights_hash != own and path is None:
+        raise ValueError(
+            f"load_error_covariance: no error covariance is known of regressor {regressor.id} "
+            f"(weights {own}); {_HOW} and give the file"
+        )
+    if found.weights_hash != own:
+        raise ValueError(
+            f"load_error_covariance: {path} belongs to weights {found.weights_hash}, the regressor "
+            f"{regressor.id} has weights {own}; {_HOW}"
+        )
+    if found.body_id != regressor.body_id:
+        raise ValueError(
+            f"load_error_covariance: {path} is about body {found.body_id}, the regressor "
+            f"{regressor.id} predicts body {regressor.body_id}; {_HOW}"
+        )
+    return found
+
+
+def read_error_covariance(path: str | Path) -> ErrorCovariance:
+    """Read a file, whichever weights it belongs to; see ``load_error_covariance``."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"load_error_covariance: no file {path}; {_HOW}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            card: Any = json.loads(str(file["card"]))
+            moment = np.asarray(file["second_moment"], np.float64)
+        if card["format"] != FORMAT:
+            raise KeyError(FORMAT)
+        texts = [str(card[key]) for key in ("weights_hash", "body_id", "source")]
+        people = int(card["people"])
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"load_error_covariance: {path} is no error covariance, or damaged "
+            f"({type(error).__name__}); {_HOW}"
+        ) from error
+    check_second_moment(moment, f"load_error_covariance: {path}")
+    return ErrorCovariance(moment, texts[0], texts[1], people, texts[2])
+
+
+def check_second_moment(moment: Float[np.ndarray, "85 85"], who: str) -> None:
+    """Raise ValueError unless the matrix is a covariance with an inverse."""
+    if moment.shape != (NUM_STATE, NUM_STATE):
+        raise ValueError(
+            f"{who}: second_moment must be [{NUM_STATE}, {NUM_STATE}], got {list(moment.shape)}"
+        )
+    if not np.isfinite(moment).all():
+        raise ValueError(f"{who}: second_moment must be finite, got NaN or infinity")
+    asymmetry = float(np.abs(moment - moment.T).max())
+    if asymmetry > 1e-9 * float(np.abs(moment).max()):
+        raise ValueError(
+            f"{who}: second_moment must be symmetric, got differences of {asymmetry:g}"
+        )
+    eigenvalues = np.linalg.eigvalsh(moment)
+    if not eigenvalues[0] > _MIN_CONDITION * eigenvalues[-1]:
+        raise ValueError(
+            f"{who}: second_moment must be positive definite, got eigenvalues {eigenvalues[0]:.2g} "
+            f"to {eigenvalues[-1]:.2g}; measure it on more people"
+        )
