@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eft_fast.ops import _checks, map_reference
+from eft_fast.ops import _checks, _load, _register, map_reference
 from eft_fast.ops.map_reference import (
     UNKNOWNS,
     MapEvaluation,
@@ -126,7 +129,13 @@ def map_solve(
     )
     if steps < 0:
         raise ValueError(f"map_solve: steps must be 0 or more, got {steps}")
-    return map_reference.solve(problem, start, steps, damping, tolerance, keep_hessian)
+    if not _use_native("map_solve", backend, centre.betas):
+        return map_reference.solve(problem, start, steps, damping, tolerance, keep_hessian)
+    _register_native()
+    *parts, hessian = torch.ops.eft_fast.map_solve(
+        *_arguments(problem, start), steps, damping, tolerance, keep_hessian
+    )
+    return MapSolution(*parts, hessian if keep_hessian else None)
 
 
 @torch.no_grad()
@@ -152,4 +161,55 @@ def map_evaluate(
     problem, start = _make_problem(
         "map_evaluate", plan, centre, keypoints, precision, frame, begin, pinhole, points3d, free
     )
-    return map_reference.evaluate(problem, start)
+    if not _use_native("map_evaluate", backend, centre.betas):
+        return map_reference.evaluate(problem, start)
+    _register_native()
+    return MapEvaluation(*torch.ops.eft_fast.map_evaluate(*_arguments(problem, start)))
+
+
+def _use_native(who: str, backend: str, betas: Tensor) -> bool:
+    """Whether the native solver runs: on the CPU. Elsewhere only ``auto`` may choose another."""
+    if betas.device.type == "cpu":
+        return _checks.use_native(who, backend, betas)
+    if backend == "native":
+        raise ValueError(f"{who}: the native solver runs on cpu, got {betas.device}; use 'auto'")
+    return False
+
+
+def _arguments(problem: MapProblem, begin: MapState) -> tuple[Any, ...]:
+    """Everything before the options, in the order of the schemas of csrc/map_ops.cpp."""
+    given = (problem.keypoints, problem.precision, problem.frame, problem.pinhole)
+    plan = problem.plan.map_arguments
+    return *problem.centre, *begin, *given, problem.points3d, problem.free, *plan
+
+
+@lru_cache(maxsize=1)
+def _register_native() -> None:
+    """Load the library at the first call, so that an import needs no build."""
+    _load.load()
+    for name, fake in (("map_solve", _solve_fake), ("map_evaluate", _evaluate_fake)):
+        torch.library.register_fake(f"eft_fast::{name}", fake)
+        torch.library.register_vmap(f"eft_fast::{name}", _register._refuse_vmap(name))
+
+
+def _solve_fake(rotmat0: Tensor, betas0: Tensor, cam0: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    people = betas0.shape[0]
+    return (
+        *(betas0.new_empty(part.shape) for part in (rotmat0, betas0, cam0)),
+        betas0.new_empty(people),
+        betas0.new_empty(people),
+        betas0.new_empty(people, dtype=torch.int32),
+        betas0.new_empty(people, dtype=torch.bool),
+        betas0.new_empty(people, dtype=torch.bool),
+        betas0.new_empty((people, UNKNOWNS, UNKNOWNS) if rest[-1] else (0,)),
+    )
+
+
+def _evaluate_fake(rotmat0: Tensor, betas0: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    people = betas0.shape[0]
+    return (
+        betas0.new_empty(people),
+        betas0.new_empty(people),
+        betas0.new_empty(people, UNKNOWNS),
+        betas0.new_empty(people, UNKNOWNS, UNKNOWNS),
+    )

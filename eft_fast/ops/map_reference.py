@@ -527,8 +527,9 @@ def solve(
         ):
             whole[active] = part
         active = active[~some.converged]
-    model = answer.model
-    hessian = model.hessian if keep_hessian else None
+    model, hessian = answer.model, None
+    if keep_hessian:
+        hessian = _pick(finite, model.hessian, torch.full_like(model.hessian, torch.nan))
     return MapSolution(
         *answer.state, model.energy, model.data, answer.steps, answer.converged, finite, hessian
     )
