@@ -304,6 +304,8 @@ class _Bench:
     def _cut(self, long: Method, config: EftConfig) -> tuple[RegressorOutput, float]:
         """The long fit as the stopping rule would have ended it, and its passes' share of time."""
         outputs, seconds = self._follow(long)
+        loss = EftLoss(self._regressor, self._body, config)
+        start = RegressorOutput(*(part.to(self._keypoints) for part in outputs[0]))
         answer, passes = outputs[0], torch.ones(len(self._people))
         going = torch.ones(len(self._people), dtype=torch.bool)
         for step, output in enumerate(outputs[: config.max_steps]):
@@ -312,8 +314,8 @@ class _Bench:
             )
             passes = torch.where(going, step + 1, passes)
             on_device = RegressorOutput(*(part.to(self._keypoints) for part in output))
-            _, term = EftLoss(self._body, config)(on_device, EftTarget(self._keypoints))
-            going &= ~(term.cpu() < config.threshold)
+            _, term = loss(on_device, EftTarget(self._keypoints, given=self._keypoints), start)
+            going &= ~config.stop_rule.has_converged(term.cpu())
         return answer, seconds * float(passes.mean()) / len(outputs)
 
     @cached_property

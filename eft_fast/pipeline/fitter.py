@@ -185,6 +185,19 @@ class FitRecords:
         active.logical_and_(code == 0)
         return code
 
+    @torch.no_grad()
+    def start(self, output: RegressorOutput, first: int = 0) -> RegressorOutput:
+        """The answers before any update; where there was none, those that have just come."""
+        here = slice(first, first + len(output.pred_cam))
+        is_first = (self.time[here] == 0)[:, None]
+        parts = self.rows[here, : _ANSWER - 1].split(list(_SIZES), 1)
+        return RegressorOutput(
+            *(
+                torch.where(is_first, new.detach().flatten(1), old).reshape(new.shape)
+                for new, old in zip(output, parts, strict=True)
+            )
+        )
+
     def advance(self, first: int = 0, count: int = 1) -> None:
         """Count the update that followed ``update``, for who is active."""
         here = slice(first, first + count)
