@@ -1,4 +1,4 @@
-"""Sentences about names that do not exist: what was expected, what was given, and what was meant."""
+"""Sentences about names that do not exist: what was expected, what was given, what was meant."""
 
 from __future__ import annotations
 
