@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def add_methods(parser: argparse.ArgumentParser, *, default: str) -> None:
     """Which rows the table has."""
     parser.add_argument(
-        "--methods", nargs="+", metavar="M", help=f"rows of the table; default: {default}"
+        "--methods",
+        nargs="+",
+        metavar="M",
+        help="rows of the table: regressor, eft, eft_MODE, RECIPE_PRIOR and others; a wrong one is "
+        f"told with the names that there are; default: {default}",
     )
 
 

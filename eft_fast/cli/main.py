@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = make_program().parse_args(sys.argv[1:] if argv is None else argv)
         if options.command is None:
-            raise UsageError(f"a command is needed; see {_PROG} --help")
+            raise UsageError(f"a command is needed (see {_PROG} --help)")
     except UsageError as error:
         note(f"{error.prog or _PROG}: {error}")
         return EXIT_USAGE

@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as one sentence."""
         message = re.sub(r"^argument (\S+): must", r"\1 must", message)
-        raise UsageError(f"{message}; see {self.prog} --help", self.prog)
+        raise UsageError(f"{message} (see {self.prog} --help)", self.prog)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
