@@ -53,7 +53,10 @@ def _add_suite(targets: Subparsers, name: str, summary: str) -> None:
     )
     parser.add_argument("--rounds", type=at_least(1), metavar="N", help="rounds that are counted")
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="on the CPU")
-    if name != "smplify":
+    if name == "smplify":
+        # It measures wall and processor time at once and has no such option.
+        parser.set_defaults(processor_time=False)
+    else:
         parser.add_argument(
             "--processor-time",
             action="store_true",
@@ -69,8 +72,7 @@ def run(options: argparse.Namespace) -> int:
             "run it in a clone installed with pip install -e '.[bench]'"
         )
     more = ["--json"] if options.json else []
-    # smplify measures wall and processor time at once and has no such option.
-    more += ["--processor-time"] if vars(options).get("processor_time") else []
+    more += ["--processor-time"] if options.processor_time else []
     for name in ("rounds", "threads"):
         value = getattr(options, name)
         more += [] if value is None else [f"--{name}", str(value)]

@@ -92,6 +92,9 @@ def _measure_methods(
             progress=False,
         )
         seconds = time.perf_counter() - start
+        if "interrupted" in results[method.name].stop_reason:
+            # A fit answers an interrupt with what is done; a table of some people would mislead.
+            raise KeyboardInterrupt
         rows[method.name] = _measure(results[method.name], people, seconds)
     if not options.no_pictures:
         _write_side_by_side(results, people, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import eft_fast.api
 from eft_fast.cli import main
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
@@ -183,3 +185,20 @@ def test_coco(dataset, tiny, tmp_path, capsys):
     coco = ["eval", "coco", "--photos", str(photos), "--annotations", str(path)]
     assert main([*coco, "--methods", "spin_refit", "--out", str(tmp_path / "x")]) == 2
     assert "use it with openbench" in capsys.readouterr().err
+
+
+def test_coco_stops_when_a_fit_was_interrupted(dataset, tiny, tmp_path, capsys, monkeypatch):
+    photos, path = dataset
+    fit_batch, called = eft_fast.api.fit_batch, []
+
+    def interrupted(*arguments, **options):
+        called.append(options["method"])
+        result = fit_batch(*arguments, **options)
+        return dataclasses.replace(result, stop_reason=("interrupted",))
+
+    monkeypatch.setattr("eft_fast.api.fit_batch", interrupted)
+    arguments = ["eval", "coco", "--photos", str(photos), "--annotations", str(path)]
+    arguments += ["--regressor", tiny, "--out", str(tmp_path / "coco"), "--methods", "regressor"]
+    assert main([*arguments, "smplify_spin_gmm"]) == 130
+    assert called == ["none"]
+    assert not (tmp_path / "coco").exists()
