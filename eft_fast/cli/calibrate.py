@@ -105,19 +105,14 @@ def _check(options: argparse.Namespace) -> Path:
     """Refuse what cannot work before anything is loaded; return the file to write."""
     out: Path = options.out
     if out.suffix != ".npz" or not out.parent.is_dir():
-        raise UsageError(
-            f"eft-fast calibrate: --out must be an .npz in a folder that is there, got {out}"
-        )
+        raise UsageError(f"--out must be an .npz in a folder that is there, got {out}")
     rendering = ("motion", "backgrounds", "count", "seed", "workers")
     if options.pairs is not None:
         for name in rendering:
             if getattr(options, name) is not None:
-                raise UsageError(
-                    f"eft-fast calibrate: --{name} is about rendered people; leave it out beside "
-                    "--pairs"
-                )
+                raise UsageError(f"--{name} is about rendered people; leave it out beside --pairs")
         if not options.pairs.is_file():
-            raise UsageError(f"eft-fast calibrate: no file {options.pairs}")
+            raise UsageError(f"no file {options.pairs}")
     return out
 
 
