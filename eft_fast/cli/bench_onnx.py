@@ -16,10 +16,11 @@ def bench_onnx(options: argparse.Namespace) -> int:
     """Export unless an export is given, open every runtime, time them in turns."""
     import numpy as np
 
-    from eft_fast.deploy.onnx_export import export_regressor, hash_weights, require_onnx
+    from eft_fast.deploy.onnx_export import export_regressor, require_onnx
     from eft_fast.deploy.samples import extreme_crops, photo_crops
     from eft_fast.deploy.speed import ENGINES, OURS, compare_engines, open_engines
     from eft_fast.models import load_regressor
+    from eft_fast.models.identity import weights_sha256
     from eft_fast.serving import load_card, usable_cpus
 
     require_onnx()
@@ -41,7 +42,7 @@ def bench_onnx(options: argparse.Namespace) -> int:
         if options.model is None:
             export_regressor(regressor, folder)
         else:
-            _check_model(load_card(folder), folder, regressor.id, hash_weights(regressor))
+            _check_model(load_card(folder), folder, regressor.full_id, weights_sha256(regressor))
         photos = np.stack(list(photo_crops(regressor.input_size)))
         crops = np.concatenate([photos, np.stack(list(extreme_crops(regressor.input_size)))])
         place = Path(scratch) / "int8"
@@ -67,8 +68,8 @@ def bench_onnx(options: argparse.Namespace) -> int:
 def _check_model(card: Any, folder: Path, regressor: str, digest: str) -> None:
     if card.weights_sha256 != digest:
         raise UsageError(
-            f"eft-fast bench: {folder} holds other weights than regressor {regressor}; give its "
-            "--regressor"
+            f"eft-fast bench: {folder} must hold the weights of regressor {regressor}, got "
+            f"{card.regressor}; give its --regressor, or export it again with this version"
         )
     if card.precision != "fp32" or "joints" in card.outputs:
         raise UsageError(

@@ -57,7 +57,7 @@ def run_coco(options: argparse.Namespace, names: list[str]) -> int:
     summary: dict[str, Any] = {
         "people": len(people),
         "annotations": str(options.annotations),
-        "regressor": regressor.id,
+        "regressor": regressor.full_id,
         "body": body.id,
         "methods": rows,
     }

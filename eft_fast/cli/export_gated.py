@@ -104,13 +104,11 @@ def gate_lines(report: Any) -> list[str]:
 
 def _gate_body(options: argparse.Namespace, regressor: Any) -> Any:
     from eft_fast.body import load_body
+    from eft_fast.models.base import check_same_body
 
     body = load_body(options.body)
-    if not regressor.body_id.startswith("open") and options.body == "open":
-        raise UsageError(
-            f"eft-fast export: {regressor.id} predicts body {regressor.body_id}; give its file "
-            "with --body, the gate measures joints on it"
-        )
+    # The gate measures joints on it, also where no body goes into the file.
+    check_same_body(regressor, body.id, "eft-fast export: --body")
     return body
 
 
