@@ -191,7 +191,6 @@ class _Setup:
 
     rows: PersonRows
     fitter: Fitter
-    input_size: int
     device: torch.device
     strict: bool
     regressor: Regressor
@@ -200,7 +199,7 @@ class _Setup:
         return PersonStream(
             self.fitter,
             self.rows.joint_set,
-            self.input_size,
+            self.regressor,
             self.device,
             strict=self.strict,
             on_person=on_person,
@@ -232,7 +231,7 @@ def _prepare(
     sure = regressor.has_confidence
     rows = PersonRows(points_set, body, regressor.id, method, mode, precision, sure)
     strict = config.strict_reference
-    return _Setup(rows, fitter, regressor.input_size, where, strict, regressor)
+    return _Setup(rows, fitter, where, strict, regressor)
 
 
 def _given_person(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from eft_fast import imaging
+from eft_fast.conventions import IMG_MEAN, IMG_STD
 from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
 from eft_fast.keypoints import JointSet, to_spin49
 
@@ -66,6 +68,8 @@ def prepare_person(
     joint_set: JointSet,
     input_size: int,
     *,
+    mean: Sequence[float] = IMG_MEAN,
+    std: Sequence[float] = IMG_STD,
     strict: bool = False,
     pinhole: Pinhole | None = None,
 ) -> Person:
@@ -77,6 +81,8 @@ def prepare_person(
         box: x, y, width, height; NaN or without area: the box of the labelled keypoints.
         joint_set: Order of the keypoints.
         input_size: Side of the crop in pixels.
+        mean: Of the normalisation, ``Regressor.img_mean``.
+        std: Of the normalisation, ``Regressor.img_std``.
         strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
             be cut, and always apply the rule for ankles at the border, as the reference does.
         pinhole: Of the photo; None: the weak camera is used.
@@ -102,7 +108,7 @@ def prepare_person(
     if strict or _has_openpose_block(keypoints_2d, joint_set):
         _drop_ankles_at_border(keypoints_2d, to_spin49(cleaned, joint_set.name), height)
     return Person(
-        img=imaging.to_input(pixels),
+        img=imaging.to_input(pixels, mean, std),
         keypoints_2d=keypoints_2d,
         keypoints_px=cleaned,
         center=np.asarray(crop.center, dtype=np.float64),

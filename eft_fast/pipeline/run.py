@@ -12,6 +12,7 @@ import torch
 
 from eft_fast import imaging
 from eft_fast.keypoints import JointSet
+from eft_fast.models.base import Regressor
 from eft_fast.pipeline.confidence import ConfidenceReader
 from eft_fast.pipeline.fitter import CropJob, Fitter, PersonFit
 from eft_fast.pipeline.prepare import Person, Pinhole, prepare_person, refused_person
@@ -46,7 +47,7 @@ class PersonStream:
     Args:
         fitter: Where crops go.
         joint_set: Order of the keypoints.
-        input_size: Side of the crops.
+        regressor: Says the side of the crops and how they are normalised.
         device: Where crops are put.
         strict: Truncate corners and keypoints to integers, as the reference does.
         on_person: Called after each person.
@@ -61,14 +62,14 @@ class PersonStream:
         self,
         fitter: Fitter,
         joint_set: JointSet,
-        input_size: int,
+        regressor: Regressor,
         device: torch.device,
         *,
         strict: bool,
         on_person: ReasonCallback,
         confidence: ConfidenceReader | None = None,
     ) -> None:
-        self._fitter, self._joint_set, self._input_size = fitter, joint_set, input_size
+        self._fitter, self._joint_set, self._regressor = fitter, joint_set, regressor
         # Crops wait on the CPU for a fitter that copies them while the device works.
         self._device = torch.device("cpu") if getattr(fitter, "takes_cpu_crops", False) else device
         self._strict, self._on_person = strict, on_person
@@ -120,7 +121,9 @@ class PersonStream:
                 each.keypoints,
                 each.box,
                 self._joint_set,
-                self._input_size,
+                self._regressor.input_size,
+                mean=self._regressor.img_mean,
+                std=self._regressor.img_std,
                 strict=self._strict,
                 pinhole=each.pinhole,
             )

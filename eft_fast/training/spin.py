@@ -67,13 +67,17 @@ class AnnotatedCrops:
     Args:
         annotations: Any file or folder that ``data.open_annotations`` reads.
         photos: Folder of the photos.
-        size: Side of the crops.
+        regressor: Says the side of the crops and how they are normalised.
     """
 
-    def __init__(self, annotations: str | Path, photos: Path, size: int) -> None:
+    def __init__(self, annotations: str | Path, photos: Path, regressor: Regressor) -> None:
         samples = open_annotations(str(annotations), photos, min_keypoints=8)
         self._samples = [s for s in samples if s.problem is None and s.image is not None]
-        self._size = size
+        self._size, self._mean, self._std = (
+            regressor.input_size,
+            regressor.img_mean,
+            regressor.img_std,
+        )
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -96,6 +100,8 @@ class AnnotatedCrops:
                 box,
                 JOINT_SETS[sample.keypoint_set],
                 self._size,
+                mean=self._mean,
+                std=self._std,
             )
             nothing = np.full((3, self._size, self._size), np.nan, np.float32)
             crops.append(torch.from_numpy(nothing if person.img is None else person.img))
@@ -178,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"spin: the open regressor is expected, whose weights can be written, got "
                 f"{regressor.id}; call training.spin.train_spin for other networks"
             )
-        crops = AnnotatedCrops(args.annotations, args.photos, regressor.input_size)
+        crops = AnnotatedCrops(args.annotations, args.photos, regressor)
         fit = SmplifyConfig(recipe=args.recipe, start="regressor", prior=args.prior)
         run = SpinRun(
             steps=args.steps,
