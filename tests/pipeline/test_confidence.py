@@ -152,7 +152,8 @@ def test_the_reader_fills_its_calls_up(regressor, people, monkeypatch):
     widths = []
     features = regressor.features
     monkeypatch.setattr(regressor, "features", lambda img: widths.append(len(img)) or features(img))
-    crops = [torch.from_numpy(imaging.to_input(np.resize(p, (256, 256, 3)))) for p in people[0]]
+    pixels = np.stack([np.resize(photo, (256, 256, 3)) for photo in people[0]])
+    crops = torch.from_numpy(imaging.to_input(pixels, regressor.img_mean, regressor.img_std))
     for index, crop in enumerate(crops):
         reader.add(index, crop)
     assert widths == [2]
