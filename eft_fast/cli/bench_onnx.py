@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     """Export unless an export is given, open every runtime, time them in turns."""
     import numpy as np
 
-    from eft_fast.deploy.onnx_export import export_regressor, hash_weights, require_onnx
+    from eft_fast.deploy.onnx_export import export_regressor, require_onnx
     from eft_fast.deploy.samples import extreme_crops, photo_crops
     from eft_fast.deploy.speed import OURS, compare_engines, open_engines
     from eft_fast.models import load_regressor
