@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         if options.model is None:
             export_regressor(regressor, folder)
         else:
-            _check_model(load_card(folder), folder, regressor.id, hash_weights(regressor))
+            _check_model(load_card(folder), folder, regressor.full_id, weights_sha256(regressor))
         photos = np.stack(list(photo_crops(regressor.input_size)))
         crops = np.concatenate([photos, np.stack(list(extreme_crops(regressor.input_size)))])
         place = Path(scratch) / "int8"
