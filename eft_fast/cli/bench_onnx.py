@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from eft_fast.deploy.samples import extreme_crops, photo_crops
     from eft_fast.deploy.speed import OURS, compare_engines, open_engines
     from eft_fast.models import load_regressor
+    from eft_fast.models.identity import weights_sha256
     from eft_fast.serving import load_card, usable_cpus
 
     names, batches, rounds = tuple(options.engines), options.batch, options.rounds
