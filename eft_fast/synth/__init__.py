@@ -1,7 +1,7 @@
 """Synthetic training pairs: rendered people with pose, shape, camera and keypoints known.
 
-``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a whole set; ``SynthBatches``
-draws endless batches on the device that trains.
+``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a set for training and
+``write_set`` one that other programs read.
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ from eft_fast.synth.motion import PosePool, load_motion
 from eft_fast.synth.prior_motion import sample_prior_poses
 from eft_fast.synth.render import Renderer, make_renderer
 from eft_fast.synth.sample import SynthSample
-from eft_fast.synth.stream import BankSize, SynthBatches
 
 __all__ = [
     "LANDMARKS",
-    "BankSize",
     "CameraConfig",
     "PhotoConfig",
     "PoseConfig",
     "PosePool",
     "Renderer",
     "SynthArrays",
-    "SynthBatches",
     "SynthConfig",
     "SynthJob",
     "SynthSample",

@@ -157,7 +157,7 @@ class Renderer:
         normals = vertex_normals(vertices, self._faces)
         inflation = torch.from_numpy(person.outfit.inflation.astype(np.float32))
         surface = vertices + normals * inflation[:, None]
-        return Placed(person, pelvis, transl, posed.joints[0, :24] + transl, surface, normals)
+        return Placed(person, transl, posed.joints[0, :24] + transl, surface, normals)
 
     @torch.no_grad()
     def _landmarks(self, placed: Placed) -> Float[np.ndarray, "27 3"]:
