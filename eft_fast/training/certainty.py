@@ -84,20 +84,6 @@ def train_certainty(
         layer.bias.copy_(slope * (bias - weight @ (mean / std)) + offset)
 
 
-def calibration_error(
-    confidence: Float[Tensor, "N 24"], near: Float[Tensor, "N 24"], *, bins: int = 10
-) -> float:
-    """Return the expected calibration error: how far confidences are from the share that is near.
-
-    Pairs of person and joint are sorted into bins of equal width; the error of a bin counts by its
-    size.
-    """
-    index = (confidence * bins).long().clamp(max=bins - 1).flatten()
-    gap = torch.zeros(bins, dtype=confidence.dtype)
-    gap.index_add_(0, index, (confidence - near).flatten())
-    return float(gap.abs().sum() / confidence.numel())
-
-
 def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
     optimizer = torch.optim.LBFGS(parameters, max_iter=_STEPS, line_search_fn="strong_wolfe")
 

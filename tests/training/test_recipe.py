@@ -17,7 +17,6 @@ from eft_fast.training import FinetuneConfig
 from eft_fast.training.__main__ import main
 from eft_fast.training.cache import (
     CachedPair,
-    PictureStack,
     cache_features,
     cache_maps,
     cache_path,
@@ -27,6 +26,7 @@ from eft_fast.training.cache import (
 from eft_fast.training.finetune import finetune
 from eft_fast.training.recipe import Recipe
 from eft_fast.training.targets import Targets
+from tests.training.pictures import Pictures
 
 
 def test_frozen_stages_and_outputs_are_stored_once(
@@ -63,7 +63,7 @@ def test_maps_are_taken_by_row_and_side(
     np.savez(shards[1], image=arrays.image[5:])
     maps = cache_maps(network, shards, 2)
     rows, mirrored = torch.tensor([7, 0, 4, 11]), torch.tensor([True, False, True, False])
-    pictures = PictureStack(arrays.image).take(rows, mirrored) * network.img_std + network.img_mean
+    pictures = Pictures(arrays.image).take(rows, mirrored) * network.img_std + network.img_mean
     with torch.no_grad():
         expected = network.trunk.run_to_stage(2, pictures)
     torch.testing.assert_close(maps.take(rows, mirrored), expected, rtol=2e-3, atol=2e-3)
@@ -73,7 +73,7 @@ def test_half_precision_stays_inside_the_encoder(
     network: OpenRegressor, arrays: SynthArrays
 ) -> None:
     """Landmarks in bfloat16 would be whole pixels; the features before them are rounded."""
-    crops = PictureStack(arrays.image).take(torch.arange(3), torch.zeros(3, dtype=torch.bool))
+    crops = Pictures(arrays.image).take(torch.arange(3), torch.zeros(3, dtype=torch.bool))
     exact, half = run_trunk(network, crops, 0), run_trunk(network, crops, 0, half=True)
     assert half.landmarks.dtype == half.features.dtype == torch.float32
     assert (half.features.bfloat16().float() == half.features).all()
