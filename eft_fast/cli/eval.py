@@ -31,11 +31,12 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         description=(
             "Measure methods. openbench: renders the open body in motion that no training saw, "
             "fits it by every method, and compares with the truth. coco: the same on your photos, "
-            "by 2D error alone, with pictures. cards: prints what each published protocol means."
+            "by 2D error alone, with pictures. renders: a regressor alone, on rendered people. "
+            "cards: prints what each published protocol means."
         ),
         epilog=_EXAMPLE,
     )
-    parser.add_argument("protocol", choices=("openbench", "coco", "cards"))
+    parser.add_argument("protocol", choices=("openbench", "coco", "renders", "cards"))
     parser.add_argument(
         "--motion",
         metavar="DIR",
@@ -45,7 +46,9 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     parser.add_argument("--photos", metavar="DIR", help="of coco: folder of photos")
     parser.add_argument("--annotations", metavar="FILE", help="of coco: keypoints JSON")
     parser.add_argument("--no-pictures", action="store_true", help="of coco: write no overlays")
-    parser.add_argument("--count", type=int, metavar="N", help=f"people (default {_COUNT})")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help=f"people (default {_COUNT}; of renders 1000)"
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -78,6 +81,10 @@ def run(options: argparse.Namespace) -> int:
         cards = [protocol.card() for protocol in PROTOCOLS.values()]
         emit({"protocols": list(PROTOCOLS)}, ["\n\n".join(cards)], as_json=options.json)
         return 0
+    if options.protocol == "renders":
+        from eft_fast.cli.eval_renders import run_renders
+
+        return run_renders(options)
     names = options.methods or (list(_QUICK_METHODS) if options.quick else None)
     if options.protocol == "coco":
         from eft_fast.cli.eval_coco import run_coco

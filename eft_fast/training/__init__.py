@@ -1,6 +1,6 @@
 """Training of the open regressor on rendered people.
 
-``Recipe`` holds the stages; ``python -m eft_fast.training`` runs them.
+``Recipe`` holds the stages; ``eft-fast train`` runs them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from eft_fast.training.recipe import Recipe
 
-#: Stages that a run may consist of, in their order; ``export`` needs a file name and a hash.
+#: Stages that a run may consist of, in their order.
 STAGES: Final = ("render", "head", "finetune", "evaluate")
 
 _T = TypeVar("_T")
@@ -43,6 +43,11 @@ class TrainingRun:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown:
             raise ValueError(f"train: stages must be of {', '.join(STAGES)}, got {unknown[0]!r}")
+        if self.out is not None and not self.source_sha256:
+            raise ValueError(
+                f"train: an export needs the hash of the trunk's source file, got only out = "
+                f"{self.out}; give source_sha256, too"
+            )
 
 
 def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingRun:

@@ -14,9 +14,10 @@ from eft_fast.body import Smpl
 from eft_fast.evaluation import metrics
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.synth import SynthArrays
 from eft_fast.synth.landmarks import NUM_COCO
 from eft_fast.training.cache import normalise_images
-from eft_fast.training.targets import Targets, body_points
+from eft_fast.training.targets import Targets, body_points, make_targets
 
 #: Hips, knees, ankles, shoulders, elbows, wrists, neck and head: the 14 joints of the errors.
 JOINTS_14: Final = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21, 12, 15)
@@ -79,6 +80,13 @@ def predict(
         for start in range(0, len(stack), batch)
     ]
     return RegressorOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
+
+
+@torch.no_grad()
+def score_renders(network: Regressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:
+    """Return the summary of a regressor's errors on rendered people; ``body`` is who they show."""
+    output = predict(network, arrays.image)
+    return score_output(output, make_targets(arrays, body), body).summary()
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from eft_fast.body import Smpl
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
 from eft_fast.training import FinetuneConfig
-from eft_fast.training.__main__ import main
 from eft_fast.training.cache import (
     CachedPair,
     cache_features,
@@ -99,24 +97,6 @@ def test_maps_of_trained_stages_are_refused(
     assert len(losses) == 1
 
 
-def test_stages_say_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["--work", str(tmp_path), "--motion", str(tmp_path)]
-    assert main(["head", *base]) == 2
-    assert "tools/convert_blazepose.py" in capsys.readouterr().err
-    assert main(["evaluate", *base]) == 2
-    assert "no finetune.npz or head.npz" in capsys.readouterr().err
-    assert main(["render", *base, "--train", "1", "--test", "1"]) == 2
-    assert "no file cmu_smpl24_12fps.npz" in capsys.readouterr().err
-    assert main(["export", *base]) == 2
-    assert "--out and --source-sha256 expected" in capsys.readouterr().err
-
-
-def test_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["fly", "--work", str(tmp_path), "--motion", str(tmp_path)])
-    assert stopped.value.code == 2
-
-
 def test_splits_have_their_own_shards(tmp_path: Path) -> None:
     recipe = Recipe(work=tmp_path, motion=tmp_path, train=600, test=100)
     assert len(recipe.shards("train")) == 3
@@ -140,18 +120,3 @@ def test_finetuning_starts_from_the_weights_that_are_given(tmp_path: Path) -> No
     recipe = Recipe(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
     with pytest.raises(FileNotFoundError, match=r"mine\.npz"):
         recipe.finetune()
-
-
-@pytest.mark.slow
-def test_the_command_renders_and_scores(
-    shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    motion = shared_dir / "data" / "cmu_mocap_smpl24"
-    base = ["--work", str(tmp_path), "--motion", str(motion), "--train", "8"]
-    base += ["--val", "4", "--test", "8"]
-    assert main(["render", *base]) == 0
-    asset = Path(__file__).parents[2] / "eft_fast" / "assets" / "open_regressor.npz"
-    assert main(["evaluate", *base, "--model", str(asset)]) == 0
-    score = json.loads(capsys.readouterr().out)
-    assert score["people"] == 8
-    assert score["pa_mpjpe_mm"] < 200
