@@ -10,8 +10,7 @@ from eft_fast.synth.config import CameraConfig, PhotoConfig, PoseConfig, SynthCo
 from eft_fast.synth.dataset import SynthArrays, SynthJob, load_shards, render_shards, stack_samples
 from eft_fast.synth.export import WrittenSet, write_set
 from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
-from eft_fast.synth.motion import PosePool, load_motion
-from eft_fast.synth.prior_motion import sample_prior_poses
+from eft_fast.synth.motion import PosePool, load_motion, sample_prior_poses
 from eft_fast.synth.render import Renderer, make_renderer
 from eft_fast.synth.sample import SynthSample
 

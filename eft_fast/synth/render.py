@@ -16,8 +16,7 @@ from eft_fast.synth.backgrounds import Backgrounds
 from eft_fast.synth.clothes import Wardrobe
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.landmarks import body_landmarks
-from eft_fast.synth.motion import SPLITS, PosePool, Split, load_motion
-from eft_fast.synth.prior_motion import sample_prior_poses
+from eft_fast.synth.motion import SPLITS, PosePool, Split, load_motion, sample_prior_poses
 from eft_fast.synth.props import Props, sample_props
 from eft_fast.synth.sample import Placed, Scene, Seen, SynthSample
 from eft_fast.synth.scene import (
