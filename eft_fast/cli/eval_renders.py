@@ -37,7 +37,7 @@ def run_renders(options: argparse.Namespace) -> int:
         backgrounds=None if options.backgrounds is None else Path(options.backgrounds),
         config=SynthConfig(size=size, seed=options.seed),
     )
-    arrays = load_shards(render_shards(job))
+    arrays = load_shards(render_shards(job, progress=not options.quiet))
     if not options.quiet:
         note(f"predicting {count} people")
     score = score_renders(regressor, load_body(), arrays)
