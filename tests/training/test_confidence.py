@@ -6,7 +6,7 @@ import torch
 from eft_fast.body import Smpl
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
-from eft_fast.training.certainty import observe, train_certainty
+from eft_fast.training.confidence import observe, train_confidence
 from eft_fast.training.targets import Targets
 from tests.training.pictures import Pictures
 
@@ -27,7 +27,7 @@ def confidence(network: OpenRegressor, hidden: torch.Tensor) -> torch.Tensor:
 
 def test_confidence_is_a_probability_on_people_never_seen(network: OpenRegressor) -> None:
     """Everybody but the trained ones is harder: the validation split must move the answer."""
-    train_certainty(network, world(3000, 0), world(1500, 1, harder=1.5))
+    train_confidence(network, world(3000, 0), world(1500, 1, harder=1.5))
     hidden, near = world(3000, 2, harder=1.5)
     said = confidence(network, hidden)
     bins = (10 * said).long().clamp(max=9).flatten()
@@ -46,7 +46,7 @@ def test_answers_do_not_change(
     assert seen[0].shape == (12, 16)
     assert seen[1].shape == (12, 24)
     assert (seen[1][:, 0] == 1).all()  # the pelvis is where errors are counted from
-    train_certainty(network, seen, seen)
+    train_confidence(network, seen, seen)
     changed = {n for n, v in network.state_dict().items() if not torch.equal(v, before[n])}
     assert changed == {"head.certainty.weight", "head.certainty.bias"}
 
@@ -68,7 +68,7 @@ def test_near_means_within_the_stated_distance(
 
 
 def test_a_network_without_the_layer_is_refused() -> None:
-    network = OpenRegressor(OpenRegressor.make_tiny().trunk, width=16, blocks=1, certainty=False)
+    network = OpenRegressor(OpenRegressor.make_tiny().trunk, width=16, blocks=1, confidence=False)
     with pytest.raises(ValueError, match="no layer for confidence"):
-        train_certainty(network, world(4, 0), world(4, 1))
+        train_confidence(network, world(4, 0), world(4, 1))
     assert network.joint_confidence(network.features(torch.zeros(1, 3, 256, 256))) is None

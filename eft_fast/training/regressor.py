@@ -1,4 +1,4 @@
-"""The whole recipe of the open regressor: which stage reads and writes what, in one folder."""
+"""The training of the open regressor: which stage reads and writes what, in one folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eft_fast.synth.config import varied
 from eft_fast.synth.dataset import render_shards
 from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
-from eft_fast.training.certainty import observe, train_certainty
+from eft_fast.training.confidence import observe, train_confidence
 from eft_fast.training.config import FinetuneConfig, HeadConfig
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
@@ -28,12 +28,12 @@ from eft_fast.training.targets import Targets, make_targets
 
 #: Licence of the weights: that of the trunk and of this package.
 LICENCE = "Apache-2.0"
-#: So many trained people tell how sure to be.
-_CERTAINTY_PEOPLE = 4000
+#: People of the training split that the confidence is fitted on.
+_CONFIDENCE_PEOPLE = 4000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RegressorTraining:
     """Options of a run.
 
     Attributes:
@@ -152,9 +152,9 @@ class Recipe:
             validate=validate,
         )
         network, body = network.cpu(), body.cpu()
-        train_certainty(
+        train_confidence(
             network,
-            observe(network, body, source, labels, count=_CERTAINTY_PEOPLE),
+            observe(network, body, source, labels, count=_CONFIDENCE_PEOPLE),
             observe(network, body, seen, people.to(torch.device("cpu"))),
         )
         self._save(network, "finetune.npz")
@@ -181,13 +181,13 @@ class Recipe:
             if (self.work / name).is_file():
                 return self.work / name
         raise FileNotFoundError(
-            f"Recipe: no finetune.npz or head.npz in {self.work}; run the stage head first"
+            f"train: no finetune.npz or head.npz in {self.work}; run the stage head first"
         )
 
     def _load_trunk(self) -> BlazePose:
         if self.trunk is None or not self.trunk.is_file():
             raise FileNotFoundError(
-                f"Recipe: no file {self.trunk}; make it with tools/convert_blazepose.py and pass "
+                f"train: no file {self.trunk}; make it with tools/convert_blazepose.py and pass "
                 "it as --trunk"
             )
         with np.load(self.trunk, allow_pickle=False) as archive:

@@ -22,7 +22,7 @@ from eft_fast.training.cache import (
     run_trunk,
 )
 from eft_fast.training.finetune import finetune
-from eft_fast.training.recipe import Recipe
+from eft_fast.training.regressor import RegressorTraining
 from eft_fast.training.targets import Targets
 from tests.training.pictures import Pictures
 
@@ -98,14 +98,14 @@ def test_maps_of_trained_stages_are_refused(
 
 
 def test_splits_have_their_own_shards(tmp_path: Path) -> None:
-    recipe = Recipe(work=tmp_path, motion=tmp_path, train=600, test=100)
+    recipe = RegressorTraining(work=tmp_path, motion=tmp_path, train=600, test=100)
     assert len(recipe.shards("train")) == 3
     assert len(recipe.shards("test")) == 1
     assert not set(recipe.shards("train")) & set(recipe.shards("test"))
 
 
 def test_varied_pictures_join_the_training_set_only(tmp_path: Path) -> None:
-    plain = Recipe(work=tmp_path, motion=tmp_path, train=600, test=100)
+    plain = RegressorTraining(work=tmp_path, motion=tmp_path, train=600, test=100)
     recipe = replace(plain, varied=300)
     assert recipe.shards("train")[:3] == plain.shards("train")
     assert len(recipe.shards("train")) == len(set(recipe.shards("train"))) == 5
@@ -117,6 +117,6 @@ def test_varied_pictures_join_the_training_set_only(tmp_path: Path) -> None:
 
 
 def test_finetuning_starts_from_the_weights_that_are_given(tmp_path: Path) -> None:
-    recipe = Recipe(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
+    recipe = RegressorTraining(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
     with pytest.raises(FileNotFoundError, match=r"mine\.npz"):
         recipe.finetune()
