@@ -1,4 +1,4 @@
-"""Stage three: teach the network how sure it is, joint by joint; its answers stay as they are."""
+"""Stage three: train the confidence of each joint; the predictions of the network stay."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ def observe(
     return network.head.hidden(network.head_input(features)[0]), near.to(joints.dtype)
 
 
-def train_certainty(
+def train_confidence(
     network: OpenRegressor,
     trained: tuple[Tensor, Tensor],
     validation: tuple[Tensor, Tensor],
 ) -> None:
     """Fit the layer of ``joint_confidence``, a logistic regression, in place.
 
-    A network is surer on people it was trained on than it should be on others, so the slope and
-    the offset of all logits together are fitted again on people it was not trained on.
+    On people it was trained on a network errs less than on others, and would be overconfident, so
+    the slope and the offset of all logits together are fitted again on people it was not trained
+    on.
 
     Args:
         network: The finished network.
@@ -60,7 +61,7 @@ def train_certainty(
     """
     layer = network.head.certainty
     if layer is None:
-        raise ValueError("train_certainty: the network has no layer for confidence; make it anew")
+        raise ValueError("train_confidence: the network has no layer for confidence; make it anew")
     hidden, near = trained
     mean, std = hidden.mean(0), hidden.std(0).clamp_min(1e-3)
     weight = torch.zeros_like(layer.weight).requires_grad_()
@@ -82,20 +83,6 @@ def train_certainty(
     with torch.no_grad():
         layer.weight.copy_(slope * weight / std)
         layer.bias.copy_(slope * (bias - weight @ (mean / std)) + offset)
-
-
-def calibration_error(
-    confidence: Float[Tensor, "N 24"], near: Float[Tensor, "N 24"], *, bins: int = 10
-) -> float:
-    """Return the expected calibration error: how far confidences are from the share that is near.
-
-    Pairs of person and joint are sorted into bins of equal width; the error of a bin counts by its
-    size.
-    """
-    index = (confidence * bins).long().clamp(max=bins - 1).flatten()
-    gap = torch.zeros(bins, dtype=confidence.dtype)
-    gap.index_add_(0, index, (confidence - near).flatten())
-    return float(gap.abs().sum() / confidence.numel())
 
 
 def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from eft_fast.body import Smpl
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
 from eft_fast.training import FinetuneConfig
-from eft_fast.training.__main__ import main
 from eft_fast.training.cache import (
     CachedPair,
-    PictureStack,
     cache_features,
     cache_maps,
     cache_path,
@@ -25,8 +22,9 @@ from eft_fast.training.cache import (
     run_trunk,
 )
 from eft_fast.training.finetune import finetune
-from eft_fast.training.recipe import Recipe
+from eft_fast.training.regressor import RegressorTraining
 from eft_fast.training.targets import Targets
+from tests.training.pictures import Pictures
 
 
 def test_frozen_stages_and_outputs_are_stored_once(
@@ -63,7 +61,7 @@ def test_maps_are_taken_by_row_and_side(
     np.savez(shards[1], image=arrays.image[5:])
     maps = cache_maps(network, shards, 2)
     rows, mirrored = torch.tensor([7, 0, 4, 11]), torch.tensor([True, False, True, False])
-    pictures = PictureStack(arrays.image).take(rows, mirrored)
+    pictures = Pictures(arrays.image).take(rows, mirrored)
     with torch.no_grad():
         expected = network.trunk.run_to_stage(2, pictures)
     torch.testing.assert_close(maps.take(rows, mirrored), expected, rtol=2e-3, atol=2e-3)
@@ -73,7 +71,7 @@ def test_half_precision_stays_inside_the_encoder(
     network: OpenRegressor, arrays: SynthArrays
 ) -> None:
     """Landmarks in bfloat16 would be whole pixels; the features before them are rounded."""
-    crops = PictureStack(arrays.image).take(torch.arange(3), torch.zeros(3, dtype=torch.bool))
+    crops = Pictures(arrays.image).take(torch.arange(3), torch.zeros(3, dtype=torch.bool))
     exact, half = run_trunk(network, crops, 0), run_trunk(network, crops, 0, half=True)
     assert half.landmarks.dtype == half.features.dtype == torch.float32
     assert (half.features.bfloat16().float() == half.features).all()
@@ -99,33 +97,15 @@ def test_maps_of_trained_stages_are_refused(
     assert len(losses) == 1
 
 
-def test_stages_say_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["--work", str(tmp_path), "--motion", str(tmp_path)]
-    assert main(["head", *base]) == 2
-    assert "tools/convert_blazepose.py" in capsys.readouterr().err
-    assert main(["evaluate", *base]) == 2
-    assert "no finetune.npz or head.npz" in capsys.readouterr().err
-    assert main(["render", *base, "--train", "1", "--test", "1"]) == 2
-    assert "no file cmu_smpl24_12fps.npz" in capsys.readouterr().err
-    assert main(["export", *base]) == 2
-    assert "--out and --source-sha256 expected" in capsys.readouterr().err
-
-
-def test_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["fly", "--work", str(tmp_path), "--motion", str(tmp_path)])
-    assert stopped.value.code == 2
-
-
 def test_splits_have_their_own_shards(tmp_path: Path) -> None:
-    recipe = Recipe(work=tmp_path, motion=tmp_path, train=600, test=100)
+    recipe = RegressorTraining(work=tmp_path, motion=tmp_path, train=600, test=100)
     assert len(recipe.shards("train")) == 3
     assert len(recipe.shards("test")) == 1
     assert not set(recipe.shards("train")) & set(recipe.shards("test"))
 
 
 def test_varied_pictures_join_the_training_set_only(tmp_path: Path) -> None:
-    plain = Recipe(work=tmp_path, motion=tmp_path, train=600, test=100)
+    plain = RegressorTraining(work=tmp_path, motion=tmp_path, train=600, test=100)
     recipe = replace(plain, varied=300)
     assert recipe.shards("train")[:3] == plain.shards("train")
     assert len(recipe.shards("train")) == len(set(recipe.shards("train"))) == 5
@@ -137,21 +117,6 @@ def test_varied_pictures_join_the_training_set_only(tmp_path: Path) -> None:
 
 
 def test_finetuning_starts_from_the_weights_that_are_given(tmp_path: Path) -> None:
-    recipe = Recipe(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
+    recipe = RegressorTraining(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
     with pytest.raises(FileNotFoundError, match=r"mine\.npz"):
         recipe.finetune()
-
-
-@pytest.mark.slow
-def test_the_command_renders_and_scores(
-    shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    motion = shared_dir / "data" / "cmu_mocap_smpl24"
-    base = ["--work", str(tmp_path), "--motion", str(motion), "--train", "8"]
-    base += ["--val", "4", "--test", "8"]
-    assert main(["render", *base]) == 0
-    asset = Path(__file__).parents[2] / "eft_fast" / "assets" / "open_regressor.npz"
-    assert main(["evaluate", *base, "--model", str(asset)]) == 0
-    score = json.loads(capsys.readouterr().out)
-    assert score["people"] == 8
-    assert score["pa_mpjpe_mm"] < 200

@@ -18,13 +18,13 @@ _PLACES: Final = (
     (13, 52), (17, 16), (23, 56), (11, 56), (17, 9), (20, 13), (14, 13), (17, 4),
     (24, 13), (10, 13), (27, 21), (7, 21), (29, 29), (5, 29), (31, 34), (3, 34),
 )  # fmt: skip
-#: Borders between the levels 0 (unsure) to 3 (sure).
+#: Borders between the levels of confidence 0 (low) to 3 (high).
 LEVELS: Final = (0.25, 0.5, 0.75)
 _NAMED: Final = 3
 
 
 class Dot(NamedTuple):
-    """A joint of the figure: its place, and how sure it is, 0 to 3."""
+    """A joint of the figure: its place, and the level of its confidence, 0 to 3."""
 
     x: int
     y: int
@@ -32,7 +32,7 @@ class Dot(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """What a report shows of one person: mean below the pelvis, dots, and the least sure joints."""
+    """What a report shows of one person: mean without the pelvis, dots, and the lowest joints."""
 
     mean: float
     dots: tuple[Dot, ...]
@@ -65,4 +65,4 @@ def make_figure(confidence: Float[np.ndarray, " 24"] | None) -> Figure:
     names = JOINT_SETS["smpl24"].names
     least = np.argsort(values, kind="stable")[:_NAMED]
     words = ", ".join(f"{names[joint]} {values[joint]:.0%}" for joint in least)
-    return Figure(float(values[1:].mean()), dots, f"least sure: {words}")
+    return Figure(float(values[1:].mean()), dots, f"least confident: {words}")

@@ -1,4 +1,4 @@
-"""The whole recipe of the open regressor: which stage reads and writes what, in one folder."""
+"""The training of the open regressor: which stage reads and writes what, in one folder."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from eft_fast.body import Smpl, load_body
 from eft_fast.models.blazepose import BlazePose
 from eft_fast.models.open_file import load_open_regressor, save_open_regressor
 from eft_fast.models.open_regressor import BodyHead, OpenRegressor
-from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_motion, load_shards
+from eft_fast.synth import SynthConfig, SynthJob, load_motion, load_shards
 from eft_fast.synth.config import varied
 from eft_fast.synth.dataset import render_shards
 from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
-from eft_fast.training.certainty import observe, train_certainty
+from eft_fast.training.confidence import observe, train_confidence
 from eft_fast.training.config import FinetuneConfig, HeadConfig
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
-from eft_fast.training.measure import choice_score, predict, score_output
+from eft_fast.training.measure import choice_score, score_renders
 from eft_fast.training.memory import keep_freed_memory
 from eft_fast.training.targets import Targets, make_targets
 
 #: Licence of the weights: that of the trunk and of this package.
 LICENCE = "Apache-2.0"
-#: So many trained people tell how sure to be.
-_CERTAINTY_PEOPLE = 4000
+#: People of the training split that the confidence is fitted on.
+_CONFIDENCE_PEOPLE = 4000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RegressorTraining:
     """Options of a run.
 
     Attributes:
@@ -121,7 +121,7 @@ class Recipe:
             validate=_HeadScore(seen, self._targets("val", body), body),
         )
         self._save(network, "head.npz")
-        return self.evaluate(self.work / "head.npz")
+        return self._score(self.work / "head.npz")
 
     def finetune(self, device: torch.device | str = "cpu") -> dict[str, float]:
         """Train trunk and head together, then the confidence; return the held-out score."""
@@ -152,31 +152,26 @@ class Recipe:
             validate=validate,
         )
         network, body = network.cpu(), body.cpu()
-        train_certainty(
+        train_confidence(
             network,
-            observe(network, body, source, labels, count=_CERTAINTY_PEOPLE),
+            observe(network, body, source, labels, count=_CONFIDENCE_PEOPLE),
             observe(network, body, seen, people.to(torch.device("cpu"))),
         )
         self._save(network, "finetune.npz")
-        return self.evaluate(self.work / "finetune.npz")
+        return self._score(self.work / "finetune.npz")
 
-    def export(self, out: Path | None, *, source_sha256: str) -> Path:
-        """Write the weights of the last finished stage in the form that ships.
-
-        Raises:
-            ValueError: If no file or no hash of the trunk's source is given.
-        """
-        if out is None or not source_sha256:
-            raise ValueError("export: --out and --source-sha256 expected; give both")
+    def export(self, out: Path, *, source_sha256: str) -> None:
+        """Write the weights of the last finished stage in the form that ships."""
         network = load_open_regressor(self._last())
         save_open_regressor(network, out, licence=LICENCE, source_sha256=source_sha256)
-        return out
 
-    def evaluate(self, model: Path | None = None) -> dict[str, float]:
-        """Score a weights file, or the last finished stage, on the held-out images."""
-        body = load_body()
-        network = load_open_regressor(model if model is not None else self._last())
-        return evaluate_network(network, body, load_shards(self.shards("test")))
+    def evaluate(self) -> dict[str, float]:
+        """Score the weights of the last finished stage on the held-out images."""
+        return self._score(self._last())
+
+    def _score(self, weights: Path) -> dict[str, float]:
+        network = load_open_regressor(weights)
+        return score_renders(network, load_body(), load_shards(self.shards("test")))
 
     def _targets(self, split: Split, body: Smpl) -> Targets:
         return make_targets(load_shards(self.shards(split), images=False), body)
@@ -186,13 +181,13 @@ class Recipe:
             if (self.work / name).is_file():
                 return self.work / name
         raise FileNotFoundError(
-            f"Recipe: no finetune.npz or head.npz in {self.work}; run the stage head first"
+            f"train: no finetune.npz or head.npz in {self.work}; run the stage head first"
         )
 
     def _load_trunk(self) -> BlazePose:
         if self.trunk is None or not self.trunk.is_file():
             raise FileNotFoundError(
-                f"Recipe: no file {self.trunk}; make it with tools/convert_blazepose.py and pass "
+                f"train: no file {self.trunk}; make it with tools/convert_blazepose.py and pass "
                 "it as --trunk"
             )
         with np.load(self.trunk, allow_pickle=False) as archive:
@@ -217,10 +212,3 @@ class _HeadScore:
         assert isinstance(head, BodyHead)
         inputs = torch.cat([self.features.landmarks, self.features.trunk], 1)
         return choice_score(head(inputs, frame_of(inputs)), self.targets, self.body)
-
-
-def evaluate_network(network: OpenRegressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:
-    """Score a network on rendered people."""
-    output = predict(network, arrays.image)
-    with torch.no_grad():
-        return score_output(output, make_targets(arrays, body), body).summary()
