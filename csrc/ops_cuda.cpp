@@ -283,7 +283,7 @@ extern "C" __attribute__((visibility("default"))) int eft_fast_choose_mesh_arith
   return 0;
 }
 
-#ifdef EFT_FAST_HOST_CUDA
+#ifdef EFT_FAST_CUDA_EMULATOR
 STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
 #else
 STABLE_TORCH_LIBRARY_IMPL(eft_fast, CUDA, m) {

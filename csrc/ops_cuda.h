@@ -1,7 +1,7 @@
 // How the CUDA side of the operators reaches its launchers: stream, errors, pointers, arguments.
 //
-// With EFT_FAST_HOST_CUDA the kernels run on the CPU, and so do the operators: for tests without a
-// GPU.
+// With EFT_FAST_CUDA_EMULATOR the kernels run on the CPU, and so do the operators: for tests
+// without a GPU.
 #pragma once
 
 #include <dlfcn.h>
@@ -17,7 +17,7 @@
 namespace eft_fast {
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
-#ifdef EFT_FAST_HOST_CUDA
+#ifdef EFT_FAST_CUDA_EMULATOR
 
 struct DeviceGuard {
   explicit DeviceGuard(int32_t) {}

@@ -12,7 +12,7 @@
 #ifdef EFT_FAST_WITH_CUDA
 #include "ops_cuda.h"
 #endif
-#ifndef EFT_FAST_HOST_CUDA
+#ifndef EFT_FAST_CUDA_EMULATOR
 #include "cpu/raster.h"
 #endif
 
@@ -70,7 +70,7 @@ Picture make_picture(const Tensor& like, const RasterArgs& args) {
           torch::stable::new_empty(like, {args.pictures, args.height, args.width})};
 }
 
-#ifndef EFT_FAST_HOST_CUDA
+#ifndef EFT_FAST_CUDA_EMULATOR
 
 void check_faces(const int32_t* faces, int64_t count, int64_t num_vertices) {
   for (int64_t i = 0; i < count; ++i) {
@@ -188,14 +188,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(eft_fast, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
-#ifdef EFT_FAST_HOST_CUDA
+#ifdef EFT_FAST_CUDA_EMULATOR
   m.impl("rasterize", TORCH_BOX(&eft_fast::rasterize_cuda));
 #else
   m.impl("rasterize", TORCH_BOX(&eft_fast::rasterize_cpu));
 #endif
 }
 
-#if defined(EFT_FAST_WITH_CUDA) && !defined(EFT_FAST_HOST_CUDA)
+#if defined(EFT_FAST_WITH_CUDA) && !defined(EFT_FAST_CUDA_EMULATOR)
 STABLE_TORCH_LIBRARY_IMPL(eft_fast, CUDA, m) {
   m.impl("rasterize", TORCH_BOX(&eft_fast::rasterize_cuda));
 }

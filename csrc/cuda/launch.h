@@ -2,15 +2,16 @@
 //
 // A .cu file includes this header and no CUDA header. It starts kernels with EFT_LAUNCH, declares
 // shared memory with EFT_SHARED or EFT_DYNAMIC_SHARED, and reaches tensor cores and asynchronous
-// copies through the functions below. With EFT_FAST_HOST_CUDA defined the same file is plain C++.
+// copies through the functions below. With EFT_FAST_CUDA_EMULATOR defined the same file is plain
+// C++.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#ifdef EFT_FAST_HOST_CUDA
+#ifdef EFT_FAST_CUDA_EMULATOR
 
-#include "on_host.h"
+#include "cuda_emulator.h"
 
 #else
 

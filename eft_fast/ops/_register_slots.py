@@ -1,4 +1,4 @@
-"""Fake kernels of the per-slot operators, in the order of csrc/ps_ops.cpp; none has a gradient."""
+"""Fake kernels of the per-slot operators, as in csrc/slot_ops.cpp; none has a gradient."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def _linear_backward_fake(g: Tensor, weight: Tensor, *rest: Any) -> Tensor:
 def register() -> None:
     """Register every fake kernel; the library is loaded."""
     for name, fake in (
-        ("ps_conv_forward", _conv_forward_fake),
-        ("ps_conv_backward", _conv_backward_fake),
-        ("ps_conv_update", _update_fake),
-        ("ps_bias_update", _update_fake),
-        ("ps_adam_update", _update_fake),
-        ("ps_linear_forward", _linear_forward_fake),
-        ("ps_linear_backward", _linear_backward_fake),
-        ("ps_linear_update", _update_fake),
+        ("slot_conv_forward", _conv_forward_fake),
+        ("slot_conv_backward", _conv_backward_fake),
+        ("slot_conv_update", _update_fake),
+        ("slot_bias_update", _update_fake),
+        ("slot_adam_update", _update_fake),
+        ("slot_linear_forward", _linear_forward_fake),
+        ("slot_linear_backward", _linear_backward_fake),
+        ("slot_linear_update", _update_fake),
     ):
         torch.library.register_fake(f"eft_fast::{name}", fake)

@@ -2,7 +2,7 @@
 
 The operators behind ``eft.batched.adam_in_backward``: forward, gradient of the input, and the
 weight gradient with the update in its epilogue. On a GPU they are the kernels of
-``csrc/cuda/ps_*.cu``; elsewhere ``slot_reference`` computes the same in plain torch. None of them
+``csrc/cuda/slot_*.cu``; elsewhere ``slot_reference`` computes the same in plain torch. None of them
 records gradients.
 """
 
@@ -145,7 +145,7 @@ def conv_forward(
     """
     if not has_kernels(x):
         return slot_reference.conv_forward(x, weights, geometry, clock, end, residual)
-    out: Tensor = torch.ops.eft_fast.ps_conv_forward(
+    out: Tensor = torch.ops.eft_fast.slot_conv_forward(
         *(x, *weights.all(), end.scale, end.shift, residual, clock.time, clock.active),
         *(geometry.row(), ACTIVATIONS[end.activation], ARITHMETIC[arithmetic]),
     )
@@ -177,7 +177,7 @@ def conv_backward(
     """
     if not has_kernels(g):
         return slot_reference.conv_backward(g, weights, geometry, clock, size, y, end)
-    g_x: Tensor = torch.ops.eft_fast.ps_conv_backward(
+    g_x: Tensor = torch.ops.eft_fast.slot_conv_backward(
         *(g, y, end.scale, weights.weight, weights.delta, None, clock.time, clock.active),
         *(*size, geometry.row(), ACTIVATIONS[end.activation], ARITHMETIC[arithmetic]),
     )
@@ -200,7 +200,7 @@ def conv_update(
     if not has_kernels(x):
         slot_reference.conv_update(g, x, state, adam, geometry, clock, y, end)
         return
-    torch.ops.eft_fast.ps_conv_update(
+    torch.ops.eft_fast.slot_conv_update(
         *(g, y, end.scale, x, *_adam_row(state, adam, clock)),
         *(geometry.row(), ACTIVATIONS[end.activation], ARITHMETIC[arithmetic]),
     )
@@ -244,7 +244,7 @@ def bias_update(
     if not has_kernels(g):
         slot_reference.bias_update(g, state, adam, clock, y, end)
         return
-    torch.ops.eft_fast.ps_bias_update(
+    torch.ops.eft_fast.slot_bias_update(
         g, y, end.scale, *_adam_row(state, adam, clock), ACTIVATIONS[end.activation]
     )
 
@@ -254,7 +254,7 @@ def adam_update(g: Tensor, state: SlotState, adam: AdamOptions, clock: SlotClock
     if not has_kernels(g):
         slot_reference.adam_update(g, state, adam, clock)
         return
-    torch.ops.eft_fast.ps_adam_update(g, *_adam_row(state, adam, clock))
+    torch.ops.eft_fast.slot_adam_update(g, *_adam_row(state, adam, clock))
 
 
 def linear_forward(
@@ -263,7 +263,9 @@ def linear_forward(
     """X W^T + bias with each slot's own weights, always in the type of ``x``."""
     if not has_kernels(x):
         return slot_reference.linear_forward(x, weights, clock)
-    out: Tensor = torch.ops.eft_fast.ps_linear_forward(x, *weights.all(), clock.time, clock.active)
+    out: Tensor = torch.ops.eft_fast.slot_linear_forward(
+        x, *weights.all(), clock.time, clock.active
+    )
     return out
 
 
@@ -273,7 +275,7 @@ def linear_backward(
     """Gradient of the input of ``linear_forward``."""
     if not has_kernels(g):
         return slot_reference.linear_backward(g, weights, clock)
-    g_x: Tensor = torch.ops.eft_fast.ps_linear_backward(
+    g_x: Tensor = torch.ops.eft_fast.slot_linear_backward(
         g, weights.weight, weights.delta, clock.time, clock.active
     )
     return g_x
@@ -290,7 +292,7 @@ def linear_update(
     if not has_kernels(g):
         slot_reference.linear_update(g, x, state, adam, clock)
         return
-    torch.ops.eft_fast.ps_linear_update(g, x, *_adam_row(state, adam, clock))
+    torch.ops.eft_fast.slot_linear_update(g, x, *_adam_row(state, adam, clock))
 
 
 def _adam_row(state: SlotState, adam: AdamOptions, clock: SlotClock) -> tuple[Any, ...]:
@@ -304,7 +306,7 @@ def _kernels_on(device_type: str) -> bool:
     if key is None or not _load.is_built():
         return False
     _load.load()
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("eft_fast::ps_conv_forward", key):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("eft_fast::slot_conv_forward", key):
         return False
     _register_slots.register()
     return True
