@@ -1,11 +1,8 @@
 // Registration of the depthwise convolution, for maps with the channels last on the CPU. Elsewhere
 // torch's convolution runs instead.
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
-#include "check.h"
-#include "ops_cpu.h"
+#include "device.h"
 
 namespace eft_fast {
 namespace {
@@ -36,7 +33,7 @@ cpu::DepthwiseMaps check_maps(const char* op,
   const int64_t rows = x.size(1) + before + after, columns = x.size(2) + before + after;
   if (rows < kernel || columns < kernel)
     refuse(std::string(op) + ": x must not be smaller than the kernel, got " + shape_text(x));
-  return {kPool,
+  return {Cpu::pool,
           x.size(0),
           x.size(3),
           x.size(1),
@@ -66,7 +63,7 @@ Tensor depthwise(const Tensor& x,
     check_floats(op, "bias", *bias);
   }
   const Tensor y = empty_as(x, {s.images, s.out_height, s.out_width, s.channels});
-  if (y.numel()) cpu::kernels().depthwise({s, clamp_out, read<float>(bias), write<float>(y)});
+  if (y.numel()) Cpu(op, x).run(cpu::Depthwise{s, clamp_out, read<float>(bias), write<float>(y)});
   return y;
 }
 
@@ -94,12 +91,12 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& g,
       needs_weight ? empty_as(x, {s.channels, 1, s.kernel, s.kernel}) : empty_as(x, {0});
   const Tensor g_bias = needs_weight ? empty_as(x, {s.channels}) : empty_as(x, {0});
   if (s.channels && (needs_x || needs_weight))
-    cpu::kernels().depthwise_backward({s,
-                                       read<float>(y),
-                                       read<float>(g),
-                                       needs_x ? write<float>(g_x) : nullptr,
-                                       needs_weight ? write<float>(g_weight) : nullptr,
-                                       needs_weight ? write<float>(g_bias) : nullptr});
+    Cpu(op, x).run(cpu::DepthwiseBackward{s,
+                                          read<float>(y),
+                                          read<float>(g),
+                                          needs_x ? write<float>(g_x) : nullptr,
+                                          needs_weight ? write<float>(g_weight) : nullptr,
+                                          needs_weight ? write<float>(g_bias) : nullptr});
   return {g_x, g_weight, g_bias};
 }
 

@@ -45,7 +45,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(eft_fast, m) {
 
 #ifdef EFT_FAST_WITH_CUDA
 
-#include "slot_ops.h"
+#include "slot_checks.h"
 
 namespace eft_fast {
 namespace {
@@ -71,14 +71,13 @@ Tensor slot_conv_forward(const Tensor& x,
   check.channels("shift", shift, shape.cout);
   if (scale.has_value() != shift.has_value()) check.refuse("scale and shift must come together");
   check.clock(time, active, shape.slots);
-  const DeviceGuard guard(x.get_device_index());
+  const Cuda device(check.op, x);
   const Tensor in = dense(x);
   const OptionalTensor added = check.like_output("residual", residual, shape);
   const Tensor out = empty_as(x, {shape.slots, shape.cout, shape.hout, shape.wout});
   for_type(x, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 SlotLaunchers<S>::conv_forward(&shape.slots,
+    device.check(SlotLaunchers<S>::conv_forward(&shape.slots,
                                                 read<S>(in),
                                                 read<S>(weight),
                                                 read<void>(delta),
@@ -93,7 +92,7 @@ Tensor slot_conv_forward(const Tensor& x,
                                                 write<S>(out),
                                                 read<int32_t>(time),
                                                 read<uint8_t>(active),
-                                                current_stream(check.op, x)));
+                                                device.stream()));
   });
   return out;
 }
@@ -118,15 +117,14 @@ Tensor slot_conv_backward(const Tensor& g,
   check.incoming(g, y, scale, activation, shape);
   check.deltas(weight, delta, shape.slots, {}, {}, shape.cout);
   check.clock(time, active, shape.slots);
-  const DeviceGuard guard(g.get_device_index());
+  const Cuda device(check.op, g);
   const Tensor gradient = dense(g);
   const OptionalTensor out = check.like_output("y", y, shape);
   const OptionalTensor added = check.like_input("add", add, shape);
   const Tensor g_x = empty_as(g, {shape.slots, shape.cin, shape.hin, shape.win});
   for_type(g, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 SlotLaunchers<S>::conv_backward(&shape.slots,
+    device.check(SlotLaunchers<S>::conv_backward(&shape.slots,
                                                  read<S>(gradient),
                                                  read<S>(out),
                                                  read<S>(scale),
@@ -139,7 +137,7 @@ Tensor slot_conv_backward(const Tensor& g,
                                                  write<S>(g_x),
                                                  read<int32_t>(time),
                                                  read<uint8_t>(active),
-                                                 current_stream(check.op, g)));
+                                                 device.stream()));
   });
   return g_x;
 }
@@ -157,16 +155,15 @@ void slot_conv_update(const Tensor& g,
   check.choices(activation, arithmetic);
   check.incoming(g, y, scale, activation, shape);
   const AdamState adam = check.adam(EFT_ADAM_ARGUMENTS);
-  const DeviceGuard guard(x.get_device_index());
+  const Cuda device(check.op, x);
   const Tensor gradient = dense(g), in = dense(x);
   const OptionalTensor out = check.like_output("y", y, shape);
   const int64_t needed = conv_update_workspace(shape);
   const Tensor workspace = empty_as(x, {needed});
   for_type(x, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 adam.call(SlotLaunchers<S>::conv_update,
-                           current_stream(check.op, x),
+    device.check(adam.call(SlotLaunchers<S>::conv_update,
+                           device.stream(),
                            &shape.slots,
                            read<S>(gradient),
                            read<S>(out),
@@ -189,15 +186,14 @@ void slot_bias_update(const Tensor& g,
   check.choices(activation, kSlotFloat32);
   check.channels("scale", scale, g.size(2));
   const AdamState adam = check.adam(EFT_ADAM_ARGUMENTS);
-  const DeviceGuard guard(g.get_device_index());
+  const Cuda device(check.op, g);
   const Tensor gradient = dense(g);
   const OptionalTensor out = check.like("y", y, {g.size(0), g.size(1), g.size(2), g.size(3)});
   check.has_output(y, activation);
   for_type(g, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 adam.call(SlotLaunchers<S>::bias_update,
-                           current_stream(check.op, g),
+    device.check(adam.call(SlotLaunchers<S>::bias_update,
+                           device.stream(),
                            g.size(0),
                            g.size(1),
                            g.size(2),
@@ -213,14 +209,13 @@ void slot_adam_update(const Tensor& g, EFT_ADAM_PARAMETERS) {
   const SlotCheck check("slot_adam_update", g);
   check.same_shape("delta", delta, g);
   const AdamState adam = check.adam(EFT_ADAM_ARGUMENTS);
-  const DeviceGuard guard(g.get_device_index());
+  const Cuda device(check.op, g);
   const Tensor gradient = dense(g);
   const int64_t slots = g.size(0), numbers = slots ? g.numel() / slots : 0;
   for_type(g, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 adam.call(SlotLaunchers<S>::adam_update,
-                           current_stream(check.op, g),
+    device.check(adam.call(SlotLaunchers<S>::adam_update,
+                           device.stream(),
                            slots,
                            int64_t{1},
                            numbers,
@@ -241,12 +236,11 @@ Tensor slot_linear_forward(const Tensor& x,
   const int64_t slots = x.size(0), outs = weight.size(0);
   check.deltas(weight, delta, slots, bias, bias_delta, outs);
   check.clock(time, active, slots);
-  const DeviceGuard guard(x.get_device_index());
+  const Cuda device(check.op, x);
   const Tensor in = dense(x), out = empty_as(x, {slots, x.size(1), outs});
   for_type(x, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 SlotLaunchers<S>::linear_forward(slots,
+    device.check(SlotLaunchers<S>::linear_forward(slots,
                                                   x.size(1),
                                                   x.size(2),
                                                   outs,
@@ -259,7 +253,7 @@ Tensor slot_linear_forward(const Tensor& x,
                                                   write<S>(out),
                                                   read<int32_t>(time),
                                                   read<uint8_t>(active),
-                                                  current_stream(check.op, x)));
+                                                  device.stream()));
   });
   return out;
 }
@@ -275,12 +269,11 @@ Tensor slot_linear_backward(const Tensor& g,
   const int64_t slots = g.size(0), ins = weight.size(1);
   check.deltas(weight, delta, slots, {}, {}, g.size(2));
   check.clock(time, active, slots);
-  const DeviceGuard guard(g.get_device_index());
+  const Cuda device(check.op, g);
   const Tensor gradient = dense(g), g_x = empty_as(g, {slots, g.size(1), ins});
   for_type(g, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 SlotLaunchers<S>::linear_backward(slots,
+    device.check(SlotLaunchers<S>::linear_backward(slots,
                                                    g.size(1),
                                                    ins,
                                                    g.size(2),
@@ -291,7 +284,7 @@ Tensor slot_linear_backward(const Tensor& g,
                                                    write<S>(g_x),
                                                    read<int32_t>(time),
                                                    read<uint8_t>(active),
-                                                   current_stream(check.op, g)));
+                                                   device.stream()));
   });
   return g_x;
 }
@@ -303,13 +296,12 @@ void slot_linear_update(const Tensor& g, const Tensor& x, EFT_ADAM_PARAMETERS) {
   check.alike.floating("g", g);
   check_shape(check.op, "delta", delta, {x.size(0), g.size(2), x.size(2)});
   const AdamState adam = check.adam(EFT_ADAM_ARGUMENTS);
-  const DeviceGuard guard(x.get_device_index());
+  const Cuda device(check.op, x);
   const Tensor gradient = dense(g), in = dense(x);
   for_type(x, [&](auto zero) {
     using S = decltype(zero);
-    check_launch(check.op,
-                 adam.call(SlotLaunchers<S>::linear_update,
-                           current_stream(check.op, x),
+    device.check(adam.call(SlotLaunchers<S>::linear_update,
+                           device.stream(),
                            x.size(0),
                            x.size(1),
                            x.size(2),
@@ -319,22 +311,24 @@ void slot_linear_update(const Tensor& g, const Tensor& x, EFT_ADAM_PARAMETERS) {
   });
 }
 
-}  // namespace
-}  // namespace eft_fast
-
-#ifdef EFT_FAST_CUDA_EMULATOR
-STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(eft_fast, CUDA, m) {
-#endif
-  m.impl("slot_conv_forward", TORCH_BOX(&eft_fast::slot_conv_forward));
-  m.impl("slot_conv_backward", TORCH_BOX(&eft_fast::slot_conv_backward));
-  m.impl("slot_conv_update", TORCH_BOX(&eft_fast::slot_conv_update));
-  m.impl("slot_bias_update", TORCH_BOX(&eft_fast::slot_bias_update));
-  m.impl("slot_adam_update", TORCH_BOX(&eft_fast::slot_adam_update));
-  m.impl("slot_linear_forward", TORCH_BOX(&eft_fast::slot_linear_forward));
-  m.impl("slot_linear_backward", TORCH_BOX(&eft_fast::slot_linear_backward));
-  m.impl("slot_linear_update", TORCH_BOX(&eft_fast::slot_linear_update));
+template <typename Device>
+void implement(Library& m) {
+#define EFT_IMPL(name) m.impl(#name, TORCH_BOX(&name))
+  EFT_IMPL(slot_conv_forward);
+  EFT_IMPL(slot_conv_backward);
+  EFT_IMPL(slot_conv_update);
+  EFT_IMPL(slot_bias_update);
+  EFT_IMPL(slot_adam_update);
+  EFT_IMPL(slot_linear_forward);
+  EFT_IMPL(slot_linear_backward);
+  EFT_IMPL(slot_linear_update);
+#undef EFT_IMPL
 }
+
+}  // namespace
+
+EFT_IMPLEMENT_CUDA
+
+}  // namespace eft_fast
 
 #endif  // EFT_FAST_WITH_CUDA

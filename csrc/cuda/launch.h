@@ -73,6 +73,12 @@ __device__ __forceinline__ void cp_async_wait() {
 
 namespace eft_fast {
 
+// Blocks of a launch. A grid that is too large becomes one of 0 blocks: the launch refuses it,
+// where a cast would leave a part of the work undone.
+inline unsigned grid_of(int64_t blocks) {
+  return blocks <= INT32_MAX ? static_cast<unsigned>(blocks) : 0;
+}
+
 // Raises the dynamic shared memory of a kernel above the default 48 KB. Allowed during graph
 // capture.
 template <typename Kernel>

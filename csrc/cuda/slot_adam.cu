@@ -71,7 +71,7 @@ int bias_update(int64_t slots,
   if (!clock.time) return cudaErrorInvalidValue;
   if (slots * channels == 0) return cudaSuccess;
   EFT_LAUNCH((bias_kernel<T>),
-             static_cast<unsigned>(divide_up(slots * channels, kThreads / 32)),
+             grid_of(divide_up(slots * channels, kThreads / 32)),
              kThreads,
              0,
              stream,
@@ -97,7 +97,7 @@ void launch_adam(int64_t slots,
                  void* stream) {
   const int64_t blocks = divide_up(n, kThreads);
   EFT_LAUNCH((adam_kernel<T>),
-             static_cast<unsigned>(slots * blocks),
+             grid_of(slots * blocks),
              kThreads,
              0,
              stream,

@@ -163,7 +163,7 @@ int conv_backward(const ConvShape& shape,
   const int64_t tiles = divide_up(shape.cin, kPsTile) * column_tiles * shape.sh * shape.sw;
   const bool is_known = with_product(T(0), arithmetic, [&](auto product) {
     EFT_LAUNCH((slot_backward_kernel<T, decltype(product)>),
-               static_cast<unsigned>(shape.slots * tiles),
+               grid_of(shape.slots * tiles),
                kPsThreads,
                0,
                stream,

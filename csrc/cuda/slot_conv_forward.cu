@@ -105,7 +105,7 @@ int conv_forward(const ConvShape& shape,
   const int64_t tiles = divide_up(conv.cout, kPsTile) * column_tiles;
   const bool is_known = with_product(T(0), arithmetic, [&](auto product) {
     EFT_LAUNCH((slot_forward_kernel<T, decltype(product)>),
-               static_cast<unsigned>(shape.slots * tiles),
+               grid_of(shape.slots * tiles),
                kPsThreads,
                0,
                stream,

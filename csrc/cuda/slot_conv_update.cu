@@ -116,7 +116,7 @@ int conv_update(const ConvShape& shape,
   if (parts > 1 && !args.sums) return cudaErrorInvalidValue;
   const bool is_known = with_product(T(0), arithmetic, [&](auto product) {
     EFT_LAUNCH((slot_update_kernel<T, decltype(product)>),
-               static_cast<unsigned>(shape.slots * tiles),
+               grid_of(shape.slots * tiles),
                kPsThreads,
                0,
                stream,

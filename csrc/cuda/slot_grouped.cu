@@ -137,7 +137,7 @@ void launch_grouped_forward(const ConvShape& shape,
   const int bytes = conv.depth * static_cast<int>(sizeof(T));
   allow_shared(grouped_forward_kernel<T>, bytes);
   EFT_LAUNCH((grouped_forward_kernel<T>),
-             static_cast<unsigned>(shape.slots * shape.cout * chunks),
+             grid_of(shape.slots * shape.cout * chunks),
              kThreads,
              bytes,
              stream,
@@ -164,7 +164,7 @@ void launch_grouped_backward(const ConvShape& shape,
   const int bytes = conv.cout / conv.groups * conv.area * static_cast<int>(sizeof(T));
   allow_shared(grouped_backward_kernel<T>, bytes);
   EFT_LAUNCH((grouped_backward_kernel<T>),
-             static_cast<unsigned>(shape.slots * shape.cin * chunks),
+             grid_of(shape.slots * shape.cin * chunks),
              kThreads,
              bytes,
              stream,
@@ -186,7 +186,7 @@ void launch_grouped_update(const ConvShape& shape,
                            void* stream) {
   const Conv conv(shape);
   EFT_LAUNCH((grouped_update_kernel<T>),
-             static_cast<unsigned>(shape.slots * shape.cout * conv.in_group),
+             grid_of(shape.slots * shape.cout * conv.in_group),
              kThreads,
              0,
              stream,

@@ -115,7 +115,7 @@ int linear_forward(const Linear& shape,
   if (shape.slots * shape.rows * shape.outs == 0) return cudaSuccess;
   const int64_t blocks = divide_up(shape.outs, kWarps);
   EFT_LAUNCH((linear_forward_kernel<T>),
-             static_cast<unsigned>(shape.slots * blocks),
+             grid_of(shape.slots * blocks),
              kWarps * 32,
              0,
              stream,
@@ -139,7 +139,7 @@ int linear_backward(const Linear& shape,
   if (shape.slots * shape.rows * shape.ins == 0) return cudaSuccess;
   const int64_t blocks = divide_up(shape.ins, 32);
   EFT_LAUNCH((linear_backward_kernel<T>),
-             static_cast<unsigned>(shape.slots * blocks),
+             grid_of(shape.slots * blocks),
              kWarps * 32,
              0,
              stream,
@@ -162,7 +162,7 @@ int linear_update(const Linear& shape,
   if (!clock.time) return cudaErrorInvalidValue;
   if (shape.slots * shape.outs * shape.ins == 0) return cudaSuccess;
   EFT_LAUNCH((linear_update_kernel<T>),
-             static_cast<unsigned>(shape.slots * shape.outs),
+             grid_of(shape.slots * shape.outs),
              kWarps * 32,
              0,
              stream,

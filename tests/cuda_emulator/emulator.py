@@ -58,7 +58,7 @@ def build(
         pytest.skip("no C++ compiler")
     sources = [*sources, *sorted(CUDA.glob("cuda_emulator*.cpp"))]
     headers = sorted(
-        path for folder in ("", "cuda", "math") for path in (CSRC / folder).glob("*.h")
+        path for folder in ("", "cpu", "cuda", "math") for path in (CSRC / folder).glob("*.h")
     )
     key = hashlib.sha256(" ".join([*FLAGS, *flags, *link]).encode())
     for path in [*sources, *headers]:
@@ -125,11 +125,10 @@ def build_kernels(flags: Sequence[str] = ("-O2",)) -> Path:
 
 
 def build_operators() -> Path:
-    """The operators of csrc/ops.cpp with the CUDA kernels behind them, on CPU tensors."""
+    """The operators that have CUDA kernels, with those kernels behind them, on CPU tensors."""
     torch_folder = Path(torch.__file__).parent
-    sources = [
-        CSRC / name for name in ("ops.cpp", "ops_cuda.cpp", "slot_ops.cpp", "raster_ops.cpp")
-    ]
+    families = [path for path in CSRC.glob("*_ops.cpp") if "EFT_FAST_WITH_CUDA" in path.read_text()]
+    sources = [CSRC / "build_info.cpp", *sorted(families)]
     sources.append(Path(__file__).parent / "no_simd.cpp")
     flags = ["-O2", "-std=c++20", "-fvisibility=hidden", f"-isystem{torch_folder / 'include'}"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DEFT_FAST_WITH_CUDA"]

@@ -1,4 +1,4 @@
-"""The operators' own tests, with csrc/ops_cuda.cpp in the place of the CPU kernels."""
+"""The operators' own tests, with the CUDA kernels in the place of those of the CPU."""
 
 from __future__ import annotations
 

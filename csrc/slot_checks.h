@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cuda/slot_launchers.h"
-#include "ops_cuda.h"
+#include "device.h"
 
 namespace eft_fast {
 
@@ -93,8 +93,8 @@ struct SlotCheck {
 
   // State is of the type of the activations, or bfloat16 beside float32.
   void state(const char* name, const Tensor& t) const {
-    const bool fits_half = is_bf16(t) && alike.first.scalar_type() == ScalarType::Float;
-    if (!fits_half && t.scalar_type() != alike.first.scalar_type()) {
+    const bool fits_half = is_bf16(t) && alike.type == ScalarType::Float;
+    if (!fits_half && t.scalar_type() != alike.type) {
       refuse(std::string(name) +
              " must have the type of the activations, or be bfloat16 beside float32");
     }
@@ -109,7 +109,7 @@ struct SlotCheck {
     if (arithmetic < kSlotFloat32 || arithmetic > kSlotTf32)
       refuse("arithmetic must be 0 (float32), 1 (3xTF32) or 2 (TF32), got " +
              std::to_string(arithmetic));
-    if (arithmetic != kSlotFloat32 && alike.first.scalar_type() != ScalarType::Float)
+    if (arithmetic != kSlotFloat32 && alike.type != ScalarType::Float)
       refuse("arithmetic must be 0 in float64; tensor cores take float32");
   }
 
