@@ -10,7 +10,7 @@ from eft_fast.cli.eval_openbench import SEED
 from eft_fast.cli.options import add_out_folder, add_regressor, at_least
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_folder, check_regressor
+from eft_fast.cli.paths import check_folder, check_regressor, output_folder
 
 #: People by default: as many as the card of the shipped regressor was measured on.
 _COUNT: Final = 1000
