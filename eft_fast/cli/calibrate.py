@@ -86,8 +86,8 @@ def run(options: argparse.Namespace) -> int:
     lines = [
         f"{found.people} people: {found.source}",
         f"regressor       {regressor.id}, weights {found.weights_hash}, body {found.body_id}",
-        f"usual error     root {errors['root_deg']:.0f}, joints {errors['joints_deg']:.0f} degrees, "
-        f"betas {errors['betas']:.2f}, scale {errors['scale']:.1%}",
+        f"usual error     root {errors['root_deg']:.0f}, joints {errors['joints_deg']:.0f} "
+        f"degrees, betas {errors['betas']:.2f}, scale {errors['scale']:.1%}",
         f"written         {out}",
     ]
     emit(summary, lines, as_json=options.json)
