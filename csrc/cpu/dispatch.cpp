@@ -23,24 +23,32 @@ namespace eft_fast {
   void body_priors(const cpu::BodyPriors<double>&);         \
   void depthwise(const cpu::Depthwise&);                    \
   void depthwise_backward(const cpu::DepthwiseBackward&);   \
+  void map_solve(const cpu::MapSolve<float>&);              \
+  void map_solve(const cpu::MapSolve<double>&);             \
+  void map_evaluate(const cpu::MapEvaluate<float>&);        \
+  void map_evaluate(const cpu::MapEvaluate<double>&);       \
   }
 
-#define EFT_TABLE(set)   \
-  {#set,                 \
-   set::mesh_forward,    \
-   set::mesh_forward,    \
-   set::mesh_backward,   \
-   set::mesh_backward,   \
-   set::points_forward,  \
-   set::points_forward,  \
-   set::points_backward, \
-   set::points_backward, \
-   set::keypoint_loss,   \
-   set::keypoint_loss,   \
-   set::body_priors,     \
-   set::body_priors,     \
-   set::depthwise,       \
-   set::depthwise_backward}
+#define EFT_TABLE(set)      \
+  {#set,                    \
+   set::mesh_forward,       \
+   set::mesh_forward,       \
+   set::mesh_backward,      \
+   set::mesh_backward,      \
+   set::points_forward,     \
+   set::points_forward,     \
+   set::points_backward,    \
+   set::points_backward,    \
+   set::keypoint_loss,      \
+   set::keypoint_loss,      \
+   set::body_priors,        \
+   set::body_priors,        \
+   set::depthwise,          \
+   set::depthwise_backward, \
+   set::map_solve,          \
+   set::map_solve,          \
+   set::map_evaluate,       \
+   set::map_evaluate}
 
 EFT_DECLARE_SET(portable)
 #if defined(__x86_64__)

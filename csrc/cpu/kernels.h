@@ -158,6 +158,14 @@ struct DepthwiseBackward : DepthwiseMaps {
   float *g_x, *g_weight, *g_bias;  // g_x, or g_weight and g_bias, may be null: not wanted
 };
 
+}  // namespace cpu
+}  // namespace eft_fast
+
+#include "map.h"
+
+namespace eft_fast {
+namespace cpu {
+
 struct Kernels {
   const char* name;
   void (*mesh_forward_f32)(const MeshForward<float>&);
@@ -174,6 +182,10 @@ struct Kernels {
   void (*body_priors_f64)(const BodyPriors<double>&);
   void (*depthwise)(const Depthwise&);
   void (*depthwise_backward)(const DepthwiseBackward&);
+  void (*map_solve_f32)(const MapSolve<float>&);
+  void (*map_solve_f64)(const MapSolve<double>&);
+  void (*map_evaluate_f32)(const MapEvaluate<float>&);
+  void (*map_evaluate_f64)(const MapEvaluate<double>&);
 };
 
 // The table in use: the best set that this processor runs, unless eft_fast_choose_simd chose

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import operator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from eft_fast.losses.keypoints import DEFAULT_WEIGHTS, EftLossWeights
+from eft_fast.pipeline.fitter import StopRule
 
 #: What EFT tunes. ``layer3``, ``layer4``: the trunk from that stage on, and the head; ``feature``:
 #: the vector that the head reads; ``lora``: low-rank additions to every weight.
@@ -16,6 +18,23 @@ EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora")
 #: move other quantities, and were chosen on rendered people (docs/fitting.md).
 MODE_LR: Final = {"feature": 3e-3, "lora": 1e-4}
 WEIGHT_LR: Final = 5e-6
+#: The same with the tie, whose loss is on another scale only for Adam's epsilon: it takes the end
+#: of the way over from the number of passes, so that steps may be larger (docs/fitting.md).
+TIE_LR: Final = {
+    "full": 1e-5,
+    "layer3": 1e-5,
+    "layer4": 2e-5,
+    "head": 3e-4,
+    "feature": 1e-2,
+    "lora": 3e-4,
+}
+#: What holds the answer to where it started.
+TIES: Final = ("auto", "residual", None)
+#: 2D error at which the released loop ends a fit.
+RELEASED_THRESHOLD: Final = 1e-4
+#: Hips and ankles count: leaving them out, as the released loop does, leaves ankles worse than
+#: before the fit.
+ALL_KEYPOINTS: Final = EftLossWeights(with_hips=True, with_ankles=True)
 #: Arithmetic of the network's layers; ``3xtf32`` and ``tf32`` are that of the CUDA kernels.
 PRECISIONS: Final = ("fp32", "3xtf32", "tf32", "bf16")
 TENSOR_CORES: Final = ("3xtf32", "tf32")
@@ -45,7 +64,8 @@ def _accept_old_names(cls: type[_Config]) -> type[_Config]:
     def make_from_either(self: Any, *values: Any, **given: Any) -> None:
         old = {new: given.pop(name) for name, new in _OLD_NAMES.items() if name in given}
         if old:
-            given["loss"] = replace(given.get("loss", DEFAULT_WEIGHTS), **old)
+            default = DEFAULT_WEIGHTS if given.get("strict_reference") else ALL_KEYPOINTS
+            given["loss"] = replace(given.get("loss") or default, **old)
         make(self, *values, **given)
 
     cls.__init__ = make_from_either  # type: ignore[method-assign]
@@ -57,16 +77,32 @@ def _accept_old_names(cls: type[_Config]) -> type[_Config]:
 @_accept_old_names
 @dataclass(frozen=True)
 class EftConfig:
-    """Options of Exemplar Fine-Tuning. The defaults are those of the reference implementation.
+    """Options of Exemplar Fine-Tuning; ``released`` has those of the reference implementation.
+
+    With the tie the loss is E of ``losses.tie``: squared errors of the given keypoints over their
+    variances, and the squared distance to the network's answer under the covariance of its errors.
+    Without it, it is the loss as released.
 
     Attributes:
-        lr: Learning rate of Adam; None: 5e-6, the reference's, where weights are tuned, and
-            ``MODE_LR`` in the modes that tune something else.
+        lr: Learning rate of Adam; None: ``TIE_LR`` with the tie; else 5e-6, the reference's, where
+            weights are tuned, and ``MODE_LR`` in the modes that tune something else.
         max_steps: Forward passes at most. The last one is not followed by an update, so a fit
             that never converges returns the result of ``max_steps - 1`` updates.
-        threshold: A fit has converged when the 2D term (mean over 49 x 2 squared errors in
-            [-1, 1], not divided by the number of labelled keypoints) falls below this.
-        loss: Weights of the terms. Their old names (``keypoint_weight``, ``beta_weight``,
+        threshold: A fit has converged when its 2D error falls below this. Without the tie, the
+            error is the mean over 49 x 2 squared errors in [-1, 1], not divided by the number of
+            labelled keypoints; with it, the mean of squared errors over their variances. None:
+            1e-4 without the tie, and 0, never, with it.
+        tie: ``residual``: hold the answer by the error covariance of the weights; None: do not;
+            ``auto``: hold it where that covariance is known, and never in strict mode.
+        covariance: File of the error covariance; None: that of the package's regressor.
+        sigma: Standard deviation of a keypoint with the tie, in units of the person's extent
+            (``losses.tie.SIZE_UNIT`` times f).
+        sigma_unsure: The same of keypoints whose confidence is not above ``sure_above``.
+        sure_above: Confidence that parts the two.
+        distance: With the tie and where no pinhole is given, the distance in metres from which a
+            pinhole is assumed to see the person; None: the weak camera.
+        loss: Weights of the terms without the tie; None: the reference's with hips and ankles, or
+            as they are in strict mode. Their old names (``keypoint_weight``, ``beta_weight``,
             ``camera_weight``, ``leg_weight``, ``total_weight``, ``openpose_weight``,
             ``gt_weight``, ``with_hips``, ``with_ankles``) are taken and can be read as well.
         adam_betas: Decay rates of Adam.
@@ -85,8 +121,14 @@ class EftConfig:
 
     lr: float | None = None
     max_steps: int = 20
-    threshold: float = 1e-4
-    loss: EftLossWeights = DEFAULT_WEIGHTS
+    threshold: float | None = None
+    tie: str | None = "auto"
+    covariance: str | Path | None = None
+    sigma: float = 0.02
+    sigma_unsure: float = 0.06
+    sure_above: float = 0.55
+    distance: float | None = 5.0
+    loss: EftLossWeights = None  # type: ignore[assignment]  # never None once it is made
     adam_betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-8
     strict_reference: bool = False
@@ -95,7 +137,19 @@ class EftConfig:
     lora_rank: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse values that no fit can use."""
+        """Fill in the weights, and refuse values that no fit can use."""
+        if self.loss is None:
+            weights = DEFAULT_WEIGHTS if self.strict_reference else ALL_KEYPOINTS
+            object.__setattr__(self, "loss", weights)
+        for name in ("sigma", "sigma_unsure", "distance"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"EftConfig: {name} must be positive, got {value}")
+        if self.strict_reference and self.tie == "residual":
+            raise ValueError(
+                "EftConfig: strict_reference repeats the released loop, which knows no tie; "
+                "leave one of them out"
+            )
         for name in ("max_steps", "lora_rank"):
             value = getattr(self, name)
             if value < 1:
@@ -104,16 +158,29 @@ class EftConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"EftConfig: {name} must not be negative, got {value}")
-        for name, known in (("precision", PRECISIONS), ("state", STATES)):
+        for name, known in (("precision", PRECISIONS), ("state", STATES), ("tie", TIES)):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(
-                    f"EftConfig: {name} must be one of {', '.join(known)}, got {value!r}"
+                    f"EftConfig: {name} must be one of {', '.join(map(str, known))}, got {value!r}"
                 )
 
+    @classmethod
+    def released(cls, **changes: Any) -> EftConfig:
+        """The loop and loss of the reference implementation, with other options if given."""
+        return cls(**{"tie": None, "loss": DEFAULT_WEIGHTS, **changes})
+
     def lr_of(self, mode: str) -> float:
-        """The learning rate that a mode runs with."""
-        return MODE_LR.get(mode, WEIGHT_LR) if self.lr is None else self.lr
+        """The learning rate that a mode runs with, once the tie is resolved."""
+        if self.lr is not None:
+            return self.lr
+        return TIE_LR[mode] if self.tie == "residual" else MODE_LR.get(mode, WEIGHT_LR)
+
+    @property
+    def stop_rule(self) -> StopRule:
+        """When a fit ends, once the tie is resolved."""
+        default = 0.0 if self.tie == "residual" else RELEASED_THRESHOLD
+        return StopRule(default if self.threshold is None else self.threshold, self.max_steps)
 
     @property
     def arithmetic(self) -> str:

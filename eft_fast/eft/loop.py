@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loss import EftLoss, EftTarget
+from eft_fast.eft.loss import EftLoss, EftTarget, resolve_tie
 from eft_fast.eft.modes import make_network, share
 from eft_fast.models.base import Regressor, RegressorOutput
-from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit, StopRule
+from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit
 from eft_fast.pipeline.predict import confidence_outputs
 from eft_fast.pipeline.prepare import Prepared
 
@@ -56,13 +56,14 @@ class LoopFitter(Fitter):
         on_step: StepCallback | None = None,
     ) -> None:
         self._on_step = on_step
+        config = resolve_tie(config, regressor)
         network, tuned = make_network(regressor, mode, config)
         self._network, parameters = share(network, tuned)
         self._tuned = [parameters[id(parameter)] for parameter in tuned]
         self._start = [parameter.detach() for parameter in tuned]
         self._config, self._lr = config, config.lr_of(mode)
-        self._loss = EftLoss(body, config)
-        self._rule = StopRule(config.threshold, config.max_steps)
+        self._loss = EftLoss(regressor, body, config)
+        self._rule = config.stop_rule
         self._outputs = confidence_outputs(regressor)
         self._like = next(regressor.parameters()).detach()
 
@@ -103,7 +104,7 @@ class LoopFitter(Fitter):
                 output, said = self._network.first(inputs, raw_camera=raw_camera)
             else:
                 output = self._network(inputs, raw_camera=raw_camera)
-            total, error = self._loss(output, target)
+            total, error = self._loss(output, target, records.start(output))
             if self._on_step is not None:
                 answer = RegressorOutput(*(value.detach().clone() for value in output))
                 self._on_step(person.index, step, answer)

@@ -1,22 +1,29 @@
-"""What EFT minimises: the loss of each person, for any number of people."""
+"""What EFT minimises, for any number of people: the released loss, or keypoints and the tie."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eft_fast import ops
 from eft_fast.eft.config import EftConfig
-from eft_fast.models.base import RegressorOutput
+from eft_fast.geometry.cameras import weak_to_pinhole
+from eft_fast.losses import tie
+from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.models.error_covariance import find_error_covariance, load_error_covariance
+from eft_fast.models.error_state import answer_frame
 from eft_fast.pipeline.predict import output_loss
 from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
+
+_JOINTS: Final = "smpl24"
 
 
 @dataclass(frozen=True)
@@ -24,36 +31,131 @@ class EftTarget:
     """What people are fitted to.
 
     Attributes:
-        keypoints_2d: x and y in [-1, 1] of the crop, and confidence.
+        keypoints_2d: x and y in [-1, 1] of the crop, and confidence; what the released loss takes.
         intrinsics: Pinholes as seen in the crops; None: the weak camera.
+        given: The keypoints in their own joint set, which the loss with the tie takes.
+        joint_set: Name of that set.
     """
 
     keypoints_2d: Float[Tensor, "B 49 3"]
     intrinsics: Float[Tensor, "B 3 3"] | None = None
+    given: Float[Tensor, "B K 3"] | None = None
+    joint_set: str = "spin49"
 
     @classmethod
     def of(cls, people: Sequence[Prepared]) -> EftTarget:
         """The targets of people."""
+        keypoints_2d = torch.stack([person.keypoints_2d for person in people])
+        given = [person.given for person in people if person.given is not None]
+        if len(given) < len(people):
+            return cls(keypoints_2d, stack_intrinsics(people), keypoints_2d)
+        return cls(keypoints_2d, stack_intrinsics(people), torch.stack(given), people[0].joint_set)
+
+    @classmethod
+    def concatenate(cls, targets: Sequence[EftTarget]) -> EftTarget:
+        """The targets of all people in order."""
+        pinholes = [each.intrinsics for each in targets if each.intrinsics is not None]
+        given = [each.given for each in targets if each.given is not None]
         return cls(
-            torch.stack([person.keypoints_2d for person in people]), stack_intrinsics(people)
+            torch.cat([each.keypoints_2d for each in targets]),
+            torch.cat(pinholes) if pinholes else None,
+            torch.cat(given) if given else None,
+            targets[0].joint_set,
         )
+
+
+def resolve_tie(config: EftConfig, regressor: Regressor) -> EftConfig:
+    """The configuration with ``tie="auto"`` decided: where the network's usual error is known."""
+    if config.tie != "auto":
+        return config
+    known = find_error_covariance(regressor, config.covariance) is not None
+    return replace(config, tie="residual" if known and not config.strict_reference else None)
 
 
 class EftLoss:
-    """Total loss and 2D error of answers; a loop of any kind calls it once per step.
+    """Loss and 2D error of answers; a loop of any kind calls it once per step.
 
     Args:
+        regressor: The network before any update; with the tie, its error covariance is loaded.
         body: Body model on the device of the network.
-        config: Weights of the terms.
+        config: Weights of the terms, with the tie resolved.
+
+    Raises:
+        ValueError: If the tie is asked for and the error covariance of the network is not known.
     """
 
-    def __init__(self, body: Smpl, config: EftConfig) -> None:
-        self._body, self._weights = body, config.loss
+    def __init__(self, regressor: Regressor, body: Smpl, config: EftConfig) -> None:
+        self._body, self._config = body, config
+        self._precision: Tensor | None = None
+        if config.tie == "residual":
+            like = next(regressor.parameters())
+            covariance = load_error_covariance(regressor, config.covariance)
+            self._precision = torch.from_numpy(covariance.precision()).to(like)
 
     def __call__(
-        self, output: RegressorOutput, target: EftTarget
+        self, output: RegressorOutput, target: EftTarget, start: RegressorOutput
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Total loss of each person, and the 2D error of ``StopRule``, without gradient."""
-        return output_loss(
-            self._body, output, target.keypoints_2d, self._weights, target.intrinsics
+        """The loss of each person, and the 2D error of ``StopRule`` without gradient.
+
+        Args:
+            output: Answers of the network as it is tuned now.
+            target: Of the same people.
+            start: Their answers before any update.
+        """
+        if self._precision is None:
+            return output_loss(
+                self._body, output, target.keypoints_2d, self._config.loss, target.intrinsics
+            )
+        with torch.no_grad():
+            frame = answer_frame(self._joints(start), start.pred_cam)
+        offset = tie.tie_offset(start, output, frame.size)
+        keypoints, error = self._keypoint_energy(output, target, start, frame.center, frame.size)
+        return keypoints + tie.tie_energy(offset, self._precision), error
+
+    def _joints(self, answer: RegressorOutput) -> Float[Tensor, "B 24 3"]:
+        return self._body.keypoints(
+            answer.pred_betas,
+            answer.pred_rotmat[:, 1:],
+            answer.pred_rotmat[:, :1],
+            joint_set=_JOINTS,
+            pose2rot=False,
         )
+
+    def _keypoint_energy(
+        self,
+        output: RegressorOutput,
+        target: EftTarget,
+        start: RegressorOutput,
+        center: Float[Tensor, "B 2"],
+        size: Float[Tensor, " B"],
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Squared errors over their variances, summed; and their mean, which tells the end."""
+        assert target.given is not None
+        config, given = self._config, target.given
+        weight = tie.keypoint_weights(
+            given[..., 2],
+            size,
+            sigma=config.sigma,
+            sigma_unsure=config.sigma_unsure,
+            sure_above=config.sure_above,
+        )
+        camera = output.pred_cam
+        pinhole = target.intrinsics
+        if pinhole is None and config.distance is not None:
+            pinhole = tie.assumed_pinhole(center, start.pred_cam[:, 0], config.distance)
+        if pinhole is not None:
+            eye = torch.eye(3, dtype=camera.dtype, device=camera.device).expand_as(pinhole)
+            camera = ops.pack_full_camera(pinhole, eye, weak_to_pinhole(camera, pinhole))
+        count = given.shape[1]
+        out = ops.keypoint_loss(
+            self._body.points_plan(target.joint_set),
+            output.pred_betas,
+            output.pred_rotmat,
+            camera,
+            torch.cat([given[..., :2], weight[..., None]], -1),
+            # The operator takes the mean over the 2 K coordinates, the energy is the sum.
+            weights=ops.LossWeights(keypoints=2.0 * count),
+            backend=self._body.backend,
+        )
+        number = (weight > 0).sum(1).clamp_min(1)
+        return out.loss, 2 * count * out.parts[:, 0].detach() / number

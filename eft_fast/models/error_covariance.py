@@ -150,6 +150,17 @@ def load_error_covariance(regressor: Regressor, path: str | Path | None = None) 
     return found
 
 
+def find_error_covariance(
+    regressor: Regressor, path: str | Path | None = None
+) -> ErrorCovariance | None:
+    """As ``load_error_covariance``; without a path None, if nothing is known of the regressor."""
+    if path is None and read_error_covariance(OPEN_COVARIANCE_PATH).weights_hash != weights_hash(
+        regressor
+    ):
+        return None
+    return load_error_covariance(regressor, path)
+
+
 def read_error_covariance(path: str | Path) -> ErrorCovariance:
     """Read a file, whichever weights it belongs to; see ``load_error_covariance``."""
     path = Path(path)

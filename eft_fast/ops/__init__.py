@@ -15,6 +15,7 @@ from eft_fast.ops.loss import (
     make_limb_targets,
     pack_full_camera,
 )
+from eft_fast.ops.map import MapEvaluation, MapSolution, MapState, map_evaluate, map_solve
 from eft_fast.ops.plans import MeshPlan, PointsPlan
 from eft_fast.ops.priors import body_priors, use_native_priors
 from eft_fast.ops.raster import Raster, rasterize
@@ -25,6 +26,9 @@ __all__ = [
     "KeypointLoss",
     "LimbTargets",
     "LossWeights",
+    "MapEvaluation",
+    "MapSolution",
+    "MapState",
     "MeshPlan",
     "PointsPlan",
     "Raster",
@@ -36,6 +40,8 @@ __all__ = [
     "keypoint_gradients",
     "keypoint_loss",
     "make_limb_targets",
+    "map_evaluate",
+    "map_solve",
     "pack_full_camera",
     "rasterize",
     "smpl_mesh",

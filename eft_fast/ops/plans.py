@@ -149,6 +149,26 @@ class PointsPlan:
         )
 
     @cached_property
+    def map_rows(self) -> Float[Tensor, "R 3 240"]:
+        """Rows that are used, as the MAP solver reads them: its joints lie side by side.
+
+        Number e = 3 i + k of R_m - I of joint m at 24 e + m (0 for the root), shape directions at
+        216, the template at 226; the rest is 0.
+        """
+        used = int(self.term_index[:, 0].max()) + 1 if len(self.term_index) else 0
+        rows = self.basis[:, :, :used].permute(2, 1, 0)
+        turns = rows.new_zeros(used, 3, 9, 24)
+        turns[..., 1:] = rows[..., 11:].unflatten(2, (23, 9)).transpose(2, 3)
+        padding = rows.new_zeros(used, 3, 13)
+        parts = (turns.flatten(2), rows[..., 1:11], rows[..., :1], padding)
+        return torch.cat(parts, 2).contiguous()
+
+    @cached_property
+    def map_arguments(self) -> tuple[Tensor, ...]:
+        """The plan in the order of the schemas of csrc/map_ops.cpp."""
+        return (*self.tree, self.map_rows, *self.rows[2:])
+
+    @cached_property
     def arguments(self) -> tuple[Tensor, ...]:
         """The plan in the order of the schema of ``smpl_points``."""
         return self.tree + self.rows

@@ -14,6 +14,7 @@ from eft_fast.eft.batched.memory import slots_that_fit
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import DEFAULT_CONFIG, TENSOR_CORES, EftConfig
 from eft_fast.eft.loop import LoopFitter
+from eft_fast.eft.loss import resolve_tie
 from eft_fast.eft.modes import check_mode
 from eft_fast.models.base import Regressor
 from eft_fast.ops import find_device
@@ -131,6 +132,7 @@ def make_fitter(
             f"fit_batch: precision {config.precision!r} is that of the CUDA kernels, which do not "
             f"fit {regressor.id} on {device} in mode {mode!r}; use 'fp32' or 'bf16'"
         )
+    config = resolve_tie(config, regressor)
     make = partial(_make_local, regressor, body, method=method, mode=mode, config=config)
     if workers > 1:
         if device.type != "cpu":
@@ -166,7 +168,7 @@ def _make_local(
             regressor,
             body,
             weights=config.loss,
-            threshold=config.threshold,
+            threshold=config.stop_rule.threshold,
             raw_camera=config.strict_reference,
         )
     fitter = make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)

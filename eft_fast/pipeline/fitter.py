@@ -87,7 +87,7 @@ class StopRule:
     """When a fit by repeated forward passes ends; decided before the update, as the reference does.
 
     Attributes:
-        threshold: 2D error below which a person has converged.
+        threshold: 2D error below which a person has converged; 0: never.
         max_steps: Forward passes at most; the last one is not followed by an update.
     """
 
@@ -95,7 +95,9 @@ class StopRule:
     max_steps: int
 
     def has_converged(self, error: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
-        """Who is near enough; NaN is not."""
+        """Who is near enough: nobody where the threshold is 0, nor whose error is NaN."""
+        if self.threshold == 0:
+            return torch.zeros_like(error, dtype=torch.bool)
         near: Tensor = error.double() < self.threshold
         return near
 
@@ -182,6 +184,19 @@ class FitRecords:
         reason.copy_(torch.where(active, code.to(reason.dtype), reason))
         active.logical_and_(code == 0)
         return code
+
+    @torch.no_grad()
+    def start(self, output: RegressorOutput, first: int = 0) -> RegressorOutput:
+        """The answers before any update; where there was none, those that have just come."""
+        here = slice(first, first + len(output.pred_cam))
+        is_first = (self.time[here] == 0)[:, None]
+        parts = self.rows[here, : _ANSWER - 1].split(list(_SIZES), 1)
+        return RegressorOutput(
+            *(
+                torch.where(is_first, new.detach().flatten(1), old).reshape(new.shape)
+                for new, old in zip(output, parts, strict=True)
+            )
+        )
 
     def advance(self, first: int = 0, count: int = 1) -> None:
         """Count the update that followed ``update``, for who is active."""

@@ -38,6 +38,7 @@ class Prepared:
             for the full perspective; None: the weak camera. All people of a run alike.
         given: The keypoints of the sample's own joint set in the crop, as ``keypoints_2d``; None
             where only the 49 are known.
+        joint_set: Name of that set.
         keypoints_px: The given keypoints in photo pixels, cleaned: NaN and those outside the photo
             have confidence 0.
         center: Centre of the crop, photo pixels; NaN without a photo.
@@ -53,6 +54,7 @@ class Prepared:
     keypoints_2d: Float[Tensor, "49 3"]
     crop_intrinsics: Float[Tensor, "3 3"] | None = None
     given: Float[Tensor, "K 3"] | None = None
+    joint_set: str = "spin49"
     keypoints_px: Float[np.ndarray, "K 3"] | None = None
     center: Float[np.ndarray, " 2"] | None = None
     scale: float = float("nan")
@@ -163,6 +165,7 @@ def prepare_person(
         keypoints_2d=torch.from_numpy(keypoints_2d),
         crop_intrinsics=_seen_in_crop(intrinsics, center, float(crop.scale)),
         given=torch.from_numpy(np.where(cropped[:, 2:] > 0, cropped, 0.0).astype(np.float32)),
+        joint_set=joint_set.name,
         keypoints_px=cleaned,
         center=center,
         scale=float(crop.scale),

@@ -27,7 +27,7 @@ from eft_fast.eft.batched.cuda_graph import EagerSteps, GraphSteps, Reader, Step
 from eft_fast.eft.batched.layers import can_stack
 from eft_fast.eft.batched.slots import STATE_TYPES
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loss import EftLoss, EftTarget
+from eft_fast.eft.loss import EftLoss, EftTarget, resolve_tie
 from eft_fast.eft.modes import make_network, share
 from eft_fast.models.base import Regressor
 from eft_fast.ops.slot_layers import SlotClock, has_kernels, make_adam_options
@@ -35,7 +35,6 @@ from eft_fast.pipeline.fitter import (
     FitRecords,
     Fitter,
     PersonFit,
-    StopRule,
     is_done,
     read_record,
 )
@@ -97,9 +96,10 @@ class GraphSlotFitter(Fitter):
             raise ValueError(
                 f"fit_batch: slots must be at least 1 and lag not negative, got {slots} and {lag}"
             )
+        config = resolve_tie(config, regressor)
         network, tuned = make_network(regressor, mode, config)
         like = next(regressor.parameters()).detach()
-        self._records = FitRecords(slots, StopRule(config.threshold, config.max_steps), like)
+        self._records = FitRecords(slots, config.stop_rule, like)
         clock = SlotClock(self._records.time, self._records.active)
         adam = make_adam_options(
             config.lr_of(mode), config.adam_betas, config.adam_eps, config.max_steps, like.device
@@ -110,11 +110,13 @@ class GraphSlotFitter(Fitter):
         self._fused = FusedRegressor(network, tuned, optimiser)
         join_layers(self._fused.network)
         self._prepare = share(network)[0].prepare
-        self._config, self._like, self._loss = config, like, EftLoss(body, config)
+        self._config, self._like, self._loss = config, like, EftLoss(regressor, body, config)
         self._keypoints = like.new_zeros(slots, 49, 3)
         #: What the network starts from, and pinholes, if people have any; made for the first one.
         self._inputs: Any = None
         self._pinholes: Tensor | None = None
+        self._given: Tensor | None = None
+        self._joint_set = "spin49"
         self._seats: list[_Seat | None] = [None] * slots
         self._steps: Steps = EagerSteps(self._step)
         if like.device.type == "cuda":
@@ -196,6 +198,8 @@ class GraphSlotFitter(Fitter):
         self._keypoints[place] = _send(person.keypoints_2d, self._like.device)
         if self._pinholes is not None and person.crop_intrinsics is not None:
             self._pinholes[place] = _send(person.crop_intrinsics, self._like.device)
+        if self._given is not None and person.given is not None:
+            self._given[place] = _send(person.given, self._like.device)
         self._records.admit(place, person.is_labelled)
         self._seats[place] = _Seat(person.index, self._count + 1)
 
@@ -207,6 +211,9 @@ class GraphSlotFitter(Fitter):
                 # Something that can be divided by, where nobody sits.
                 eye = torch.eye(3, dtype=self._like.dtype, device=self._like.device)
                 self._pinholes = eye.repeat(slots, 1, 1)
+            if person.given is not None:
+                self._given = self._like.new_zeros(slots, *person.given.shape)
+                self._joint_set = person.joint_set
         if (self._pinholes is None) != (person.crop_intrinsics is None):
             raise ValueError(
                 "fit_batch: all people of a run have a pinhole or none has, got one that differs "
@@ -240,8 +247,9 @@ class GraphSlotFitter(Fitter):
         self._fused.move(source, target)
         _map(lambda each: each[target].copy_(each[source]), self._inputs)
         self._keypoints[target] = self._keypoints[source]
-        if self._pinholes is not None:
-            self._pinholes[target] = self._pinholes[source]
+        for held in (self._pinholes, self._given):
+            if held is not None:
+                held[target] = held[source]
         self._records.move(source, target)
         # Records that are under way know the person in the old place.
         self._seats[target] = _Seat(seat.index, self._count + 1)
@@ -253,11 +261,12 @@ class GraphSlotFitter(Fitter):
         """One step of the first ``width`` slots; nothing in here waits for the device."""
         inputs = _map(lambda each: each[:width], self._inputs)
         pinholes = None if self._pinholes is None else self._pinholes[:width]
-        target = EftTarget(self._keypoints[:width], pinholes)
+        given = None if self._given is None else self._given[:width]
+        target = EftTarget(self._keypoints[:width], pinholes, given, self._joint_set)
 
         def run(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
             output = network(inputs, raw_camera=self._config.strict_reference)
-            total, error = self._loss(output, target)
+            total, error = self._loss(output, target, self._records.start(output))
             self._records.update(output, total, error)
             return [total], [torch.ones_like(total)]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from eft_fast.eft.batched.graph_slots import can_run_on_kernels
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loss import EftLoss, EftTarget
+from eft_fast.eft.loss import EftLoss, EftTarget, resolve_tie
 from eft_fast.eft.modes import make_network, share
-from eft_fast.models.base import Regressor
+from eft_fast.models.base import Regressor, RegressorOutput
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -44,6 +44,7 @@ def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftCo
 
     Counted on one forward pass of the very network, not estimated.
     """
+    config = resolve_tie(config, regressor)
     network, tuned = make_network(regressor, mode, config)
     moving, parameters = share(network, tuned)
     like = next(regressor.parameters())
@@ -60,7 +61,9 @@ def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftCo
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         output = moving(inputs)
-        EftLoss(body, config)(output, EftTarget(like.new_zeros(1, 49, 3)))
+        keypoints = like.new_zeros(1, 49, 3)
+        start = RegressorOutput(*(part.detach() for part in output))
+        EftLoss(regressor, body, config)(output, EftTarget(keypoints, given=keypoints), start)
     numbers = sum(each.numel() for each in tuned)
     width = like.element_size()
     state = 2 if config.state == "bf16" else width

@@ -21,10 +21,10 @@ from eft_fast.eft.batched.adam import StackedAdam
 from eft_fast.eft.batched.functional_weights import SlotwiseNetwork
 from eft_fast.eft.batched.layers import StackedRegressor, can_stack
 from eft_fast.eft.config import EftConfig
-from eft_fast.eft.loss import EftLoss, EftTarget
+from eft_fast.eft.loss import EftLoss, EftTarget, resolve_tie
 from eft_fast.eft.modes import make_network, share
 from eft_fast.models.base import Regressor
-from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit, StopRule
+from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit
 from eft_fast.pipeline.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class SlotFitter(Fitter):
     ) -> None:
         if slots < 1:
             raise ValueError(f"fit_batch: slots must be at least 1, got {slots}")
+        config = resolve_tie(config, regressor)
         network, tuned = make_network(regressor, mode, config)
         state = STATE_TYPES[config.state]
         if batched is None:
@@ -86,11 +87,11 @@ class SlotFitter(Fitter):
         self.adam = StackedAdam(self._engine.storages, config, mode)
         self._prepare = share(network)[0].prepare
         #: Total loss and 2D error of answers.
-        self.loss = EftLoss(body, config)
+        self.loss = EftLoss(regressor, body, config)
         #: Whether the camera stays as the weights mean it.
         self.raw_camera = config.strict_reference
         like = next(regressor.parameters()).detach()
-        rule = StopRule(config.threshold, config.max_steps)
+        rule = config.stop_rule
         #: Answers, steps and reasons of the people in the slots.
         self.records = FitRecords(slots, rule, like)
         #: Who is where.
@@ -98,7 +99,7 @@ class SlotFitter(Fitter):
         #: Whether all slots are always at the same step. Where nobody can stop early, slots are
         #: filled together: everybody's first step is then that of all, and runs on the shared
         #: weights. By the options alone, never by who comes.
-        self.in_waves = batched and config.threshold == 0 and config.precision == "fp32"
+        self.in_waves = batched and rule.threshold == 0 and config.precision == "fp32"
 
     def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's index and fit as soon as it is done."""
@@ -146,7 +147,8 @@ class _Slotwise:
                 continue
             weights = self._network.leaves(place, at_start=slot.is_new)
             output = self._network.run(weights, slot.inputs, raw_camera=fitter.raw_camera)
-            total, error = fitter.loss(output, slot.target)
+            start = fitter.records.start(output, place)
+            total, error = fitter.loss(output, slot.target, start)
             slot.is_new = False
             if int(fitter.records.update(output, total, error, place)):
                 yield fitter.leave(place)
@@ -176,7 +178,8 @@ class _Batched:
         )
         inputs = _concatenate([inputs for inputs, _ in self._held])
         output = self._stack.network(inputs, raw_camera=fitter.raw_camera)
-        total, error = fitter.loss(output, _concatenate_targets([each for _, each in self._held]))
+        target = EftTarget.concatenate([each for _, each in self._held])
+        total, error = fitter.loss(output, target, fitter.records.start(output))
         codes = fitter.records.update(output, total, error).tolist()
         going = torch.zeros(len(codes), dtype=torch.bool)
         for place, slot in enumerate(fitter.slots):
@@ -200,14 +203,6 @@ class _Batched:
         for place, slot in enumerate(slots):
             if slot is not None:
                 self._held[place] = (slot.inputs, slot.target)
-
-
-def _concatenate_targets(targets: list[EftTarget]) -> EftTarget:
-    pinholes = [each.intrinsics for each in targets if each.intrinsics is not None]
-    return EftTarget(
-        torch.cat([each.keypoints_2d for each in targets]),
-        torch.cat(pinholes) if pinholes else None,
-    )
 
 
 def _concatenate(rows: list[Any]) -> Any:
