@@ -26,6 +26,7 @@ from eft_fast.eft.config import EftConfig
 from eft_fast.evaluation import metrics
 from eft_fast.imaging import keypoints_to_box
 from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.pipeline.dispatch import METHODS
 from eft_fast.result import FitResult
 from eft_fast.sample import Image
 from eft_fast.smplify.config import PRIORS, RECIPES, SmplifyConfig
@@ -72,7 +73,8 @@ class PhotoPeople:
     def is_labelled(self) -> Bool[np.ndarray, "N K"]:
         """Keypoints that have a label."""
         labelled: npt.NDArray[np.bool_] = self.keypoints[..., 2] > 0
-        return labelled & np.isfinite(self.keypoints).all(-1)
+        labelled &= np.isfinite(self.keypoints).all(-1)
+        return labelled
 
     def known_boxes(self) -> Float[np.ndarray, "N 4"]:
         """The boxes, those of all labels where none is given.
@@ -163,21 +165,30 @@ class PhotoScore:
 
 
 def photo_methods() -> dict[str, PhotoMethod]:
-    """All rows that there are, by name."""
+    """All rows that there are, by name: every method as it comes, and what it is compared with."""
     rows = [
-        PhotoMethod("none", {"method": "none"}),
-        PhotoMethod("eft", {"method": "eft", "config": EftConfig()}),
-        PhotoMethod(
-            "eft_head",
-            {"method": "eft", "mode": "head", "config": EftConfig(lr=1e-4, max_steps=50)},
-        ),
+        PhotoMethod(name, {"method": name})
+        for name in METHODS
+        if name not in RECIPES and name != "smplify"
+    ]
+    rows += [
+        PhotoMethod("eft_released", {"method": "eft", "config": EftConfig.released()}),
+        PhotoMethod("eft_30", {"method": "eft", "config": EftConfig(max_steps=30)}),
+        PhotoMethod("eft_head", {"method": "eft", "mode": "head", "config": EftConfig()}),
     ]
     for recipe in RECIPES:
         for prior in PRIORS:
             config = SmplifyConfig(recipe=recipe, prior=prior, start="regressor")
-            arguments = {"method": recipe, "config": config}
-            rows.append(PhotoMethod(f"{recipe}_{prior}", arguments))
+            rows.append(PhotoMethod(f"{recipe}_{prior}", {"method": recipe, "config": config}))
     return {row.name: row for row in rows}
+
+
+def default_names() -> tuple[str, ...]:
+    """Rows of a table without other wishes: every method that is not SMPLify, and its best rows."""
+    own = [name for name in METHODS if name not in RECIPES and name not in ("smplify", "none")]
+    priors = ("none", "gmm", "anchor")
+    direct = [f"smplify_{recipe}_{prior}" for recipe in ("spin", "tied") for prior in priors]
+    return ("none", *own, "eft_released", *direct)
 
 
 def make_draw(people: PhotoPeople, protocol: Protocol, number: int) -> Draw:
