@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eft_fast.cli.options import add_body, add_regressor, at_least
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_body, check_file, check_folder, check_regressor, output_file
 
 if TYPE_CHECKING:
     from eft_fast.models.error_covariance import ErrorCovariance
@@ -67,8 +68,14 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Check everything that can be checked before anything is loaded, then measure."""
+    _check(options)
+    with output_file(options.out) as out:
+        return _measure(options, out)
+
+
+def _measure(options: argparse.Namespace, out: Path) -> int:
     """Measure, write the file, print what was found."""
-    out = _check(options)
     from eft_fast.api import load_body, load_regressor
     from eft_fast.training.error_covariance import measure_on_pairs
 
@@ -101,19 +108,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> Path:
-    """Refuse what cannot work before anything is loaded; return the file to write."""
-    out: Path = options.out
-    if out.suffix != ".npz" or not out.parent.is_dir():
-        raise UsageError(f"--out must be an .npz in a folder that is there, got {out}")
-    rendering = ("motion", "backgrounds", "count", "seed", "workers")
-    if options.pairs is not None:
-        for name in rendering:
-            if getattr(options, name) is not None:
-                raise UsageError(f"--{name} is about rendered people; leave it out beside --pairs")
-        if not options.pairs.is_file():
-            raise UsageError(f"no file {options.pairs}")
-    return out
+def _check(options: argparse.Namespace) -> None:
+    check_regressor(options.regressor)
+    check_body(options.body)
+    if options.out.suffix != ".npz":
+        raise UsageError(f"--out must be an .npz, got {options.out}")
+    for name in ("motion", "backgrounds"):
+        if getattr(options, name) is not None:
+            check_folder(f"--{name}", getattr(options, name))
+    if options.pairs is None:
+        return
+    check_file("--pairs", options.pairs)
+    for name in ("motion", "backgrounds", "count", "seed", "workers"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} is about rendered people; leave it out beside --pairs")
 
 
 def _measure_on_renders(options: argparse.Namespace, regressor: Any, body: Any) -> ErrorCovariance:
