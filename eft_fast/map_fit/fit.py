@@ -19,7 +19,7 @@ from torch import Tensor
 from eft_fast.losses.tie import SIZE_UNIT, assumed_pinhole, keypoint_weights
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.hypotheses import try_flips, try_turned
-from eft_fast.map_fit.posterior import Posterior, laplace
+from eft_fast.map_fit.posterior import joint_sigma
 from eft_fast.map_fit.problem import FitProblem, put_solution, state_of, take_solution
 from eft_fast.map_fit.robust import (
     find_swapped_legs,
@@ -91,7 +91,8 @@ class MapFits:
         flipped: Who had a bone flipped in depth.
         swapped_arms: Whose left and right arm were taken for each other's.
         swapped_legs: Whose legs probably are exchanged; the fit took them as given.
-        posterior: How sure the fits are; None unless asked for.
+        joint_sigma_mm: As of ``posterior.joint_sigma``; None unless asked for.
+        problem: What was minimised in the end, for ``posterior.keypoint_gain``.
     """
 
     final: RegressorOutput
@@ -105,7 +106,8 @@ class MapFits:
     flipped: Bool[Tensor, " B"]
     swapped_arms: Bool[Tensor, " B"]
     swapped_legs: Bool[Tensor, " B"]
-    posterior: Posterior | None
+    joint_sigma_mm: Float[Tensor, "B 24"] | None
+    problem: FitProblem
 
 
 @torch.no_grad()
@@ -148,25 +150,17 @@ def fit_map(
     config = config or MapConfig()
     _check_inputs(body, init, keypoints_2d, joint_set, intrinsics, keypoints_3d, fill)
     start = MapState(*(part.detach() for part in init))
-    problem, sure = _make_problem(
+    problem = _make_problem(
         body, start, keypoints_2d, precision, joint_set, config, intrinsics, fill
     )
     if keypoints_3d is not None:
         problem = _place_3d(problem, keypoints_3d, config)
     found = problem.solve(config)
-    init_energy = problem.evaluate(start).energy
+    init_energy = problem.solve(config, steps=0).energy
     problem, found, factor, tried = _improve(problem, found, body, joint_set, config)
-    posterior = None
+    sure = None
     if config.posterior:
-        sigma = SIZE_UNIT * problem.frame * config.sigma
-        posterior = laplace(
-            problem.weigh(factor),
-            state_of(found),
-            body,
-            joint_set=joint_set,
-            sure=sure & (factor > 0.5),
-            sigma=sigma,
-        )
+        sure = joint_sigma(problem.weigh(factor), state_of(found), found.energy, body)
     return MapFits(
         final=RegressorOutput(found.rotmat, found.betas, found.cam),
         energy=found.energy,
@@ -179,7 +173,8 @@ def fit_map(
         flipped=tried.flipped,
         swapped_arms=tried.swapped_arms,
         swapped_legs=tried.swapped_legs,
-        posterior=posterior,
+        joint_sigma_mm=sure,
+        problem=problem.weigh(factor),
     )
 
 
@@ -192,8 +187,8 @@ def _make_problem(
     config: MapConfig,
     intrinsics: Tensor | None,
     fill: Tensor | None,
-) -> tuple[FitProblem, Bool[Tensor, "B K"]]:
-    """The energy of people, and which of their keypoints are sure."""
+) -> FitProblem:
+    """The energy of people."""
     joints = body.keypoints(
         start.betas, start.rotmat[:, 1:], start.rotmat[:, :1], joint_set="smpl24", pose2rot=False
     )
@@ -214,7 +209,7 @@ def _make_problem(
         place = torch.where(is_filled[..., None], fill[..., :2], place)
     if intrinsics is None and config.distance is not None:
         intrinsics = assumed_pinhole(frame.center, start.cam[:, 0], config.distance)
-    problem = FitProblem(
+    return FitProblem(
         plan=body.points_plan(joint_set),
         centre=start,
         keypoints=torch.cat([place, weight[..., None]], -1),
@@ -223,7 +218,6 @@ def _make_problem(
         intrinsics=intrinsics,
         backend=body.backend,
     )
-    return problem, confidence > config.sure_above
 
 
 def _place_3d(

@@ -3,21 +3,22 @@
 The solver's last model H = J^T W J + A^T Sigma^-1 A is the inverse covariance of a step d [85]
 about the answer. Joints about the pelvis move by their Jacobian, X_j - X_0 = J_j d, so that
 
-    C_j = J_j H^-1 J_j^T,   sigma_j = scale * sqrt(tr C_j),
+    C_j = J_j H^-1 J_j^T,   sigma_j = SCALE * tension^POWER * sqrt(tr C_j).
 
-and ``scale`` makes sigma_j the radius about the answer that holds 68 % of true joints; it was
-measured on rendered people of validation motion (docs/map.md), where keypoints are known to fit.
+The first two factors make sigma_j the radius about the answer that holds 68 % of true joints. They
+were measured on rendered people of validation motion at three levels of noise (docs/map.md): the
+tension of a fit, its energy over the number of its data, tells how well sigma and Sigma hold for
+this person.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.keypoints import JOINT_SETS, JointSet
 from eft_fast.map_fit.problem import FitProblem
 from eft_fast.ops import map_reference
 from eft_fast.ops.map import MapState
@@ -26,70 +27,62 @@ from eft_fast.ops.plans import PointsPlan
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
 
-#: Radius that holds 68 % of true joints over the root of the trace, where the joint's own keypoint
-#: is given and sure, and elsewhere.
-SEEN_SCALE: Final = 1.0
-HIDDEN_SCALE: Final = 1.0
-_LIMB_POINTS: Final = ("sho", "elb", "wri", "hip", "kne", "ank")
+#: The radius that holds 68 % of true joints over the root of the trace, at tension 1, and how it
+#: grows with the tension.
+SCALE: Final = 1.29
+POWER: Final = 0.25
+#: Tensions between which that was measured.
+TENSIONS: Final = (0.05, 10.0)
 #: Millimetres of a metre.
 _MM: Final = 1000.0
 
 
-class Posterior(NamedTuple):
-    """How sure fits are.
-
-    Attributes:
-        joint_sigma_mm: For each kinematic joint the radius in mm, about its place relative to the
-            pelvis, that holds the true one with 68 %.
-        keypoint_gain_mm: For each keypoint that is not given, by how much the root of the mean
-            squared ``joint_sigma_mm`` would fall if it were given as a sure one; 0 for the others.
-    """
-
-    joint_sigma_mm: Float[Tensor, "B 24"]
-    keypoint_gain_mm: Float[Tensor, "B K"]
-
-
-def laplace(
-    problem: FitProblem,
-    state: MapState,
-    body: Smpl,
-    *,
-    joint_set: str,
-    sure: Bool[Tensor, "B K"],
-    sigma: Float[Tensor, " B"],
-) -> Posterior:
-    """Measure how sure answers are.
+def joint_sigma(
+    problem: FitProblem, state: MapState, energy: Float[Tensor, " B"], body: Smpl
+) -> Float[Tensor, "B 24"]:
+    """For each kinematic joint the radius in mm, about the pelvis, that holds the truth with 68 %.
 
     Args:
         problem: What was minimised, with the weights of the end.
         state: The answers.
+        energy: Of the answers.
         body: Body model of the problem.
-        joint_set: Order of the keypoints.
-        sure: Which keypoints are given and sure.
-        sigma: Standard deviation that a further keypoint would have, crop units.
+
+    Returns:
+        The radii, 0 for the pelvis; NaN for who has no finite answer.
     """
-    hessian = problem.evaluate(state).hessian.double()
-    # Who has no factor (not finite) gets NaN, and nobody else does.
-    factor, failure = torch.linalg.cholesky_ex(hessian)
-    factor = torch.where((failure == 0)[:, None, None], factor, torch.nan)
-    exact = MapState(*(part.double() for part in state))
-    joints = _half_solve(factor, joint_slopes(body.points_plan("smpl24"), exact))
-    variance = joints.square().sum((2, 3))  # [B,24], tr C_j
-    scale = torch.where(seen_joints(JOINT_SETS[joint_set], sure), SEEN_SCALE, HIDDEN_SCALE)
-    points = _half_solve(factor, keypoint_slopes(problem, exact))
-    gain = _variance_gain(points, joints, scale.to(variance), sigma.to(variance))
-    total = (scale.square() * variance).mean(1, keepdim=True)
-    fall = total.sqrt() - (total - gain).clamp_min(0.0).sqrt()
-    open_ = problem.keypoints[..., 2] <= 0
-    return Posterior(
-        (_MM * scale * variance.sqrt()).to(state.betas),
-        (_MM * torch.where(open_, fall, 0.0)).to(state.betas),
-    )
+    joints = _half_solve(_factor(problem, state), joint_slopes(body.points_plan("smpl24"), state))
+    spread = joints.square().sum((2, 3)).sqrt()
+    growth = problem.tension(energy).double().clamp(*TENSIONS).pow(POWER)
+    return (_MM * SCALE * growth[:, None] * spread).to(state.betas)
+
+
+def keypoint_gain(
+    problem: FitProblem, state: MapState, sigma: Float[Tensor, " B"], body: Smpl
+) -> Float[Tensor, "B K"]:
+    """How much each keypoint that is not given would help: the largest helps most.
+
+    Args:
+        problem: What was minimised, with the weights of the end.
+        state: The answers.
+        sigma: Standard deviation that a further keypoint would have, crop units.
+        body: Body model of the problem.
+
+    Returns:
+        By how many mm the root of the mean of tr C_j would fall; 0 for keypoints that are given.
+    """
+    factor = _factor(problem, state)
+    joints = _half_solve(factor, joint_slopes(body.points_plan("smpl24"), state))
+    keypoints = _half_solve(factor, keypoint_slopes(problem, state))
+    before = joints.square().sum((2, 3)).mean(1, keepdim=True)
+    fall = _variance_fall(keypoints, joints, sigma.double())
+    gain = before.sqrt() - (before - fall).clamp_min(0.0).sqrt()
+    return (_MM * torch.where(problem.keypoints[..., 2] > 0, 0.0, gain)).to(state.betas)
 
 
 def joint_slopes(plan: PointsPlan, state: MapState) -> Float[Tensor, "B 24 3 85"]:
     """Joints about the pelvis by a step; the camera does not move them."""
-    plan = plan.to(dtype=state.betas.dtype)
+    plan, state = plan.to(dtype=torch.float64), _exact(state)
     slopes = map_reference.points_jacobian(plan, state, map_reference.pose_body(plan, state))
     slopes = slopes - slopes[:, :1]
     return torch.cat([slopes, torch.zeros_like(slopes[..., :3])], -1)
@@ -97,8 +90,9 @@ def joint_slopes(plan: PointsPlan, state: MapState) -> Float[Tensor, "B 24 3 85"
 
 def keypoint_slopes(problem: FitProblem, state: MapState) -> Float[Tensor, "B K 2 85"]:
     """Projected keypoints by a step."""
-    like = state.betas
-    plan, pinhole = problem.plan.to(dtype=like.dtype), problem.pinhole
+    state = _exact(state)
+    like, pinhole = state.betas, problem.pinhole
+    plan = problem.plan.to(dtype=like.dtype)
     exact = map_reference.MapProblem(
         plan,
         state,
@@ -116,18 +110,14 @@ def keypoint_slopes(problem: FitProblem, state: MapState) -> Float[Tensor, "B K 
     return torch.cat([by_step, seen.by_camera], -1)
 
 
-def seen_joints(points: JointSet, sure: Bool[Tensor, "B K"]) -> Bool[Tensor, "B 24"]:
-    """Which kinematic joints count as seen: limbs by their own keypoint, the trunk always.
+def _exact(state: MapState) -> MapState:
+    return MapState(*(part.double() for part in state))
 
-    Bones of the trunk have no keypoint of their own; hands and feet count as wrist and ankle do.
-    """
-    place = {name.removeprefix("op_"): k for k, name in enumerate(points.names)}
-    columns = []
-    for name in JOINT_SETS["smpl24"].names:
-        own = name.replace("hand", "wri").replace("foot", "ank")
-        k = place.get(own) if own[0] in "lr" and own[1:] in _LIMB_POINTS else None
-        columns.append(torch.ones_like(sure[:, 0]) if k is None else sure[:, k])
-    return torch.stack(columns, 1)
+
+def _factor(problem: FitProblem, state: MapState) -> Float[Tensor, "B 85 85"]:
+    """Cholesky factor of H; NaN for who has none, and for nobody else."""
+    factor, failure = torch.linalg.cholesky_ex(problem.evaluate(state).hessian.double())
+    return torch.where((failure == 0)[:, None, None], factor, torch.nan)
 
 
 def _half_solve(factor: Tensor, slopes: Float[Tensor, "B P n 85"]) -> Float[Tensor, "B P n 85"]:
@@ -137,24 +127,21 @@ def _half_solve(factor: Tensor, slopes: Float[Tensor, "B P n 85"]) -> Float[Tens
     return solved.transpose(1, 2).unflatten(1, slopes.shape[1:3])
 
 
-def _variance_gain(
+def _variance_fall(
     keypoints: Float[Tensor, "B K 2 85"],
     joints: Float[Tensor, "B 24 3 85"],
-    scale: Float[Tensor, "B 24"],
     sigma: Float[Tensor, " B"],
 ) -> Float[Tensor, "B K"]:
-    """Fall of the mean of scale^2 tr C_j by one further keypoint, both given as half solutions.
+    """Fall of the mean of tr C_j by one further keypoint, both given as half solutions.
 
     A keypoint with covariance sigma^2 I takes C_jk (C_kk + sigma^2 I)^-1 C_jk^T from C_j.
     """
     people, count = keypoints.shape[:2]
-    weighted = (joints * scale[..., None, None]).flatten(1, 2)
-    cross = torch.bmm(weighted, keypoints.flatten(1, 2).transpose(1, 2))  # [B,72,2K]
+    cross = torch.bmm(joints.flatten(1, 2), keypoints.flatten(1, 2).transpose(1, 2))  # [B,72,2K]
     cross = cross.reshape(people, -1, count, 2)
     own = (keypoints[:, :, :, None] * keypoints[:, :, None]).sum(-1)  # [B,K,2,2]
-    a, b, d = own[..., 0, 0], own[..., 0, 1], own[..., 1, 1]
     noise = sigma.square()[:, None]
-    a, d = a + noise, d + noise
+    a, b, d = own[..., 0, 0] + noise, own[..., 0, 1], own[..., 1, 1] + noise
     xx, xy, yy = ((cross[..., i] * cross[..., j]).sum(1) for i, j in ((0, 0), (0, 1), (1, 1)))
     # The trace of C_jk S^-1 C_jk^T with the inverse of the 2x2 S written out.
     return (d * xx - 2 * b * xy + a * yy) / (a * d - b * b) / joints.shape[1]
