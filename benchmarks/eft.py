@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import compare, peers
+from benchmarks import peers, timing
 from benchmarks.cases import Job
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EFT_MODES, EftConfig
@@ -123,10 +123,10 @@ def loop_rows(name: str, config: EftConfig, modes: list[str], rounds: int) -> li
     jobs: dict[str, Job] = {"original": lambda: original.fit(job)}
     for mode in ("full", *modes):
         jobs[mode] = _job(LoopFitter(regressor, body, config=config, mode=mode), [job])
-    times = compare.time_interleaved(jobs, rounds, 0.0)
+    times = timing.time_interleaved(jobs, rounds, 0.0)
     pairs = [("full", "original"), *((mode, "full") for mode in modes)]
     return [
-        compare.make_row("eft", f"{name}_{ours}", 1, peer, times[ours], times[peer])
+        timing.make_row("eft", f"{name}_{ours}", 1, peer, times[ours], times[peer])
         for ours, peer in pairs
     ]
 
@@ -145,9 +145,9 @@ def slot_rows(
                 regressor, body, config=config, mode=mode, slots=people, batched=batched
             )
             jobs[way] = _job(fitter, people_jobs)
-        times = compare.time_interleaved(jobs, rounds, 0.0)
+        times = timing.time_interleaved(jobs, rounds, 0.0)
         rows += [
-            compare.make_row(
+            timing.make_row(
                 "eft", f"{name}_{mode}_slots_{way}", people, "loop", times[way], times["loop"]
             )
             for way in ("slotwise", "batched")
@@ -186,7 +186,7 @@ def worker_rows(name: str, config: EftConfig, people: int, rounds: int) -> list[
     """Two workers beside one."""
     times = [time_workers(name, config, people, 2) for _ in range(rounds)]
     several, one = ([each[key] for each in times] for key in ("several", "one"))
-    return [compare.make_row("eft", f"{name}_full_two_workers", 1, "one_worker", several, one)]
+    return [timing.make_row("eft", f"{name}_full_two_workers", 1, "one_worker", several, one)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--people", type=int, default=4, help="in slots, and for workers")
     parser.add_argument("--json", action="store_true", help="one line on stdout")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results")
-    options = compare.parse_timed(parser, arguments)
+    options = timing.parse_timed(parser, arguments)
     if "smplx" not in peers.installed():
         print("compare: install a peer first: pip install '.[bench]'", file=sys.stderr)
         return 2
@@ -219,10 +219,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.networks:
         for part in options.parts:
             for row in parts[part](name):
-                compare._print_row(row)
+                timing.print_row(row)
                 rows.append(row)
     if options.save:
-        print(f"saved to {compare.save(rows)}", file=sys.stderr)
+        print(f"saved to {timing.save(rows)}", file=sys.stderr)
     if options.json:
         print(json.dumps({"rows": rows}))
     return 0

@@ -24,7 +24,7 @@ from torch import Tensor
 from eft_fast import imaging
 from eft_fast.api import load_body, load_regressor
 from eft_fast.eft.config import EftConfig
-from eft_fast.evaluation import metrics, openbench
+from eft_fast.evaluation import bench_people, metrics
 from eft_fast.evaluation.protocols import J24_TO_J14
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.keypoints import to_spin49
@@ -58,7 +58,7 @@ def name_of(mode: str, options: dict[str, Any]) -> str:
     return " ".join([mode, *(f"{key}={value}" for key, value in options.items())])
 
 
-def make_people(arguments: argparse.Namespace) -> openbench.BenchPeople:
+def make_people(arguments: argparse.Namespace) -> bench_people.BenchPeople:
     """Render motion that training did not see; a folder that is there already is read."""
     job = SynthJob(
         out=arguments.out,
@@ -69,7 +69,7 @@ def make_people(arguments: argparse.Namespace) -> openbench.BenchPeople:
         config=SynthConfig(size=256, seed=20),
     )
     arrays = load_shards(render_shards(job))
-    return openbench.make_people(
+    return bench_people.make_people(
         arrays.image, arrays.landmarks_2d, arrays.rotmat, arrays.betas, noise=arguments.noise
     )
 
@@ -87,14 +87,19 @@ def points_of(rotmat: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fit(
-    regressor: Regressor, people: openbench.BenchPeople, method: str, mode: str, config: EftConfig
+    regressor: Regressor,
+    people: bench_people.BenchPeople,
+    method: str,
+    mode: str,
+    config: EftConfig,
 ) -> RegressorOutput:
     """Answers in order."""
     fitter = make_fitter(regressor, load_body(), method=method, mode=mode, config=config)
     keypoints = to_spin49(people.keypoints_2d.astype(np.float32), "coco17").astype(np.float32)
+    crops = imaging.to_input(people.image, regressor.img_mean, regressor.img_std)
     jobs = (
-        Prepared(index, torch.from_numpy(imaging.to_input(image)), torch.from_numpy(row))
-        for index, (image, row) in enumerate(zip(people.image, keypoints, strict=True))
+        Prepared(index, torch.from_numpy(image), torch.from_numpy(row))
+        for index, (image, row) in enumerate(zip(crops, keypoints, strict=True))
     )
     fits = dict(fitter.fit(jobs))
     parts = zip(*(fits[index].final for index in range(len(people))), strict=True)
@@ -102,7 +107,7 @@ def fit(
 
 
 def measure(
-    regressor: Regressor, people: openbench.BenchPeople, rows: tuple[Row, ...]
+    regressor: Regressor, people: bench_people.BenchPeople, rows: tuple[Row, ...]
 ) -> list[dict[str, float | str]]:
     """One line per method, and to stderr as it comes."""
     true, _, _ = points_of(torch.from_numpy(people.rotmat), torch.from_numpy(people.betas))
@@ -156,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     people = make_people(options)
     if options.first:
         parts = (getattr(people, name)[: options.first] for name in vars(people))
-        people = openbench.BenchPeople(*parts)
+        people = bench_people.BenchPeople(*parts)
     rows = tuple(row for row in ROWS if not options.modes or row[0] in (*options.modes, "full"))
     lines = measure(load_regressor(), people, rows)
     if options.json:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks import compare
+from benchmarks import timing
 from eft_fast.eft.batched.layers import StackedConv2d, StackedRegressor
 from eft_fast.eft.modes import leaves, share
 from eft_fast.models import load_regressor
@@ -100,7 +100,7 @@ def measure(name: str, layer: nn.Conv2d, size: tuple[int, ...], slots: int, roun
     jobs, chosen = {}, ""
     for way in ways_of(layer):
         jobs[way], chosen = make_job(layer, size, slots, way)
-    times = compare.time_interleaved(jobs, rounds, 0.05)
+    times = timing.time_interleaved(jobs, rounds, 0.05)
     medians = {way: statistics.median(values) / slots for way, values in times.items()}
     base = medians["one_by_one"]
     shape = "x".join(str(n) for n in layer.weight.shape)
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="layers whose name holds it")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    options = compare.parse_timed(parser, arguments)
+    options = timing.parse_timed(parser, arguments)
     print(f"{'layer':34s} {'weight':>14s} {'':6s} " + " ".join(f"{way:>16s}" for way in WAYS))
     for name in options.networks:
         regressor = Hmr().eval() if name == "hmr" else load_regressor()

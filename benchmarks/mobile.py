@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import compare
+from benchmarks import timing
 from benchmarks.eft import CONFIG, make_jobs
 from benchmarks.layers import find_layers
 from benchmarks.peers import body
@@ -98,7 +98,7 @@ def measure(name: str, job: Callable[[], object], rounds: int, seconds: float) -
         with torch_alone():
             job()
 
-    times = compare.time_interleaved({"ours": job, "torch": by_torch}, rounds, seconds)
+    times = timing.time_interleaved({"ours": job, "torch": by_torch}, rounds, seconds)
     ours, theirs = (statistics.median(times[way]) for way in ("ours", "torch"))
     return f"{name:44s} ours {ours:9.3f}  torch {theirs:9.3f} ms  ratio {theirs / ours:5.2f}"
 
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="of the layers")
     parser.add_argument("--people", type=int, default=4, help="of the fits")
     parser.add_argument("--rounds", type=int, default=7)
-    options = compare.parse_timed(parser, arguments)
+    options = timing.parse_timed(parser, arguments)
     regressor = load_regressor()
     for name, job in network_jobs(regressor, options.people).items():
         print(measure(name, job, options.rounds, 0.2), flush=True)

@@ -8,7 +8,6 @@ for its target, and is not the same point of the body, ``JointSet.approx`` says 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from eft_fast.errors import did_you_mean
 
 #: A joint without a counterpart in the target order.
 NO_JOINT: Final = -1
@@ -302,10 +303,8 @@ def joint_set(name: str | JointSet) -> JointSet:
     key = ALIASES.get(name, name)
     if key in JOINT_SETS:
         return JOINT_SETS[key]
-    known = [*JOINT_SETS, *ALIASES]
-    close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
-    hint = "did you mean " + " or ".join(close) if close else "use one of " + ", ".join(JOINT_SETS)
-    raise ValueError(f"joint_set: expected the name of a joint set, got {name!r}; {hint}")
+    hint = did_you_mean(name, (*JOINT_SETS, *ALIASES)) or f"; use one of {', '.join(JOINT_SETS)}"
+    raise ValueError(f"joint_set: expected the name of a joint set, got {name!r}{hint}")
 
 
 # Functions below take an argument called joint_set.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "eft_fast"
+REPO = Path(__file__).resolve().parent.parent
 
 L0 = {"conventions", "keypoints", "imaging", "sample", "errors"}
 L1 = {"ops", "geometry"}
@@ -50,19 +52,21 @@ OPTIONAL |= {"tensorrt", "tensorrt_rtx"}
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and whether that happens when the file itself is imported."""
+    """One imported module, what is taken from it, and when that happens."""
 
     target: str
     is_at_import: bool
     is_for_types: bool
     line: int
+    names: tuple[str, ...] = ()
 
 
 def find_imports(tree: ast.Module) -> Iterator[Import]:
     def visit(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             for target in targets_of(node):
-                yield Import(target, not (in_function or for_types), for_types, node.lineno)
+                at_import = not (in_function or for_types)
+                yield Import(target, at_import, for_types, node.lineno, names_of(node))
         in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
@@ -84,6 +88,13 @@ def targets_of(node: ast.Import | ast.ImportFrom) -> list[str]:
     if node.module == "eft_fast":
         return [f"eft_fast.{alias.name}" for alias in node.names]
     return [node.module or ""]
+
+
+def names_of(node: ast.Import | ast.ImportFrom) -> tuple[str, ...]:
+    """What is taken from the target; nothing where ``targets_of`` names it already."""
+    if isinstance(node, ast.Import) or node.module == "eft_fast":
+        return ()
+    return tuple(alias.name for alias in node.names)
 
 
 def owner_of(path: str) -> str:
@@ -133,13 +144,80 @@ def check_outside(where: str, owner: str, package: str, found: Import) -> list[s
     return [] if package in allowed else [f"{where} imports {package}; {owner} may not"]
 
 
-def source_files() -> list[str]:
-    return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+def read_sources(folder: str) -> dict[str, str]:
+    """Sources of a package of the checkout by their paths in it: ``eft_fast/api.py``."""
+    files = sorted((REPO / folder).rglob("*.py"))
+    return {path.relative_to(REPO).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 
-@pytest.mark.parametrize("path", source_files())
-def test_imports_point_down(path: str) -> None:
-    assert find_faults(path, (PACKAGE / path).read_text(encoding="utf-8")) == []
+def find_cycle(sources: dict[str, str]) -> list[str]:
+    """Files that import each other in a circle, the first one last again; empty without one.
+
+    Imports inside functions count, those for types alone do not. An import of a package is one of
+    its ``__init__``; that importing a module also runs the packages above it does not count.
+    """
+    file_of = {
+        path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+        for path in sources
+    }
+    graph = {
+        path: {file_of[name] for name in names_imported(ast.parse(source), file_of)} - {path}
+        for path, source in sources.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        # Its arrows point from what is imported to who imports it.
+        return list(reversed(error.args[1]))
+    return []
+
+
+def names_imported(tree: ast.Module, known: Collection[str]) -> Iterator[str]:
+    """Which of the known modules a file imports, not for types alone."""
+    for found in find_imports(tree):
+        if found.is_for_types:
+            continue
+        modules = [f"{found.target}.{name}" for name in found.names]
+        inner = [name for name in modules if name in known]
+        yield from inner
+        if found.target in known and len(inner) < max(len(modules), 1):
+            yield found.target
+
+
+def test_imports_point_down() -> None:
+    faults = [
+        fault
+        for path, source in read_sources("eft_fast").items()
+        for fault in find_faults(path.removeprefix("eft_fast/"), source)
+    ]
+    assert faults == []
+
+
+def test_no_two_files_import_each_other() -> None:
+    cycle = find_cycle(read_sources("eft_fast") | read_sources("benchmarks"))
+    assert cycle == [], "one idea, or something below both is missing: " + " -> ".join(cycle)
+
+
+@pytest.mark.parametrize(
+    ("sources", "cycle"),
+    [
+        (("import p.b", "from p.a import x"), ["p/a.py", "p/b.py"]),
+        (("from p import b", "def f():\n    from p.a import x"), ["p/a.py", "p/b.py"]),
+        (("from p.b import x", "import p.c", "import p.a"), ["p/a.py", "p/b.py", "p/c.py"]),
+        (("from p.b import x", "if TYPE_CHECKING:\n    from p.a import x"), []),
+        (("from p.b import x", "from p.c import x", ""), []),
+        (("from p import b, x", "", "", "from p.a import x"), ["p/__init__.py", "p/a.py"]),
+        (("from p import b", "", "", "from p.a import x"), []),
+    ],
+)
+def test_a_planted_cycle_is_found(sources: tuple[str, ...], cycle: list[str]) -> None:
+    names = ("p/a.py", "p/b.py", "p/c.py", "p/__init__.py")
+    found = find_cycle(dict(zip(names, sources, strict=False)))
+    assert sorted(set(found)) == cycle
+    assert not found or found[0] == found[-1]
+    arrows = ["p/a.py -> p/b.py", "p/b.py -> p/c.py", "p/c.py -> p/a.py"]
+    told = [f"{first} -> {second}" for first, second in itertools.pairwise(found)]
+    assert len(cycle) < 3 or sorted(told) == arrows
 
 
 @pytest.mark.parametrize(
@@ -197,25 +275,21 @@ def test_allowed_imports_pass(path: str, source: str) -> None:
     assert find_faults(path, source) == []
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "",
-        ".conventions",
-        ".keypoints",
-        ".imaging",
-        ".sample",
-        ".data",
-        ".serving",
-        ".deploy.verify",
-        ".cli",
-        ".cli.predict",
-        ".cli.verify",
-    ],
-)
-def test_light_modules_load_without_torch(module: str) -> None:
-    code = f"import sys, eft_fast{module}; sys.exit('torch' in sys.modules)"
-    finished = subprocess.run(
-        [sys.executable, "-c", code], check=False, cwd=PACKAGE.parent, capture_output=True
+#: What runs, or says what is missing, where torch is not installed.
+LIGHT_MODULES = (
+    "", ".conventions", ".errors", ".keypoints", ".imaging", ".sample", ".data", ".serving",
+    ".deploy.verify", ".cli",
+)  # fmt: skip
+
+
+def test_light_modules_load_without_torch() -> None:
+    code = (
+        "import importlib, sys\n"
+        f"for name in {LIGHT_MODULES}:\n"
+        "    importlib.import_module('eft_fast' + name)\n"
+        "    assert 'torch' not in sys.modules, name"
     )
-    assert finished.returncode == 0, finished.stderr.decode()
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""``eft-fast bench``: speed beside the peers that are installed."""
+"""``eft-fast bench``: speed beside the peers that are installed; a command per suite."""
 
 from __future__ import annotations
 
@@ -6,58 +6,70 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from eft_fast.cli.output import UsageError, add_common_options
+from eft_fast.cli import bench_onnx
+from eft_fast.cli.options import at_least
+from eft_fast.cli.output import UsageError
+from eft_fast.cli.parser import Subparsers, add_command, add_group
 
-_TARGETS = ("smpl", "points", "eft", "smplify", "onnx")
+#: Suites of ``benchmarks/compare.py``.
+_SUITES: Final = {
+    "smpl": "the body model beside smplx and others",
+    "points": "keypoints of the body without the mesh",
+    "eft": "EFT as published against EFT here",
+    "smplify": "SMPLify as published against SMPLify here",
+}
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
-    """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+def add(subparsers: Subparsers) -> None:
+    """Register the command and its suites."""
+    targets = add_group(
+        subparsers,
+        "bench",
+        metavar="TARGET",
+        summary="measure speed beside the peers that are installed",
         description=(
-            "Measure in interleaved rounds, so that a busy machine slows everybody alike. onnx: an "
-            "exported regressor in every runtime that is installed, beside torch. The other "
-            "targets run benchmarks/compare.py of the source checkout."
+            "Measure in interleaved rounds, so that a busy machine slows everybody alike. onnx "
+            "runs from any installation, the other targets run benchmarks/compare.py of the "
+            "source checkout."
         ),
-        epilog="example: eft-fast bench onnx --batch 1 8 --threads 2",
+        examples=["eft-fast bench smpl --threads 1", "eft-fast bench onnx --batch 1 8"],
     )
-    parser.add_argument("target", choices=_TARGETS, metavar="TARGET", help=", ".join(_TARGETS))
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds that are counted")
-    parser.add_argument("--threads", type=int, metavar="N", help="on the CPU")
-    parser.add_argument(
-        "--processor-time",
-        action="store_true",
-        help="instead of wall time: one thread on a machine that others use too",
+    for name, summary in _SUITES.items():
+        _add_suite(targets, name, summary)
+    bench_onnx.add(targets)
+
+
+def _add_suite(targets: Subparsers, name: str, summary: str) -> None:
+    parser = add_command(
+        targets,
+        name,
+        run,
+        summary=summary,
+        description=f"Measure {summary}, in rounds of each in turn.",
+        examples=[f"eft-fast bench {name} --threads 1"],
     )
-    parser.add_argument("--regressor", default="open", help="of onnx: open, or a checkpoint")
-    parser.add_argument(
-        "--model", metavar="DIR", help="of onnx: an fp32 export of it; default: made for the run"
-    )
-    parser.add_argument(
-        "--batch", type=int, nargs="+", metavar="N", help="of onnx: batch sizes (default 1 8)"
-    )
-    parser.add_argument(
-        "--engines", nargs="+", metavar="E", help="of onnx: which runtimes; default: all"
-    )
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument("--rounds", type=at_least(1), metavar="N", help="rounds that are counted")
+    parser.add_argument("--threads", type=at_least(1), metavar="N", help="on the CPU")
+    if name == "smplify":
+        # It measures wall and processor time at once and has no such option.
+        parser.set_defaults(processor_time=False)
+    else:
+        parser.add_argument(
+            "--processor-time",
+            action="store_true",
+            help="instead of wall time: one thread on a machine that others use too",
+        )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the suite of the target."""
-    if options.target == "onnx":
-        from eft_fast.cli.bench_onnx import bench_onnx
-
-        return bench_onnx(options)
+    """Run a suite of the source checkout."""
     if not (_CHECKOUT / "benchmarks" / "compare.py").is_file():
         raise UsageError(
-            f"eft-fast bench: {options.target} is part of the source checkout, which this "
-            "installation is not; run it in a clone installed with pip install -e '.[bench]'"
+            f"{options.target} is part of the source checkout, which this installation is not; "
+            "run it in a clone installed with pip install -e '.[bench]'"
         )
     more = ["--json"] if options.json else []
     more += ["--processor-time"] if options.processor_time else []

@@ -1,4 +1,4 @@
-"""The target ``onnx`` of ``eft-fast bench``."""
+"""``eft-fast bench onnx``: an exported regressor in every runtime, beside torch."""
 
 from __future__ import annotations
 
@@ -9,31 +9,80 @@ import time
 from pathlib import Path
 from typing import Any
 
+from eft_fast.cli.choices import ENGINES
+from eft_fast.cli.options import add_regressor, at_least
 from eft_fast.cli.output import UsageError, emit, note
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_regressor
 
 
-def bench_onnx(options: argparse.Namespace) -> int:
+def add(subparsers: Subparsers) -> None:
+    """Register the command."""
+    parser = add_command(
+        subparsers,
+        "onnx",
+        run,
+        summary="an exported regressor in every runtime that is installed, beside torch",
+        description=(
+            "Time an exported regressor in ONNX Runtime, OpenVINO and torch, in turns, and say how "
+            "far their answers are apart."
+        ),
+        examples=["eft-fast bench onnx --batch 1 8 --threads 2"],
+    )
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=5, metavar="N", help="that are counted (default 5)"
+    )
+    parser.add_argument(
+        "--threads", type=at_least(1), metavar="N", help="on the CPU; default: all of them"
+    )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="instead of wall time: one thread on a machine that others use too",
+    )
+    add_regressor(parser)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="an fp32 export of the regressor; default: made for the run",
+    )
+    parser.add_argument(
+        "--batch",
+        type=at_least(1),
+        nargs="+",
+        default=[1, 8],
+        metavar="N",
+        help="batch sizes (default 1 8)",
+    )
+    parser.add_argument(
+        "--engines",
+        choices=ENGINES,
+        nargs="+",
+        default=ENGINES,
+        metavar="E",
+        help=f"which runtimes: {', '.join(ENGINES)} (default all)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
     """Export unless an export is given, open every runtime, time them in turns."""
     import numpy as np
 
-    from eft_fast.deploy.onnx_export import export_regressor, hash_weights, require_onnx
+    from eft_fast.deploy.onnx_export import export_regressor, require_onnx
     from eft_fast.deploy.samples import extreme_crops, photo_crops
-    from eft_fast.deploy.speed import ENGINES, OURS, compare_engines, open_engines
+    from eft_fast.deploy.speed import OURS, compare_engines, open_engines
     from eft_fast.models import load_regressor
     from eft_fast.serving import load_card, usable_cpus
 
-    require_onnx()
-    batches, rounds = options.batch or [1, 8], options.rounds or 5
-    if min(batches) < 1 or rounds < 1:
-        raise UsageError("eft-fast bench: --batch and --rounds must be 1 or more")
-    names = tuple(options.engines or ENGINES)
-    if OURS not in names or not set(names) <= set(ENGINES):
-        raise UsageError(
-            f"eft-fast bench: --engines must be of {', '.join(ENGINES)}, with {OURS} among them"
-        )
+    names, batches, rounds = tuple(options.engines), options.batch, options.rounds
     threads = options.threads or usable_cpus()
+    if OURS not in names:
+        raise UsageError(f"--engines must have {OURS} among them, which the others are beside")
     if options.processor_time and threads != 1:
-        raise UsageError("eft-fast bench: --processor-time needs --threads 1")
+        raise UsageError("--processor-time needs --threads 1")
+    check_regressor(options.regressor)
+    require_onnx()
     clock = time.process_time if options.processor_time else time.perf_counter
     regressor = load_regressor(options.regressor)
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,13 +116,10 @@ def bench_onnx(options: argparse.Namespace) -> int:
 def _check_model(card: Any, folder: Path, regressor: str, digest: str) -> None:
     if card.weights_sha256 != digest:
         raise UsageError(
-            f"eft-fast bench: {folder} holds other weights than regressor {regressor}; give its "
-            "--regressor"
+            f"{folder} holds other weights than regressor {regressor}; give its --regressor"
         )
     if card.precision != "fp32" or "joints" in card.outputs:
-        raise UsageError(
-            f"eft-fast bench: {folder} must be an export of --outputs params --precision fp32"
-        )
+        raise UsageError(f"{folder} must be an export of --outputs params --precision fp32")
 
 
 def _processor() -> str:

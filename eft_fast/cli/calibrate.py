@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eft_fast.cli.output import UsageError, add_common_options, emit, note
+from eft_fast.cli.options import add_body, add_regressor, at_least
+from eft_fast.cli.output import UsageError, emit, note
+from eft_fast.cli.parser import Subparsers, add_command
 
 if TYPE_CHECKING:
     from eft_fast.models.error_covariance import ErrorCovariance
@@ -16,47 +18,52 @@ if TYPE_CHECKING:
 #: Of the rendered people; training renders with seed 0, the bench with 20.
 SEED: Final = 101
 _COUNT: Final = 1000
-_EXAMPLE: Final = (
-    "example: eft-fast calibrate --regressor model_checkpoint.pt --body SMPL_NEUTRAL.pkl "
-    "--out model_checkpoint.error_covariance.npz"
-)
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "calibrate",
+        run,
+        summary="measure how wrong a regressor usually is, for map and for EFT's tie",
         description=(
             "Measure the covariance of a regressor's errors: on people rendered with its body, in "
             "motion that no training saw, or on your own pairs of answer and truth. Without "
             "--motion, poses are drawn from the pose prior that ships with the package."
         ),
-        epilog=_EXAMPLE,
+        examples=[
+            "eft-fast calibrate --regressor model_checkpoint.pt --body SMPL_NEUTRAL.pkl "
+            "--out model_checkpoint.error_covariance.npz"
+        ],
     )
-    parser.add_argument("--regressor", default="open", metavar="R", help="open, or a checkpoint")
+    add_regressor(parser)
+    add_body(parser)
     parser.add_argument(
-        "--body",
-        default="open",
-        metavar="B",
-        help="open, or the licensed SMPL file of a checkpoint",
+        "--out", type=Path, required=True, metavar="FILE", help="where to write, an .npz"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="where to write, an .npz")
     parser.add_argument(
         "--pairs",
+        type=Path,
         metavar="FILE",
         help="an .npz with pred_rotmat, pred_betas, pred_cam, gt_rotmat, gt_betas and gt_cam or "
         "gt_joints_2d of people whose truth is known; nothing is rendered",
     )
-    parser.add_argument("--motion", metavar="DIR", help="folder of converted motion capture")
-    parser.add_argument("--backgrounds", metavar="DIR", help="folder of photographs, if any")
-    parser.add_argument("--count", type=int, metavar="N", help=f"people (default {_COUNT})")
-    parser.add_argument("--seed", type=int, metavar="N", help=f"of the people (default {SEED})")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that render (default 1)"
+        "--motion", type=Path, metavar="DIR", help="folder of converted motion capture"
     )
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"
+    )
+    parser.add_argument(
+        "--count", type=at_least(85), metavar="N", help=f"people (default {_COUNT})"
+    )
+    parser.add_argument(
+        "--seed", type=at_least(0), metavar="N", help=f"of the people (default {SEED})"
+    )
+    parser.add_argument(
+        "--workers", type=at_least(1), metavar="N", help="processes that render (default 1)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,8 +93,8 @@ def run(options: argparse.Namespace) -> int:
     lines = [
         f"{found.people} people: {found.source}",
         f"regressor       {regressor.id}, weights {found.weights_hash}, body {found.body_id}",
-        f"usual error     root {errors['root_deg']:.0f}, joints {errors['joints_deg']:.0f} degrees, "
-        f"betas {errors['betas']:.2f}, scale {errors['scale']:.1%}",
+        f"usual error     root {errors['root_deg']:.0f} and joints {errors['joints_deg']:.0f} "
+        f"degrees, betas {errors['betas']:.2f}, scale {errors['scale']:.1%}",
         f"written         {out}",
     ]
     emit(summary, lines, as_json=options.json)
@@ -96,28 +103,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> Path:
     """Refuse what cannot work before anything is loaded; return the file to write."""
-    out = Path(options.out)
+    out: Path = options.out
     if out.suffix != ".npz" or not out.parent.is_dir():
-        raise UsageError(
-            f"eft-fast calibrate: --out must be an .npz in a folder that is there, got {out}"
-        )
+        raise UsageError(f"--out must be an .npz in a folder that is there, got {out}")
     rendering = ("motion", "backgrounds", "count", "seed", "workers")
     if options.pairs is not None:
         for name in rendering:
             if getattr(options, name) is not None:
-                raise UsageError(
-                    f"eft-fast calibrate: --{name} is about rendered people; leave it out beside "
-                    "--pairs"
-                )
-        if not Path(options.pairs).is_file():
-            raise UsageError(f"eft-fast calibrate: no file {options.pairs}")
-    for name, value, least in (
-        ("count", options.count, 85),
-        ("seed", options.seed, 0),
-        ("workers", options.workers, 1),
-    ):
-        if value is not None and value < least:
-            raise UsageError(f"eft-fast calibrate: --{name} must be at least {least}, got {value}")
+                raise UsageError(f"--{name} is about rendered people; leave it out beside --pairs")
+        if not options.pairs.is_file():
+            raise UsageError(f"no file {options.pairs}")
     return out
 
 
@@ -131,8 +126,8 @@ def _measure_on_renders(options: argparse.Namespace, regressor: Any, body: Any) 
             out=Path(folder),
             split="val",
             count=_COUNT if options.count is None else options.count,
-            motion=None if options.motion is None else Path(options.motion),
-            backgrounds=None if options.backgrounds is None else Path(options.backgrounds),
+            motion=options.motion,
+            backgrounds=options.backgrounds,
             body=options.body,
             config=SynthConfig(size=regressor.input_size, seed=seed),
         )

@@ -6,76 +6,86 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from eft_fast.cli.output import UsageError, add_common_options, emit, note
-from eft_fast.cli.run_folder import RunFolder, load_run_folder
+from eft_fast.cli.choices import LABEL_FORMATS, MESH_FORMATS
+from eft_fast.cli.options import add_body, not_negative
+from eft_fast.cli.output import UsageError, emit, note
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_body, output_file, output_folder
+from eft_fast.cli.run_folder import RunFolder, find_fits, load_run_folder
 
-_EXAMPLE = """example: eft-fast convert fits/fits.npz --to eft-json --out fits.json
-example: eft-fast convert fits/ --to spin-npz --select --out train.npz
-example: eft-fast convert fits/ --to glb --out meshes/"""
-_MESHES: Final = ("obj", "ply", "glb")
+#: Options that only ``--select`` has a use for.
+_OF_SELECT: Final = ("max_beta", "max_loss_2d", "min_confidence", "all_limbs")
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "convert",
+        run,
+        summary="write fits in another format, or as meshes",
         description=(
             "Write fits in another format. eft-json: the JSON of the EFT dataset. spin-npz: the "
             "labels of SPIN's training sets (no camera). amass-npz: one motion, z up, a row is a "
             "frame. obj, ply, glb: one upright mesh per person, in metres. People whose fit "
             "failed are left out. A mesh of a licensed body model falls under its licence."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=[
+            "eft-fast convert fits/fits.npz --to eft-json --out fits.json",
+            "eft-fast convert fits/ --to spin-npz --select --out train.npz",
+            "eft-fast convert fits/ --to glb --out meshes/",
+        ],
     )
-    parser.add_argument("fits", metavar="FITS", help="fits.npz, or the folder that fit wrote")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT", help="eft-json, spin-npz, amass-npz, obj, ply, glb"
+        "fits", type=Path, metavar="FITS", help="fits.npz, or the folder that fit wrote"
     )
-    parser.add_argument("--out", required=True, metavar="PATH", help="file; of meshes: folder")
-    parser.add_argument("--body", default="open", help="open, or the licensed file of the fits")
+    formats = (*LABEL_FORMATS, *MESH_FORMATS)
+    parser.add_argument(
+        "--to", required=True, choices=formats, metavar="FORMAT", help=", ".join(formats)
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="file; of meshes: folder"
+    )
+    add_body(parser, of="body of the fits: ")
     parser.add_argument(
         "--select", action="store_true", help="keep only fits that pass the rules of pseudo_gt"
     )
-    parser.add_argument("--max-beta", type=float, metavar="X", help="of --select (default 3)")
     parser.add_argument(
-        "--max-loss-2d", type=float, metavar="X", help="of --select (default 0.001)"
+        "--max-beta", type=not_negative, metavar="X", help="of --select (default 3)"
+    )
+    parser.add_argument(
+        "--max-loss-2d", type=not_negative, metavar="X", help="of --select (default 0.001)"
     )
     parser.add_argument(
         "--min-confidence",
-        type=float,
+        type=not_negative,
         metavar="X",
         help="of --select: how sure the regressor was of its start, where it says so (default 0.2)",
     )
     parser.add_argument(
-        "--all-limbs", action="store_true", help="of --select: all 12 limb joints are labelled"
+        "--all-limbs",
+        action="store_true",
+        default=None,
+        help="of --select: all 12 limb joints are labelled",
     )
-    add_common_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Load, select, write."""
-    from eft_fast.pseudo_gt import FORMATS, PersonNames, write_fits
-
-    kinds = (*FORMATS, *_MESHES)
-    if options.to not in kinds:
-        raise UsageError(
-            f"eft-fast convert: --to must be one of {', '.join(kinds)}, got {options.to}"
-        )
-    job = load_run_folder("convert", options.fits, options.body)
-    summary: dict[str, Any] = {"fits": len(job.result), "format": options.to}
-    if options.select:
-        job = _selected(job, options, summary)
-    out = Path(options.out)
-    if options.to in _MESHES:
-        written = _write_meshes(job, options.to, out)
-    else:
-        if out.is_dir():
-            raise UsageError(f"eft-fast convert: --out must be a file, got the folder {out}")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _, written = write_fits(job.result, PersonNames(job.photos, job.ids), options.to, out)
+    given = {name: getattr(options, name) for name in _OF_SELECT}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not options.select:
+        name = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{name} goes with --select; give both or leave it out")
+    find_fits(options.fits)
+    check_body(options.body)
+    place = output_folder if options.to in MESH_FORMATS else output_file
+    with place(options.out) as out:
+        job = load_run_folder(options.fits, options.body)
+        summary: dict[str, Any] = {"fits": len(job.result), "format": options.to}
+        if options.select:
+            job = _selected(job, given, summary)
+        written = _write(job, options.to, out)
     if not job.photos and not options.quiet:
         note("note: no people.json beside the fits, so photos are called by their number")
     summary |= {"written": written, "out": str(out)}
@@ -86,30 +96,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _selected(job: RunFolder, options: argparse.Namespace, summary: dict[str, Any]) -> RunFolder:
+def _write(job: RunFolder, kind: str, out: Path) -> int:
+    """Write the file or the meshes; return how many people are in them."""
+    if kind in MESH_FORMATS:
+        from eft_fast.viz.fits import write_meshes
+
+        return len(write_meshes(job.result, job.names, out, kind))
+    from eft_fast.pseudo_gt import PersonNames, write_fits
+
+    return write_fits(job.result, PersonNames(job.photos, job.ids), kind, out)[1]
+
+
+def _selected(job: RunFolder, given: dict[str, Any], summary: dict[str, Any]) -> RunFolder:
     from dataclasses import replace
 
     from eft_fast.pseudo_gt import SelectConfig, select_fits
 
-    given = {
-        name: getattr(options, name)
-        for name in ("max_beta", "max_loss_2d", "min_confidence")
-        if getattr(options, name) is not None
-    }
-    chosen = select_fits(job.result, SelectConfig(all_limbs=options.all_limbs, **given))
+    chosen = select_fits(job.result, SelectConfig(**given))
     summary |= {"selected": int(chosen.keep.sum()), "rejected": chosen.counts()}
     rows = chosen.keep.nonzero()[0].tolist()
     if not rows:
         rules = ", ".join(f"{count} {rule}" for rule, count in chosen.counts().items())
-        raise UsageError(f"eft-fast convert: no fit passes the rules ({rules})")
+        raise UsageError(f"no fit passes the rules ({rules})")
     photos = [job.photos[row] for row in rows] if job.photos else []
     ids = [job.ids[row] for row in rows] if job.ids else []
     return replace(job, result=job.result[rows], photos=photos, ids=ids)
-
-
-def _write_meshes(job: RunFolder, kind: str, out: Path) -> int:
-    from eft_fast.viz.fits import write_meshes
-
-    if out.is_file():
-        raise UsageError(f"eft-fast convert: --out must be a folder for meshes, got the file {out}")
-    return len(write_meshes(job.result, job.names, out, kind))

@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eft_fast.cli.output import add_common_options, emit
+from eft_fast.cli.output import emit
+from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.serving.cpus import usable_cpus
 
 _PACKAGES = (
@@ -32,16 +33,16 @@ _PACKAGES = (
 )
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    add_command(
+        subparsers,
+        "doctor",
+        run,
+        summary="say what is installed, what is missing, and what to do",
         description="Check the installation. Exit code 1 if something that fits need is broken.",
-        epilog="example: eft-fast doctor --json",
+        examples=["eft-fast doctor", "eft-fast doctor --json"],
     )
-    add_common_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,30 +6,73 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from eft_fast.cli.eval_methods import add_methods, chosen_methods
+from eft_fast.cli.options import add_out_folder, add_regressor
 from eft_fast.cli.output import UsageError, emit, note, write_json
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_annotations, check_folder, check_regressor, output_folder
 from eft_fast.cli.people import People, people_from_annotations
 
 if TYPE_CHECKING:
-    from eft_fast.evaluation.openbench import Method
-    from eft_fast.models.base import Regressor
     from eft_fast.result import FitResult
 
 
-def run_coco(options: argparse.Namespace, names: list[str]) -> int:
-    """Fit everybody by every method and print 2D errors, which are not errors of the body."""
+#: The columns of the published figure, and their neighbours.
+_FIGURE: Final = (
+    "regressor", "eft", "eft_head", "smplify_eft_baseline_gmm", "smplify_eft_baseline_angle_off",
+    "smplify_eft_baseline_none", "smplify_spin_gmm", "smplify2016_gmm_mean", "smplifyx_gmm_mean",
+)  # fmt: skip
+
+
+def add(subparsers: Subparsers) -> None:
+    """Register the command."""
+    parser = add_command(
+        subparsers,
+        "coco",
+        run,
+        summary="on your photos with annotated keypoints, by 2D error alone",
+        description=(
+            "Fit everybody on photos by every method and print 2D errors, which are not errors of "
+            "the body. Writes coco.json and one picture per person with all methods."
+        ),
+        examples=["eft-fast eval coco --photos photos/ --annotations people.json --out bench"],
+    )
+    parser.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR", help="folder of photos"
+    )
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="keypoints JSON")
+    add_methods(parser, default="those of the published figure")
+    add_regressor(parser)
+    parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
+    add_out_folder(parser, "eft_fast_bench")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check everything that can be checked before anything is loaded, then fit and measure."""
+    check_folder("--photos", options.photos)
+    check_annotations(options.annotations)
+    check_regressor(options.regressor)
+    names = options.methods or list(_FIGURE)
+    if any(method.method == "spin" for method in chosen_methods(names, None)):
+        raise UsageError("spin_refit learns from a set; use it with openbench")
+    with output_folder(options.out) as out:
+        people = people_from_annotations(
+            options.annotations, options.photos, min_keypoints=10, min_area=4000.0
+        )
+        if not len(people):
+            raise UsageError(people.nobody())
+        return _measure_methods(options, names, people, out)
+
+
+def _measure_methods(
+    options: argparse.Namespace, names: Sequence[str], people: People, out: Path
+) -> int:
     from eft_fast.api import fit_batch, load_body, load_regressor
 
-    if options.photos is None or options.annotations is None:
-        raise UsageError("eft-fast eval: coco needs --photos and --annotations")
-    people = people_from_annotations(
-        options.annotations, Path(options.photos), min_keypoints=10, min_area=4000.0
-    )
-    if not len(people):
-        raise UsageError(f"eft-fast eval: {people.nobody()}")
     regressor, body = load_regressor(options.regressor), load_body()
-    methods = _methods(names, regressor)
+    methods = chosen_methods(names, regressor)
     results: dict[str, FitResult] = {}
     rows: dict[str, dict[str, float]] = {}
     for method in methods:
@@ -49,30 +92,22 @@ def run_coco(options: argparse.Namespace, names: list[str]) -> int:
             progress=False,
         )
         seconds = time.perf_counter() - start
+        if "interrupted" in results[method.name].stop_reason:
+            # A fit answers an interrupt with what is done; a table of some people would mislead.
+            raise KeyboardInterrupt
         rows[method.name] = _measure(results[method.name], people, seconds)
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     if not options.no_pictures:
         _write_side_by_side(results, people, out)
     summary: dict[str, Any] = {
         "people": len(people),
         "annotations": str(options.annotations),
-        "regressor": regressor.id,
+        "regressor": regressor.full_id,
         "body": body.id,
         "methods": rows,
     }
     write_json(str(out / "coco.json"), summary)
     emit(summary, _table(rows), as_json=options.json)
     return 0
-
-
-def _methods(names: list[str], regressor: Regressor) -> Sequence[Method]:
-    from eft_fast.cli.eval import chosen_methods
-
-    methods: Sequence[Method] = chosen_methods(names, regressor)
-    if any(method.method == "spin" for method in methods):
-        raise UsageError("eft-fast eval: spin_refit learns from a set; use it with openbench")
-    return methods
 
 
 def _measure(result: FitResult, people: People, seconds: float) -> dict[str, float]:

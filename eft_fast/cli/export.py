@@ -6,77 +6,160 @@ import argparse
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from eft_fast.cli.output import UsageError, add_common_options, emit, note
+from eft_fast.cli.choices import (
+    ALL_JOINT_SETS,
+    EXPORT_FORMATS,
+    EXPORT_OUTPUTS,
+    EXPORT_PRECISIONS,
+    GATED,
+    OPSETS,
+)
+from eft_fast.cli.export_report import report_lines
+from eft_fast.cli.export_source import (
+    describe_source,
+    load_export_body,
+    tell_notice,
+)
+from eft_fast.cli.options import add_body, add_out_folder, add_regressor, at_least
+from eft_fast.cli.output import UsageError, emit
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_body, check_folder, check_regressor, output_folder
 
-_EXAMPLE = "example: eft-fast export --out exported --outputs joints"
-#: Precisions that have to pass the gate on photos and rendered people first.
-_GATED = ("int8", "bf16")
+if TYPE_CHECKING:
+    from eft_fast.deploy.onnx_export import ExportConfig
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "export",
+        run,
+        summary="write a regressor for ONNX Runtime and others, verified",
         description=(
             "Write a regressor as ONNX, or for OpenVINO, TensorRT or Triton, run it in batches of "
             "1, 7 and --max-batch, and keep it only if it answers as torch does. int8 and bf16 "
             "(OpenVINO) must pass a gate on photos and rendered people as well."
         ),
-        epilog=_EXAMPLE,
+        examples=[
+            "eft-fast export --out exported --outputs joints",
+            "eft-fast export --out small --precision int8 --photos photos/ --motion cmu/",
+        ],
     )
+    add_regressor(parser)
+    add_out_folder(parser)
     parser.add_argument(
-        "--regressor", default="open", help="open, weights of it, or a SPIN or EFT checkpoint"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--format", default="onnx", help="onnx, openvino, tensorrt, tensorrt-rtx or triton"
+        "--format",
+        choices=EXPORT_FORMATS,
+        default="onnx",
+        metavar="F",
+        help=f"{', '.join(EXPORT_FORMATS)} (default onnx)",
     )
     parser.add_argument(
         "--outputs",
+        choices=EXPORT_OUTPUTS,
         default="params",
-        help="params; joints: and joints; vertices: and the mesh, with the body in the file",
+        metavar="O",
+        help="params; joints: and joints; vertices: and the mesh, with the body in the file "
+        "(default params)",
+    )
+    add_body(parser, of="of joints, vertices and the gate: ")
+    parser.add_argument(
+        "--precision",
+        choices=EXPORT_PRECISIONS,
+        default="fp32",
+        metavar="P",
+        help="fp32; fp16: of the trunk; int8 or bf16 behind a gate (default fp32)",
     )
     parser.add_argument(
-        "--body", default="open", help="of joints and vertices: open, or a licensed SMPL file"
+        "--opset",
+        type=int,
+        choices=OPSETS,
+        default=20,
+        metavar="N",
+        help=f"ONNX opset: {', '.join(map(str, OPSETS))} (default 20)",
     )
     parser.add_argument(
-        "--precision", default="fp32", help="fp32; fp16: of the trunk; int8 or bf16 behind a gate"
+        "--max-batch",
+        type=at_least(1, 1024),
+        default=64,
+        metavar="N",
+        help="largest batch (default 64)",
     )
-    parser.add_argument("--opset", type=int, default=20, help="ONNX opset (default 20)")
     parser.add_argument(
-        "--max-batch", type=int, default=64, metavar="N", help="largest batch (default 64)"
+        "--joint-set",
+        choices=ALL_JOINT_SETS,
+        metavar="SET",
+        help="of joints and vertices: order of the joints (default smpl45)",
     )
-    parser.add_argument("--joint-set", default="smpl45", help="order of the joints")
     parser.add_argument(
         "--photos",
         nargs="+",
+        type=Path,
         default=[],
         metavar="PHOTO",
         help="photos of people: stored as samples; of int8 and bf16: the gate's",
     )
-    parser.add_argument("--motion", metavar="DIR", help="of the gate: motion capture to render")
-    parser.add_argument("--licence", help="of the weights, as an SPDX expression")
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--motion", type=Path, metavar="DIR", help="of the gate: motion capture to render"
+    )
+    parser.add_argument("--licence", metavar="SPDX", help="of the weights, as an SPDX expression")
 
 
 def run(options: argparse.Namespace) -> int:
     """Load, export, verify, and say how far the answers are from torch's."""
-    from eft_fast.deploy.onnx_export import ExportConfig, export_regressor, require_onnx
+    _check(options)
+    with output_folder(options.out):
+        from eft_fast.deploy.formats import check_format
+        from eft_fast.deploy.onnx_export import ExportConfig, require_onnx
+
+        is_gated = options.precision in GATED
+        require_onnx()
+        check_format(options.format, "fp32" if is_gated else options.precision)
+        given = {item.name: getattr(options, item.name) for item in fields(ExportConfig)}
+        given["joint_set"] = options.joint_set or ExportConfig.joint_set
+        if is_gated:
+            from eft_fast.cli.export_gated import export_gated
+
+            return export_gated(options, given)
+        return _export(options, ExportConfig(**given))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what does not go together or is not there, before anything is loaded."""
+    from eft_fast.data import list_photos
+
+    formats = GATED.get(options.precision)
+    if formats is None and options.motion is not None:
+        raise UsageError("--motion goes with --precision int8 or bf16; leave it out")
+    if formats is not None and not options.photos:
+        raise UsageError(
+            f"precision {options.precision} is measured on real photos: give --photos with people "
+            "in them"
+        )
+    if formats is not None and options.format not in formats:
+        raise UsageError(
+            f"--precision {options.precision} goes with --format {' or '.join(formats)}, got "
+            f"{options.format}"
+        )
+    if options.outputs == "params" and options.joint_set is not None:
+        raise UsageError("--joint-set goes with --outputs joints or vertices; leave it out")
+    if options.outputs == "params" and formats is None and options.body != "open":
+        raise UsageError("--body goes with --outputs joints or vertices; leave it out")
+    check_regressor(options.regressor)
+    check_body(options.body)
+    if options.motion is not None:
+        check_folder("--motion", options.motion)
+    if options.photos:
+        options.photos = list_photos(options.photos)
+
+
+def _export(options: argparse.Namespace, config: ExportConfig) -> int:
+    from eft_fast.deploy.onnx_export import export_regressor
     from eft_fast.models import load_regressor
 
-    require_onnx()
-    given = {item.name: getattr(options, item.name) for item in fields(ExportConfig)}
-    if options.precision in _GATED:
-        from eft_fast.cli.export_gated import export_gated
-
-        return export_gated(options, given)
-    if options.motion is not None:
-        raise UsageError("eft-fast export: --motion goes with --precision int8 or bf16")
-    config = ExportConfig(**given)
     start = time.perf_counter()
     regressor = load_regressor(options.regressor)
     licence, sha256 = describe_source(options.regressor)
@@ -85,12 +168,12 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         body=load_export_body(options),
         config=config,
-        photos=list_samples(options.photos),
+        photos=options.photos,
         licence=options.licence or licence,
         source_sha256=sha256,
     )
     summary = {
-        "out": options.out,
+        "out": str(options.out),
         "regressor": regressor.id,
         "format": options.format,
         "precision": options.precision,
@@ -98,61 +181,5 @@ def run(options: argparse.Namespace) -> int:
         **report.to_dict(),
     }
     tell_notice(options)
-    emit(summary, report_lines(report, options.out), as_json=options.json)
+    emit(summary, report_lines(report, str(options.out)), as_json=options.json)
     return 0
-
-
-def load_export_body(options: argparse.Namespace) -> Any:
-    """The body of joints and vertices; None where none goes into the file."""
-    if options.outputs == "params":
-        return None
-    from eft_fast.body import load_body
-
-    return load_body(options.body)
-
-
-def list_samples(photos: list[str]) -> list[Path]:
-    """The photos of the command line; folders stand for what is in them."""
-    if not photos:
-        return []
-    from eft_fast.data import list_photos
-
-    return list_photos(photos)
-
-
-def describe_source(source: str) -> tuple[str | None, str]:
-    """Licence, where the file tells, and hash of the file that weights come from."""
-    import hashlib
-
-    from eft_fast.models.open_file import read_card
-    from eft_fast.models.registry import OPEN_REGRESSOR_PATH
-
-    path = OPEN_REGRESSOR_PATH if source == "open" else Path(source)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    is_ours = path.suffix == ".npz"
-    return (str(read_card(path)["licence"]) if is_ours else None), digest
-
-
-def tell_notice(options: argparse.Namespace) -> None:
-    """Say who may have the file, if that is not everybody."""
-    from eft_fast.serving.card import load_card
-
-    notice = load_card(options.out).notice
-    if notice and not options.quiet:
-        note(f"note: {options.out} {notice}")
-
-
-def report_lines(report: Any, folder: str) -> list[str]:
-    """What a verification found, for people."""
-    lines = [
-        f"{folder}: {'verified' if report.passed else 'does NOT pass'} on {report.provider}, "
-        f"batches of {', '.join(map(str, report.batches))}"
-    ]
-    for name, value in report.max_difference.items():
-        unit = "degrees" if name == "rotmat" else ""
-        lines.append(
-            f"  {name:9s} max difference {value:.2g} {unit} (at most {report.tolerance[name]:g}; "
-            f"torch's own rounding {report.torch_rounding[name]:.2g})"
-        )
-    lines += [f"  {name:9s} {found}" for name, found in report.checks.items()]
-    return lines + [f"  problem: {problem}" for problem in report.problems]

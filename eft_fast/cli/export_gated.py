@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from eft_fast.cli.export import (
+from eft_fast.cli.export_report import gate_lines, report_lines
+from eft_fast.cli.export_source import (
     describe_source,
-    list_samples,
     load_export_body,
-    report_lines,
     tell_notice,
 )
 from eft_fast.cli.output import UsageError, emit, note
@@ -33,18 +31,13 @@ def export_gated(options: argparse.Namespace, given: dict[str, Any]) -> int:
     from eft_fast.models import load_regressor
 
     config = ExportConfig(**(given | {"precision": "fp32"}))
-    if not options.photos:
-        raise UsageError(
-            f"eft-fast export: precision {options.precision} is measured on real photos: give "
-            "--photos with people in them"
-        )
     start = time.perf_counter()
     regressor = load_regressor(options.regressor)
     body = _gate_body(options, regressor)
     crops = _crops(options, regressor.input_size)
     if len(crops) < MIN_PHOTOS + MIN_CALIBRATION:
         raise UsageError(
-            f"eft-fast export: {options.precision} needs {MIN_PHOTOS + MIN_CALIBRATION} people on "
+            f"{options.precision} needs {MIN_PHOTOS + MIN_CALIBRATION} people on "
             f"the photos or more, found {len(crops)}"
         )
     # Every other person calibrates, so that neighbours in a folder go to both sides.
@@ -64,12 +57,12 @@ def export_gated(options: argparse.Namespace, given: dict[str, Any]) -> int:
             source_sha256=sha256,
         )
     except GateError as error:
-        note(f"eft-fast: {error}")
+        note(f"{options.prog}: {error}")
         failed = {"out": None, "gate": error.report.to_dict()}
         emit(failed, gate_lines(error.report), as_json=options.json)
         return 1
     summary = {
-        "out": options.out,
+        "out": str(options.out),
         "regressor": regressor.id,
         "format": options.format,
         "precision": options.precision,
@@ -78,39 +71,18 @@ def export_gated(options: argparse.Namespace, given: dict[str, Any]) -> int:
         "gate": gate.to_dict(),
     }
     tell_notice(options)
-    lines = gate_lines(gate) + report_lines(report, options.out)
+    lines = gate_lines(gate) + report_lines(report, str(options.out))
     emit(summary, lines, as_json=options.json)
     return 0
 
 
-def gate_lines(report: Any) -> list[str]:
-    """The table of the gate."""
-    lines = [
-        f"{'':24s} {'images/s':>9s} {'ratio':>6s} {'deg':>6s} {'p99':>6s} {'shift mm':>9s} "
-        f"{'MPJPE mm':>9s} {'change':>7s} {'PA mm':>6s} {'change':>7s}"
-    ]
-    for row in report.rows:
-        speed = [f"{row.images_per_second:9.2f}", f"{row.ratio:6.2f}"]
-        if math.isnan(row.ratio):
-            speed = [" " * 9, " " * 6]
-        lines.append(
-            f"{row.name:24s} {speed[0]} {speed[1]} {row.rotation_deg:6.2f} "
-            f"{row.rotation_p99_deg:6.2f} {row.shift_mm:9.2f} {row.mpjpe_mm:9.1f} "
-            f"{row.mpjpe_change_mm:+7.2f} {row.pa_mpjpe_mm:6.1f} {row.pa_mpjpe_change_mm:+7.2f}"
-        )
-    lines.append(f"{report.photos} photographed and {report.people} rendered people")
-    return lines + [f"does not pass: {problem}" for problem in report.problems]
-
-
 def _gate_body(options: argparse.Namespace, regressor: Any) -> Any:
     from eft_fast.body import load_body
+    from eft_fast.models.base import check_same_body
 
     body = load_body(options.body)
-    if not regressor.body_id.startswith("open") and options.body == "open":
-        raise UsageError(
-            f"eft-fast export: {regressor.id} predicts body {regressor.body_id}; give its file "
-            "with --body, the gate measures joints on it"
-        )
+    # The gate measures joints on it, also where no body goes into the file.
+    check_same_body(regressor, body.id, "--body")
     return body
 
 
@@ -119,7 +91,7 @@ def _crops(options: argparse.Namespace, size: int) -> Any:
     from eft_fast.cli.people import people_from_detector
     from eft_fast.imaging import Crop, crop_image, load_image
 
-    people = people_from_detector(list_samples(options.photos), quiet=options.quiet)
+    people = people_from_detector(options.photos, quiet=options.quiet)
     crops = [
         crop_image(load_image(photo), Crop.from_box(box, size))
         for photo, box in zip(people.photos, people.boxes, strict=True)
@@ -138,7 +110,7 @@ def _rendered(options: argparse.Namespace, size: int) -> tuple[Any, Any, Any]:
             out=Path(scratch),
             split="test",
             count=_PEOPLE,
-            motion=None if options.motion is None else Path(options.motion),
+            motion=options.motion,
             config=SynthConfig(size=size, seed=_SEED),
         )
         arrays = load_shards(render_shards(job))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -10,15 +9,16 @@ from typing import Any
 
 
 class UsageError(Exception):
-    """Bad usage or input; its text is the one sentence that the user sees."""
+    """Bad usage or input: exit code 2.
 
+    Args:
+        sentence: What is wrong and what to do, without the name of the command.
+        prog: The command; None: the one that runs.
+    """
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options that every command has."""
-    parser.add_argument(
-        "--json", action="store_true", help="print one machine-readable line on stdout"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    def __init__(self, sentence: str, prog: str | None = None) -> None:
+        super().__init__(sentence)
+        self.prog = prog
 
 
 def emit(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:

@@ -64,7 +64,7 @@ def people_from_annotations(
     sets = {sample.keypoint_set for sample in usable}
     if len(sets) > 1:
         raise ValueError(
-            f"fit: one joint set per run is expected, got {', '.join(sorted(sets))}; "
+            f"people: one joint set per run is expected, got {', '.join(sorted(sets))}; "
             "split the annotations"
         )
     people = People(joint_set=sets.pop() if sets else "coco17", source=str(annotations))

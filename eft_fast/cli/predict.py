@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from eft_fast.cli.output import UsageError, add_common_options, emit, note
-from eft_fast.cli.verify import add_runtime_options
+from eft_fast.cli.options import add_photos, add_runtime, at_least
+from eft_fast.cli.output import UsageError, emit, note
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_annotations, is_one_folder, output_file
 
 
 @dataclass
@@ -25,18 +27,20 @@ class _Someone:
     problems: list[str] = field(default_factory=list)
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "predict",
+        run,
+        summary="run an exported regressor on photos, without torch",
         description=(
             "Predict bodies with an exported regressor. Needs no torch. Without --box or "
             "--annotations each photo shows one person and is taken as a whole."
         ),
-        epilog="example: eft-fast predict skater.jpg --box 30 40 200 380 --model exported",
+        examples=["eft-fast predict skater.jpg --box 30 40 200 380 --model exported"],
     )
-    parser.add_argument("photos", nargs="+", metavar="PHOTOS", help="files or folders of photos")
+    add_photos(parser)
     parser.add_argument("--model", required=True, metavar="DIR", help="what eft-fast export wrote")
     parser.add_argument(
         "--box",
@@ -49,24 +53,39 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         "--annotations", metavar="FILE", help="boxes from COCO or OpenPose keypoints"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="crops at once (default 32)"
+        "--batch-size",
+        type=at_least(1),
+        default=32,
+        metavar="N",
+        help="crops at once (default 32)",
     )
-    parser.add_argument("--out", default="predictions.npz", metavar="FILE", help="where to write")
-    add_runtime_options(parser)
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("predictions.npz"),
+        metavar="FILE",
+        help="file to write (default predictions.npz)",
+    )
+    add_runtime(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict, write, print."""
-    from eft_fast.serving import Predictor
-
     if options.box is not None and options.annotations is not None:
-        raise UsageError("eft-fast predict: give --box or --annotations, not both")
+        raise UsageError("give --box or --annotations, not both")
+    if options.annotations is not None:
+        check_annotations(options.annotations)
     people = _gather(options)
     if not people.photos:
         why = people.problems[0] if people.problems else "the annotations name nobody"
-        raise UsageError(f"eft-fast predict: nobody to predict: {why}")
+        raise UsageError(f"nobody to predict: {why}")
+    with output_file(options.out) as out:
+        return _predict(options, people, out)
+
+
+def _predict(options: argparse.Namespace, people: _Someone, out: Path) -> int:
+    from eft_fast.serving import Predictor
+
     predictor = Predictor(
         options.model,
         provider=options.provider,
@@ -76,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     prediction = predictor(people.photos, people.boxes)
     seconds = time.perf_counter() - start
-    prediction.save(options.out)
+    prediction.save(out)
     failed = [text for text in prediction.message if text]
     for sentence in (*people.problems, *failed):
         if not options.quiet:
@@ -88,14 +107,14 @@ def run(options: argparse.Namespace) -> int:
         "regressor": predictor.card.regressor,
         "seconds": seconds,
         "people_per_second": len(prediction) / seconds,
-        "out": options.out,
+        "out": str(out),
         "problems": people.problems + failed,
         "predictions": _rows(people, prediction),
     }
     lines = [
         f"{len(prediction) - len(failed)} of {len(prediction)} people in {seconds:.2f} s on "
         f"{predictor.session.provider} ({summary['people_per_second']:.1f} per second)",
-        f"wrote {options.out}",
+        f"wrote {out}",
     ]
     emit(summary, lines, as_json=options.json)
     return 1 if len(failed) == len(prediction) else 0
@@ -111,8 +130,8 @@ def _gather(options: argparse.Namespace) -> _Someone:
     from eft_fast.cli.people import people_from_annotations
     from eft_fast.imaging import keypoints_to_box
 
-    first = Path(options.photos[0])
-    where = first if len(options.photos) == 1 and first.is_dir() else list_photos(options.photos)
+    photos = options.photos
+    where = photos[0] if is_one_folder(photos) else list_photos(photos)
     found = people_from_annotations(options.annotations, where, min_keypoints=1, min_area=0.0)
     people = _Someone(problems=list(found.problems))
     for photo, box, points, who in zip(

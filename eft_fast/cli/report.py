@@ -5,46 +5,52 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
 
-from eft_fast.cli.output import UsageError, add_common_options, emit
-from eft_fast.cli.run_folder import load_run_folder
+from eft_fast.cli.options import add_body
+from eft_fast.cli.output import UsageError, emit
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_body, output_folder
+from eft_fast.cli.run_folder import find_fits, load_run_folder
 
-_EXAMPLE = "example: eft-fast report fits/"
 
-
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "report",
+        run,
+        summary="draw fits over their photos again, with a report",
         description=(
             "Draw the fits of a folder that `eft-fast fit` wrote over their photos, and write "
             "report.html there: one page, no network. The photos must be where they were."
         ),
-        epilog=_EXAMPLE,
+        examples=["eft-fast report fits/"],
     )
-    parser.add_argument("folder", metavar="DIR", help="folder with fits.npz")
-    parser.add_argument("--body", default="open", help="open, or the licensed file of the fits")
-    parser.add_argument("--title", default="Fitted people", help="headline")
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder with fits.npz")
+    add_body(parser, of="body of the fits: ")
+    parser.add_argument("--title", default="Fitted people", metavar="TEXT", help="headline")
 
 
 def run(options: argparse.Namespace) -> int:
     """Draw everybody and write the page."""
+    check_body(options.body)
+    with output_folder(find_fits(options.folder).parent, "DIR"):
+        return _draw(options)
+
+
+def _draw(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from eft_fast.viz.fits import write_overlays
     from eft_fast.viz.report import ReportSummary, write_report
 
-    job = load_run_folder("report", options.folder, options.body)
+    job = load_run_folder(options.folder, options.body)
     if not len(job.result):
-        raise UsageError(f"eft-fast report: {job.folder} holds no fits")
+        raise UsageError(f"{job.folder} holds no fits")
     if not job.photos:
         raise UsageError(
-            f"eft-fast report: no people.json in {job.folder}, so the photos are not known; run "
-            "eft-fast fit again"
+            f"no people.json in {job.folder}, so the photos are not known; run eft-fast fit again"
         )
     shown = sys.stderr.isatty() and not options.quiet
     with tqdm(total=len(job.result), unit="picture", disable=not shown, leave=False) as bar:

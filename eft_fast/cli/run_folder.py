@@ -53,7 +53,19 @@ def save_names(out: Path, people: People) -> None:
     write_json(str(out / NAMES), content)
 
 
-def load_run_folder(command: str, path: str, body: str) -> RunFolder:
+def find_fits(path: Path) -> Path:
+    """The file of fits in a folder, or the file itself.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    file = path / FITS if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"no file {file}; run eft-fast fit first")
+    return file
+
+
+def load_run_folder(path: Path, body: str) -> RunFolder:
     """Read the fits of a folder, or of a file, and their names if they are there.
 
     Raises:
@@ -62,10 +74,7 @@ def load_run_folder(command: str, path: str, body: str) -> RunFolder:
     from eft_fast.api import load_body
     from eft_fast.result import FitResult
 
-    given = Path(path)
-    file = given / FITS if given.is_dir() else given
-    if not file.is_file():
-        raise UsageError(f"eft-fast {command}: no file {file}; run eft-fast fit first")
+    file = find_fits(path)
     result = FitResult.load(file, body=None if body == "open" else load_body(body))
     names = file.parent / NAMES
     content: dict[str, Any] = {"photos": [], "ids": [], "source": "unknown"}
@@ -73,7 +82,7 @@ def load_run_folder(command: str, path: str, body: str) -> RunFolder:
         content |= json.loads(names.read_text(encoding="utf-8"))
         if len(content["photos"]) != len(result):
             raise UsageError(
-                f"eft-fast {command}: {names} names {len(content['photos'])} people, but {file} "
-                f"holds {len(result)}; run eft-fast fit again"
+                f"{names} names {len(content['photos'])} people, but {file} holds {len(result)}; "
+                "run eft-fast fit again"
             )
     return RunFolder(file.parent, result, content["photos"], content["ids"], content["source"])

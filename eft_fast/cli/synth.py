@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
-from eft_fast.cli.output import UsageError, add_common_options, emit
+from eft_fast.cli.choices import SPLITS
+from eft_fast.cli.options import add_out_folder, at_least
+from eft_fast.cli.output import emit
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_folder, output_folder
 
-_EXAMPLE = "example: eft-fast synth --out people --n 1000 --workers 2"
 
-
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "synth",
+        run,
+        summary="render people with their pose, shape, camera and keypoints",
         description=(
             "Render people. Writes images/*.png, annotations.json (COCO person keypoints), "
             "parameters.npz (pose, betas, camera, 3D points, visibility) and contact_sheet.png. "
@@ -25,60 +28,63 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
             "prior that ships with the package; without --backgrounds, scenes are procedural. "
             "`eft-fast fit DIR --annotations DIR/annotations.json` fits the set."
         ),
-        epilog=_EXAMPLE,
+        examples=["eft-fast synth --out people --n 1000 --workers 2"],
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
-    parser.add_argument("--n", type=int, required=True, metavar="N", help="pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of the whole set (default 0)")
+    add_out_folder(parser)
+    parser.add_argument("--n", type=at_least(1), required=True, metavar="N", help="pictures")
     parser.add_argument(
-        "--size", type=int, default=256, metavar="PX", help="side of a picture (default 256)"
+        "--seed", type=at_least(0), default=0, metavar="N", help="of the whole set (default 0)"
+    )
+    parser.add_argument(
+        "--size",
+        type=at_least(16),
+        default=256,
+        metavar="PX",
+        help="side of a picture (default 256)",
     )
     parser.add_argument(
         "--scenes",
+        choices=("varied", "training"),
         default="varied",
         help="varied: with floors, seats, children, loose clothes and lying people; training: as "
         "the shipped regressor was trained on (default varied)",
     )
-    parser.add_argument("--motion", metavar="DIR", help="folder of converted motion capture")
-    parser.add_argument("--backgrounds", metavar="DIR", help="folder of photographs")
+    parser.add_argument(
+        "--motion", type=Path, metavar="DIR", help="folder of converted motion capture"
+    )
+    parser.add_argument("--backgrounds", type=Path, metavar="DIR", help="folder of photographs")
     parser.add_argument(
         "--split",
+        choices=SPLITS,
         default="train",
-        help="train, test or val: motion capture is divided by recording (default train)",
+        help="motion capture is divided by recording (default train)",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--workers", type=at_least(1), default=1, metavar="N", help="processes (default 1)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Render what is missing and say where everything is."""
+    for option in ("motion", "backgrounds"):
+        if getattr(options, option) is not None:
+            check_folder(f"--{option}", getattr(options, option))
+    with output_folder(options.out) as out:
+        return _render(options, out)
+
+
+def _render(options: argparse.Namespace, out: Path) -> int:
     from eft_fast.synth import SynthConfig, SynthJob, write_set
     from eft_fast.synth.config import varied
-    from eft_fast.synth.motion import SPLITS
 
-    kinds = {"varied": varied, "training": SynthConfig}
-    if options.scenes not in kinds:
-        raise UsageError(
-            f"eft-fast synth: --scenes must be varied or training, got {options.scenes}"
-        )
-
-    for name, least in (("n", 1), ("size", 16), ("workers", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise UsageError(
-                f"eft-fast synth: --{name} must be at least {least}, got {getattr(options, name)}"
-            )
-    if options.split not in SPLITS:
-        raise UsageError(
-            f"eft-fast synth: --split must be one of {', '.join(SPLITS)}, got {options.split}"
-        )
+    make_config = varied if options.scenes == "varied" else SynthConfig
     job = SynthJob(
-        out=Path(options.out),
+        out=out,
         split=options.split,
         count=options.n,
-        motion=None if options.motion is None else Path(options.motion),
-        backgrounds=None if options.backgrounds is None else Path(options.backgrounds),
-        config=kinds[options.scenes](size=options.size, seed=options.seed),
+        motion=options.motion,
+        backgrounds=options.backgrounds,
+        config=make_config(size=options.size, seed=options.seed),
         shard_size=50,
     )
     start = time.perf_counter()

@@ -7,12 +7,16 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from eft_fast.cli.output import UsageError, add_common_options, emit, note
+from eft_fast.cli.choices import STAGES
+from eft_fast.cli.options import at_least, device_name
+from eft_fast.cli.output import UsageError, emit, note
+from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_file, check_folder, output_file, output_folder
 
-_EXAMPLE = """example: eft-fast train --config train.toml
-example: eft-fast train --work run --motion cmu --trunk full.npz --train 3000"""
+if TYPE_CHECKING:
+    from eft_fast.training.config_file import TrainingRun
 
 #: Option of the command line -> place in the file.
 _PLACES: Final = {
@@ -36,18 +40,22 @@ _PLACES: Final = {
 }
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "train",
+        run,
+        summary="train the open regressor on rendered people",
         description=(
             "Train the open regressor: render people, train the head on the trunk's stored "
             "outputs, train everything together, and score the held-out pictures. Every stage "
             "goes on where it was stopped. Options win over the file."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=[
+            "eft-fast train --config train.toml",
+            "eft-fast train --work run --motion cmu --trunk full.npz --train 3000",
+        ],
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of options")
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder of the run")
@@ -59,31 +67,55 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
     parser.add_argument(
         "--start", type=Path, metavar="FILE", help="fine-tune these weights; default: the head's"
     )
-    parser.add_argument("--train", type=int, metavar="N", help="rendered training pictures")
+    parser.add_argument("--train", type=at_least(0), metavar="N", help="rendered training pictures")
     parser.add_argument(
-        "--varied", type=int, metavar="N", help="more of them, with children, floors, seats"
+        "--varied", type=at_least(0), metavar="N", help="more of them, with children, floors, seats"
     )
-    parser.add_argument("--val", type=int, metavar="N", help="rendered pictures to choose on")
-    parser.add_argument("--test", type=int, metavar="N", help="rendered held-out pictures")
-    parser.add_argument("--head-steps", type=int, metavar="N", help="updates of the head")
-    parser.add_argument("--finetune-steps", type=int, metavar="N", help="updates of everything")
     parser.add_argument(
-        "--stages", nargs="+", metavar="S", help="render, head, finetune, evaluate; default: all"
+        "--val", type=at_least(0), metavar="N", help="rendered pictures to choose on"
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="of the stage render")
-    parser.add_argument("--threads", type=int, metavar="N", help="of the other stages")
-    parser.add_argument("--device", metavar="D", help="of the stage finetune: cpu, cuda ...")
+    parser.add_argument("--test", type=at_least(0), metavar="N", help="rendered held-out pictures")
+    parser.add_argument("--head-steps", type=at_least(0), metavar="N", help="updates of the head")
+    parser.add_argument(
+        "--finetune-steps", type=at_least(0), metavar="N", help="updates of everything"
+    )
+    parser.add_argument(
+        "--stages",
+        choices=STAGES,
+        nargs="+",
+        metavar="S",
+        help=f"{', '.join(STAGES)}; default: all",
+    )
+    parser.add_argument("--processes", type=at_least(1), metavar="N", help="of the stage render")
+    parser.add_argument("--threads", type=at_least(1), metavar="N", help="of the other stages")
+    parser.add_argument(
+        "--device", type=device_name, metavar="D", help="of the stage finetune: cpu, cuda ..."
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="export the weights to this file")
     parser.add_argument("--source-sha256", metavar="HEX", help="hash of the trunk's source file")
-    parser.add_argument("--seed", type=int, help="of pictures, weights and batches")
-    add_common_options(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument("--seed", type=at_least(0), help="of pictures, weights and batches")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the stages in order; print the score of the last one that gives one."""
-    import torch
+    if options.config is None and (options.work is None or options.motion is None):
+        raise UsageError("--config, or --work and --motion, expected; got neither")
+    for name in ("config", "trunk", "start"):
+        if getattr(options, name) is not None:
+            check_file(f"--{name}", getattr(options, name))
+    for name in ("motion", "backgrounds"):
+        if getattr(options, name) is not None:
+            check_folder(f"--{name}", getattr(options, name))
+    job = _read_job(options)
+    with output_folder(job.recipe.work, "--work"):
+        if job.out is None:
+            return _train(job, options)
+        with output_file(job.out):
+            return _train(job, options)
 
+
+def _read_job(options: argparse.Namespace) -> TrainingRun:
+    from eft_fast.ops import find_device
     from eft_fast.training.config_file import load_run, run_from_table
 
     changes = {
@@ -94,12 +126,17 @@ def run(options: argparse.Namespace) -> int:
     if options.seed is not None:
         seeded = ("recipe.synth.seed", "recipe.head.seed", "recipe.finetune_config.seed")
         changes |= dict.fromkeys(seeded, options.seed)
-    if options.config is not None:
-        job = load_run(options.config, changes)
-    elif options.work is None or options.motion is None:
-        raise UsageError("eft-fast train: --config, or --work and --motion, expected; got neither")
-    else:
+    if options.config is None:
         job = run_from_table({}, Path(), changes)
+    else:
+        job = load_run(options.config, changes)
+    find_device("train", job.device)
+    return job
+
+
+def _train(job: TrainingRun, options: argparse.Namespace) -> int:
+    import torch
+
     if not options.quiet:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(job.threads)

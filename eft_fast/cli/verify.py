@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from eft_fast.cli.export import report_lines
-from eft_fast.cli.output import add_common_options, emit
+from eft_fast.cli.export_report import report_lines
+from eft_fast.cli.options import add_runtime
+from eft_fast.cli.output import emit
+from eft_fast.cli.parser import Subparsers, add_command
 
 
-def add_command(commands: Any, name: str, help_line: str) -> None:
+def add(subparsers: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        name,
-        help=help_line,
+    parser = add_command(
+        subparsers,
+        "verify",
+        run,
+        summary="check an exported regressor again, without torch",
         description=(
             "Run the samples that an export stored, compare with torch's stored answers, and check "
             "names, shapes, metadata and hashes; with the package onnx, the graph as well. Exit "
             "code 1 if anything differs."
         ),
-        epilog="example: eft-fast verify exported --provider cuda",
+        examples=["eft-fast verify exported", "eft-fast verify exported --provider cuda"],
     )
     parser.add_argument("folder", metavar="DIR", help="what eft-fast export wrote")
-    add_runtime_options(parser)
-    add_common_options(parser)
-    parser.set_defaults(run=run)
-
-
-def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Options of everything that runs an exported model."""
-    parser.add_argument(
-        "--provider",
-        default="auto",
-        help="auto, cpu, cuda, tensorrt or openvino; a named one runs or the command fails",
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="on the CPU; default: all that may be used"
-    )
+    add_runtime(parser)
 
 
 def run(options: argparse.Namespace) -> int:

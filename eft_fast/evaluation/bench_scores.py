@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eft_fast.evaluation import metrics
+from eft_fast.evaluation.bench_people import BenchPeople
 from eft_fast.evaluation.protocols import J24_TO_J14
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import matrix_to_axis_angle
@@ -26,7 +27,6 @@ from eft_fast.smplify.prior import load_pose_prior
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
-    from eft_fast.evaluation.openbench import BenchPeople
 
 _J24_IN_SPIN49: Final = 25
 _CHUNK: Final = 64

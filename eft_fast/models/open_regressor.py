@@ -222,8 +222,9 @@ class OpenRegressor(Regressor):
     """
 
     stages = ("layer3", "layer4", "feature", "head")
-    img_mean: Tensor
-    img_std: Tensor
+    #: The trunk takes RGB in [0, 1] as it is.
+    img_mean = (0.0, 0.0, 0.0)
+    img_std = (1.0, 1.0, 1.0)
 
     def __init__(
         self,
@@ -245,9 +246,6 @@ class OpenRegressor(Regressor):
         self.head = BodyHead(
             num_features, width=width, blocks=blocks, dropout=dropout, certainty=certainty
         )
-        mean, std = torch.tensor(conventions.IMG_MEAN), torch.tensor(conventions.IMG_STD)
-        self.register_buffer("img_mean", mean[:, None, None], persistent=False)
-        self.register_buffer("img_std", std[:, None, None], persistent=False)
 
     @classmethod
     def make_tiny(cls, seed: int = 0) -> OpenRegressor:
@@ -274,13 +272,13 @@ class OpenRegressor(Regressor):
         """Run the trunk.
 
         Args:
-            img: RGB crops, mean/std normalised; the trunk's own range is restored inside.
+            img: RGB crops in [0, 1].
 
         Raises:
             ValueError: If the crops are not 256 pixels wide and high.
         """
         self.check_img(img)
-        output: BlazePoseOutput = self.trunk(img * self.img_std + self.img_mean)
+        output: BlazePoseOutput = self.trunk(img)
         return output
 
     def run_to(self, stage: str, img: Float[Tensor, "B 3 256 256"]) -> Any:
@@ -289,10 +287,9 @@ class OpenRegressor(Regressor):
         if stage == "head":
             return self.features(img)
         self.check_img(img)
-        rgb = img * self.img_std + self.img_mean
         if stage in _ENCODER_STAGES:
-            return self.trunk.run_to_stage(_ENCODER_STAGES[stage], rgb)
-        return self.trunk.run_to_features(0, self.trunk.run_to_stage(0, rgb))
+            return self.trunk.run_to_stage(_ENCODER_STAGES[stage], img)
+        return self.trunk.run_to_features(0, self.trunk.run_to_stage(0, img))
 
     def run_from(self, stage: str, state: Any, *, raw_camera: bool = False) -> RegressorOutput:
         """Finish ``forward`` from the result of ``run_to``; see ``Regressor.run_from``."""

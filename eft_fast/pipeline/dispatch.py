@@ -16,7 +16,7 @@ from eft_fast.eft.config import DEFAULT_CONFIG, TENSOR_CORES, EftConfig
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.eft.loss import resolve_tie
 from eft_fast.eft.modes import check_mode
-from eft_fast.models.base import Regressor
+from eft_fast.models.base import Regressor, check_same_body
 from eft_fast.ops import find_device
 from eft_fast.pipeline.confidence import with_confidence
 from eft_fast.pipeline.fitter import Fitter
@@ -55,7 +55,7 @@ def make_run(
     """
     method, mode, config = resolve_method(method, mode, config)
     regressor = _on_device(regressor, find_device("fit_batch", device))
-    _check_same_body(regressor, body)
+    check_same_body(regressor, body.id, "fit_batch")
     fitter = make_fitter(
         regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
     )
@@ -65,9 +65,7 @@ def make_run(
     return Run(
         fitter=fitter,
         body=body,
-        regressor_id=regressor.id,
-        input_size=regressor.input_size,
-        device=next(regressor.parameters()).device,
+        regressor=regressor,
         method=method,
         mode=mode,
         precision=precision,
@@ -189,14 +187,3 @@ def _on_device(regressor: Regressor, device: torch.device | None) -> Regressor:
     if device is None or next(regressor.parameters()).device == device:
         return regressor
     return copy.deepcopy(regressor).to(device)
-
-
-def _check_same_body(regressor: Regressor, body: Smpl) -> None:
-    trained_on = regressor.body_id
-    if trained_on != body.id.split(":")[0] and not (
-        trained_on == "smpl" and body.id.startswith("smpl")
-    ):
-        raise ValueError(
-            f"fit_batch: regressor {regressor.id} predicts body {trained_on}, got body {body.id}; "
-            "their betas and joints differ, so load a pair that belongs together"
-        )

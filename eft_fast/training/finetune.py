@@ -97,7 +97,7 @@ def finetune(
     run = Run(network, parameter_groups(network, config), config, ema=config.ema)
     if state is not None:
         run.resume(state)
-    device = network.img_mean.device
+    device = next(network.parameters()).device
     half = device.type == "cuda" if config.half is None else config.half
     losses = []
     network.train()

@@ -76,7 +76,7 @@ def predict(
     """Run a regressor over uint8 crops of its input size."""
     stack = list(images)
     outputs = [
-        network(normalise_images(np.stack(stack[start : start + batch])))
+        network(normalise_images(np.stack(stack[start : start + batch]), network))
         for start in range(0, len(stack), batch)
     ]
     return RegressorOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))

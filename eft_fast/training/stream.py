@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.conventions import IMG_MEAN, IMG_STD
+from eft_fast.models.base import Regressor
+from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth.batch import SynthBatch
 from eft_fast.synth.stream import SynthBatches
 from eft_fast.training.targets import Targets, targets_from_labels
@@ -29,9 +30,9 @@ class RenderedStream:
         self.batches = batches
 
     def draw(self, step: int) -> tuple[Float[Tensor, "B 3 S S"], Targets]:
-        """Return the normalised crops and the labels of one update."""
+        """Return the crops, as the open regressor takes them, and the labels of one update."""
         batch = self.batches.get(step)
-        return normalise_batch(batch.image), self.targets(batch)
+        return normalise_batch(batch.image, OpenRegressor), self.targets(batch)
 
     def targets(self, batch: SynthBatch) -> Targets:
         """Return the labels of a batch."""
@@ -39,7 +40,10 @@ class RenderedStream:
         return targets_from_labels(self.batches.body, *labels)
 
 
-def normalise_batch(image: Tensor) -> Float[Tensor, "B 3 S S"]:
+def normalise_batch(
+    image: Tensor, regressor: Regressor | type[Regressor]
+) -> Float[Tensor, "B 3 S S"]:
     """Turn uint8 crops [B, S, S, 3] into the input of a regressor; compare ``imaging.to_input``."""
-    mean, std = (torch.tensor(values, device=image.device) for values in (IMG_MEAN, IMG_STD))
+    mean = torch.tensor(regressor.img_mean, device=image.device)
+    std = torch.tensor(regressor.img_std, device=image.device)
     return ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

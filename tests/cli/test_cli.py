@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
+import contextlib
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import eft_fast.api
+import eft_fast.cli
 from eft_fast.cli import main
+from eft_fast.cli.main import make_program
+from eft_fast.cli.output import UsageError
+from eft_fast.cli.paths import output_folder
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
@@ -56,11 +69,11 @@ def dataset(tmp_path):
     return photos, path
 
 
-def run_fit(dataset, tiny, out, *more):
+def run_fit(dataset, tiny, out, *more, steps=("--max-steps", "2")):
     photos, annotations = dataset
     return main(
         ["fit", str(photos), "--annotations", str(annotations), "--regressor", tiny,
-         "--out", str(out), "--max-steps", "2", *more]
+         "--out", str(out), *steps, *more]
     )  # fmt: skip
 
 
@@ -91,7 +104,8 @@ def test_fit_writes_everything(dataset, tiny, tmp_path, capsys):
 
 
 def test_fit_lines_for_people(dataset, tiny, tmp_path, capsys):
-    assert run_fit(dataset, tiny, tmp_path / "out", "--no-pictures", "--method", "none") == 0
+    more = ("--no-pictures", "--method", "none")
+    assert run_fit(dataset, tiny, tmp_path / "out", *more, steps=()) == 0
     printed = capsys.readouterr().out
     assert "2 people in" in printed
     assert "keypoint error" in printed
@@ -132,19 +146,34 @@ def test_all_photos_bad_is_a_failure(dataset, tiny, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["fit"], "PHOTOS"),
-        (["fti"], "fti"),
+        (["fti"], "'fti'; did you mean 'fit'?"),
         ([], "a command is needed"),
         (["fit", "no/such/folder"], "no/such/folder"),
         (["fit", "{photos}", "--annotations", "missing.json"], "missing.json"),
         (["fit", "{photos}", "--annotations", "{text}"], "text.json"),
-        (["fit", "{photos}", "--annotations", "{people}", "--method", "magic"], "magic"),
-        (["fit", "{photos}", "--annotations", "{people}", "--mode", "haed"], "haed"),
+        (["fit", "{photos}", "--annotations", "{people}", "--method", "smplfy"], "mean 'smplify'"),
+        (["fit", "{photos}", "--annotations", "{people}", "--mode", "haed"], "mean 'head'"),
         (["fit", "{photos}", "--annotations", "{people}", "--body", "none.pkl"], "none.pkl"),
         (["fit", "{photos}", "--annotations", "{people}", "--body", "{text}"], "text.json"),
-        (["fit", "{photos}", "--annotations", "{people}", "--max-steps", "0"], "max_steps"),
+        (["fit", "{photos}", "--annotations", "{people}", "--max-steps", "0"], "--max-steps"),
         (["fit", "{photos}", "--annotations", "{people}", "--workers", "0"], "workers"),
         (["fit", "{photos}", "--annotations", "{people}", "--min-keypoints", "18"], "nobody"),
         (["fit", "{text}"], "text.json"),
+        (["fit", "{photos}", "--anotations", "{people}"], "did you mean '--annotations'?"),
+        (["fit", "{photos}", "--device", "gpu"], "--device must be cpu, cuda or cuda:N"),
+        (["fit", "{photos}", "--device", "cuda", "--workers", "2"], "for the CPU"),
+        (["fit", "{photos}", "--slots", "2", "--workers", "2"], "exclude each other"),
+        (["fit", "{photos}", "--lr", "nan"], "--lr must be finite"),
+        (["fit", "{photos}", "--min-area", "5"], "go with --annotations"),
+        (["fit", "{photos}", "--prior", "gmm"], "--prior goes with --method smplify"),
+        (["fit", "{photos}", "--start", "mean"], "--start goes with --method smplify"),
+        (["fit", "{photos}", "--method", "smplifyx", "--mode", "head"], "--mode goes with"),
+        (["fit", "{photos}", "--method", "none", "--mode", "full"], "--mode goes with"),
+        (["fit", "{photos}", "--method", "smplify", "--slots", "2"], "--slots goes with"),
+        (["fit", "{photos}", "--method", "smplify", "--workers", "1"], "--workers goes with"),
+        (["fit", "{photos}", "--method", "none", "--lr", "1"], "--lr goes with"),
+        (["fit", "{photos}", "--method", "none", "--max-steps", "3"], "--max-steps goes with"),
+        (["fit", "{photos}", "--method", "none", "--threshold", "1"], "--threshold goes with"),
     ],
 )
 def test_mistakes_are_one_sentence(dataset, tiny, tmp_path, capsys, arguments, words):
@@ -163,6 +192,99 @@ def test_mistakes_are_one_sentence(dataset, tiny, tmp_path, capsys, arguments, w
     assert words in printed.err
     assert printed.err.count("\n") == 1
     assert "Traceback" not in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("{text}", "--out must be a folder, got the file"),
+        ("{text}/fits", "--out cannot be written (Not a directory)"),
+        ("/proc/fits", "--out cannot be written (No such file or directory)"),
+    ],
+)
+def test_out_is_tried_before_anything_is_loaded(dataset, tmp_path, capsys, monkeypatch, out, words):
+    photos, people = dataset
+    text = tmp_path / "text"
+    text.write_text("mine")
+    monkeypatch.setattr("eft_fast.data.open_annotations", None)
+    monkeypatch.setattr("eft_fast.api.load_regressor", None)
+    arguments = ["fit", str(photos), "--annotations", str(people)]
+    assert main([*arguments, "--out", out.format(text=text)]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert text.read_text() == "mine"
+
+
+def test_wrong_options_are_told_before_torch_is_loaded(dataset):
+    photos, people = map(str, dataset)
+    fit = ["fit", photos, "--annotations", people]
+    cases = [
+        [*fit, "--method", "none", "--mode", "head"],
+        [*fit, "--regressor", "none.pt"],
+        [*fit, "--out", people],
+        ["fit", photos, "--annotations", "none.json"],
+        ["eval", "openbench", "--motion", "nowhere"],
+        ["export", "--out", "x", "--motion", "nowhere"],
+        ["train", "--config", "none.toml"],
+        ["synth", "--n", "1", "--out", people],
+    ]
+    code = (
+        "import sys; from eft_fast.cli import main\n"
+        f"codes = [main(case) for case in {cases!r}]\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert set(codes) == {2}, codes"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_output_folder_that_stays_empty_goes_again(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    for out in (there, tmp_path / "a" / "b"):
+        with pytest.raises(UsageError), output_folder(out):
+            raise UsageError("no")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    with output_folder(tmp_path / "a" / "b") as out:
+        (out / "fits").touch()
+    assert (tmp_path / "a" / "b" / "fits").exists()
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "termin")])
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_signals_have_exit_codes(monkeypatch, capsys, number, code, word, is_swallowed):
+    def stopped(options):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            if not is_swallowed:
+                raise
+        return 0
+
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr("eft_fast.cli.doctor.run", stopped)
+    assert main(["doctor"]) == code
+    assert f"eft-fast doctor: {word}" in capsys.readouterr().err
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_an_interrupted_fit_saves_what_is_done(dataset, tiny, tmp_path, capsys, monkeypatch):
+    fit_batch = eft_fast.api.fit_batch
+
+    def interrupted(*arguments, **options):
+        result = fit_batch(*arguments, **options)
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        return result
+
+    monkeypatch.setattr("eft_fast.api.fit_batch", interrupted)
+    assert run_fit(dataset, tiny, tmp_path / "out", "--no-pictures", "--json") == 130
+    assert len(FitResult.load(tmp_path / "out" / "fits.npz")) == 2
+    assert json.loads(capsys.readouterr().out)["people"] == 2
 
 
 def test_help_needs_no_torch():
@@ -177,11 +299,55 @@ def test_help_needs_no_torch():
     assert b"doctor" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "doctor"])
-def test_every_command_has_an_example(command, capsys):
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    assert "example: eft-fast" in capsys.readouterr().out
+def leaves(parser):
+    """Parsers of all commands, and of the commands in them."""
+    groups = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    for group in groups:
+        for each in group.choices.values():
+            yield from leaves(each)
+    if not groups:
+        yield parser
+
+
+@pytest.mark.parametrize("parser", [*leaves(make_program())], ids=lambda parser: parser.prog)
+def test_every_command_has_examples_that_parse(parser):
+    assert parser.format_help().rstrip().splitlines()[-1].startswith(f"example: {parser.prog}")
+    for line in parser.epilog.splitlines():
+        program, *words = shlex.split(line.removeprefix("example: "))
+        assert program == "eft-fast"
+        options = make_program().parse_args(words)
+        assert options.prog == parser.prog
+        assert {"run", "json", "quiet"} <= vars(options).keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "openbnch"], "PROTOCOL must be one of openbench, coco, cards, got 'openbnch'; d"),
+        (["eval"], "eft-fast eval: the following arguments are required: PROTOCOL"),
+        (["bench", "smlpify"], "did you mean 'smplify'?"),
+        (["eval", "coco", "--photos", "x"], "eft-fast eval coco: the following"),
+        (["eval", "cards", "--count", "3"], "eft-fast eval cards: no option --count"),
+        (["eval", "openbench", "--photos", "x"], "no option --photos"),
+        (["bench", "smpl", "--model", "x"], "no option --model"),
+        (["export", "--out", "x", "--joint-set", "coco"], "'coco17'? (see eft-fast export --help)"),
+        (["convert", "x", "--to", "eft_json", "--out", "y"], "did you mean 'eft-json'"),
+        (["view", "x", "y"], "unexpected argument 'y'"),
+    ],
+)
+def test_what_was_meant(capsys, arguments, words):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_sentences_leave_the_name_of_the_command_to_main():
+    for path in Path(eft_fast.cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "UsageError":
+                words = ast.unparse(node.args[0]).lstrip("f'\"")
+                assert not words.startswith("eft-fast"), f"{path.name}:{node.lineno}"
 
 
 def test_doctor(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import eft_fast.api
 from eft_fast.cli import main
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
@@ -106,12 +108,15 @@ def test_cards(capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--motion", "absent"], "no file cmu_smpl24_12fps.npz"),
+        (["--motion", "{empty}"], "no file cmu_smpl24_12fps.npz"),
+        (["--motion", "absent"], "--motion must be a folder, there is none: absent"),
         (["--motion", "absent", "--count", "0"], "--count must be at least 1"),
-        (["--methods", "smplify"], "method must be one of regressor, eft"),
+        (["--methods", "eft_haed"], "did you mean 'eft_head'"),
     ],
 )
 def test_wrong_use_is_one_sentence(more, words, tiny, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    more = [word.format(empty=tmp_path / "empty") for word in more]
     arguments = ["eval", "openbench", "--regressor", tiny, "--out", str(tmp_path / "b"), *more]
     assert main([*arguments, "--quiet"]) == 2
     *progress, sentence = capsys.readouterr().err.strip().splitlines()
@@ -177,5 +182,23 @@ def test_coco(dataset, tiny, tmp_path, capsys):
     with Image.open(tmp_path / "coco" / "side_by_side" / "00001.png") as sheet:
         panels = [Image.open(p).height for p in (tmp_path / "coco" / "panels").glob("*/*.png")]
         assert sheet.height == sum(panels)
-    assert main(["eval", "coco", "--regressor", tiny]) == 2
-    assert "needs --photos and --annotations" in capsys.readouterr().err
+    coco = ["eval", "coco", "--photos", str(photos), "--annotations", str(path)]
+    assert main([*coco, "--methods", "spin_refit", "--out", str(tmp_path / "x")]) == 2
+    assert "use it with openbench" in capsys.readouterr().err
+
+
+def test_coco_stops_when_a_fit_was_interrupted(dataset, tiny, tmp_path, capsys, monkeypatch):
+    photos, path = dataset
+    fit_batch, called = eft_fast.api.fit_batch, []
+
+    def interrupted(*arguments, **options):
+        called.append(options["method"])
+        result = fit_batch(*arguments, **options)
+        return dataclasses.replace(result, stop_reason=("interrupted",))
+
+    monkeypatch.setattr("eft_fast.api.fit_batch", interrupted)
+    arguments = ["eval", "coco", "--photos", str(photos), "--annotations", str(path)]
+    arguments += ["--regressor", tiny, "--out", str(tmp_path / "coco"), "--methods", "regressor"]
+    assert main([*arguments, "smplify_spin_gmm"]) == 130
+    assert called == ["none"]
+    assert not (tmp_path / "coco").exists()

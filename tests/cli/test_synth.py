@@ -56,13 +56,17 @@ def test_synth_goes_on_and_adds(tmp_path, capsys):
     ("more", "words"),
     [
         (("--n", "0"), "--n must be at least 1, got 0"),
-        (("--n", "1", "--scenes", "dull"), "--scenes must be varied or training, got dull"),
+        (("--n", "1", "--scenes", "dull"), "--scenes must be one of varied, training, got 'dull'"),
         (("--n", "1", "--split", "best"), "--split must be one of train, test"),
-        (("--n", "1", "--motion", "nowhere"), "no file cmu_smpl24_12fps.npz in nowhere"),
-        (("--n", "1", "--backgrounds", "nowhere"), "photographs is in nowhere"),
+        (("--n", "1", "--motion", "nowhere"), "--motion must be a folder, there is none: nowhere"),
+        (("--n", "1", "--backgrounds", "nowhere"), "--backgrounds must be a folder"),
+        (("--n", "1", "--motion", "{empty}"), "no file cmu_smpl24_12fps.npz in"),
+        (("--n", "1", "--backgrounds", "{empty}"), "photographs is in"),
     ],
 )
 def test_synth_says_what_is_wrong(tmp_path, capsys, more, words):
+    (tmp_path / "empty").mkdir()
+    more = (word.format(empty=tmp_path / "empty") for word in more)
     assert synth(tmp_path / "out", *more) == 2
     error = capsys.readouterr().err
     assert words in error
@@ -79,9 +83,9 @@ def test_train_says_what_is_missing(tmp_path, capsys):
     assert main(["train", "--work", str(tmp_path)]) == 2
     assert "--config, or --work and --motion, expected" in capsys.readouterr().err
     assert main(["train", "--config", str(tmp_path / "none.toml")]) == 2
-    assert "train: no file" in capsys.readouterr().err
+    assert "--config must be a file, there is none" in capsys.readouterr().err
     arguments = ["train", "--work", str(tmp_path), "--motion", str(tmp_path), "--quiet"]
     assert main([*arguments, "--stages", "head"]) == 2
     assert "tools/convert_blazepose.py" in capsys.readouterr().err
     assert main([*arguments, "--stages", "sing"]) == 2
-    assert "stages must be of render" in capsys.readouterr().err
+    assert "--stages must be one of render" in capsys.readouterr().err

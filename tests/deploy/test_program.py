@@ -118,6 +118,9 @@ def test_predict_takes_boxes_from_annotations(tiny_export, photos, tmp_path, cap
         (["export", "--out", "{out}", "--opset", "17"], 2, "opset"),
         (["export", "--out", "{out}", "--precision", "int8"], 2, "--photos"),
         (["export", "--out", "{out}", "--motion", "x"], 2, "--motion"),
+        (["export", "--out", "{out}", "--joint-set", "coco17"], 2, "goes with --outputs"),
+        (["export", "--out", "{out}", "--precision", "int8", "--photos", "{photos}",
+          "--format", "tensorrt"], 2, "goes with --format onnx or openvino or triton"),
         (["export", "--out", "{out}", "--outputs", "joints", "--body", "no.pkl"], 2, "no.pkl"),
         (["verify", "{out}"], 2, "no folder or model"),
         (["verify", "{photos}"], 2, "holds no model.onnx"),
@@ -126,7 +129,7 @@ def test_predict_takes_boxes_from_annotations(tiny_export, photos, tmp_path, cap
         (["predict", "{photos}"], 2, "--model"),
         (["predict", "{photos}", "--model", "{out}"], 2, "no folder or model"),
         (["predict", "{out}", "--model", "{model}"], 2, "out"),
-        (["predict", "{photos}", "--model", "{model}", "--batch-size", "0"], 2, "batch_size"),
+        (["predict", "{photos}", "--model", "{model}", "--batch-size", "0"], 2, "--batch-size"),
         (
             ["predict", "{photos}", "--model", "{model}", "--box", "1", "2", "3", "4",
              "--annotations", "a.json"], 2, "not both",
@@ -217,10 +220,3 @@ def test_doctor_finds_packages_that_fight(monkeypatch, installed, providers, wor
     assert doctor._runtime(problems) == {"providers": providers}
     assert len(problems) == (words is not None)
     assert words is None or words in problems[0]
-
-
-@pytest.mark.parametrize("command", ["export", "verify", "predict", "bench"])
-def test_every_command_has_an_example(command, capsys):
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    assert "example: eft-fast" in capsys.readouterr().out

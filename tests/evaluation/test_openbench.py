@@ -12,6 +12,7 @@ import eft_fast
 from eft_fast.eft.config import EftConfig
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.evaluation import bench_scores, openbench
+from eft_fast.evaluation.bench_people import make_people
 from eft_fast.evaluation.bench_table import to_markdown
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.models.base import RegressorOutput
@@ -46,7 +47,7 @@ def make_set(body, size: int, count: int = 3, **options):
     landmarks[..., :2] = CAMERA[0] * flat.numpy() + np.array(CAMERA[1:])
     landmarks[1, :5, 2], landmarks[2, 7:9, 2] = 0, 1
     image = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return openbench.make_people(image, landmarks, rotmat.numpy(), betas.numpy(), **options)
+    return make_people(image, landmarks, rotmat.numpy(), betas.numpy(), **options)
 
 
 def truth_of(people):

@@ -65,7 +65,7 @@ def expected(people, regressor):
     rows = []
     samples = Sample.from_arrays(photos, keypoints, bboxes=boxes)
     for photo, sample in zip(photos, samples, strict=True):
-        person = prepare_person(sample, photo, 256)
+        person = prepare_person(sample, photo, regressor)
         with torch.no_grad():
             features = regressor.features(person.crop[None])
             rows.append(regressor.joint_confidence(features))
@@ -153,7 +153,8 @@ def test_calls_are_filled_up(regressor, body, people, monkeypatch):
     widths = []
     features = regressor.features
     monkeypatch.setattr(regressor, "features", lambda img: widths.append(len(img)) or features(img))
-    crops = [torch.from_numpy(imaging.to_input(np.resize(p, (256, 256, 3)))) for p in people[0]]
+    pixels = np.stack([np.resize(photo, (256, 256, 3)) for photo in people[0]])
+    crops = torch.from_numpy(imaging.to_input(pixels, regressor.img_mean, regressor.img_std))
     for index, crop in enumerate(crops):
         reader.add(index, crop)
     assert widths == [2]

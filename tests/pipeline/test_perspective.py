@@ -19,7 +19,8 @@ from eft_fast.geometry import (
     project_intrinsics,
     weak_to_pinhole,
 )
-from eft_fast.losses.keypoints import EftLossWeights, eft_loss
+from eft_fast.losses.keypoints import eft_loss
+from eft_fast.losses.weights import EftLossWeights
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.predict import RegressorFitter

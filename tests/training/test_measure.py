@@ -64,7 +64,7 @@ def test_weights_are_chosen_by_both_joint_errors(targets: Targets, open_body: Sm
 
 def test_prediction_goes_in_batches(network: OpenRegressor, arrays: SynthArrays) -> None:
     with torch.no_grad():
-        whole = network(normalise_images(arrays.image))
+        whole = network(normalise_images(arrays.image, network))
     parts = predict(network, arrays.image, batch=5)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -38,7 +38,7 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
 
 def mean_loss(network: OpenRegressor, arrays: SynthArrays, targets: Targets, body: Smpl) -> float:
     with torch.no_grad():
-        output = network(normalise_images(arrays.image))
+        output = network(normalise_images(arrays.image, network))
         return float(regression_loss(output, targets, body, HEAD.loss).mean())
 
 

@@ -32,9 +32,10 @@ def test_inputs_and_labels_are_those_of_stored_pictures(
 ) -> None:
     batch = source.batches.get(5)
     inputs, targets = source.draw(5)
-    expected = torch.stack([torch.from_numpy(to_input(image)) for image in batch.image.numpy()])
+    numbers = OpenRegressor.img_mean, OpenRegressor.img_std
+    expected = torch.from_numpy(to_input(batch.image.numpy(), *numbers))
     torch.testing.assert_close(inputs, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(normalise_batch(batch.image), inputs, rtol=0, atol=0)
+    torch.testing.assert_close(normalise_batch(batch.image, OpenRegressor), inputs, rtol=0, atol=0)
     fields = {name: getattr(batch, name).numpy() for name in SynthArrays.__dataclass_fields__}
     for ours, stored in zip(targets, make_targets(SynthArrays(**fields), open_body), strict=True):
         torch.testing.assert_close(ours, stored)

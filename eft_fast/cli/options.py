@@ -1,0 +1,104 @@
+"""Options that several commands share, and the values that numbers may have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from eft_fast.cli.choices import PROVIDERS
+
+
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The ``type`` of an option that takes a whole number of that size."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < least or (most is not None and value > most):
+            limit = f"at least {least}" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be {limit}, got {value}")
+        return value
+
+    return parse
+
+
+def not_negative(text: str) -> float:
+    """The ``type`` of an option that takes a number of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"must be finite and not negative, got {text}")
+    return value
+
+
+def device_name(text: str) -> str:
+    """The ``type`` of an option that takes a device; whether it is there is asked later."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    return text
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument(
+        "--device", type=device_name, metavar="D", help="cpu, cuda, cuda:1 ... (default cpu)"
+    )
+
+
+def add_regressor(parser: argparse.ArgumentParser) -> None:
+    """Whose answer fits start from."""
+    parser.add_argument(
+        "--regressor",
+        default="open",
+        metavar="R",
+        help="open, weights of it, or a SPIN or EFT checkpoint (default open)",
+    )
+
+
+def add_body(parser: argparse.ArgumentParser, *, of: str = "") -> None:
+    """Which body model; ``of`` says of what it is."""
+    help_line = f"{of}open, or a licensed SMPL .pkl or .npz (default open)"
+    parser.add_argument("--body", default="open", metavar="B", help=help_line)
+
+
+def add_photos(parser: argparse.ArgumentParser) -> None:
+    """Photos, wherever they are."""
+    parser.add_argument(
+        "photos", nargs="+", type=Path, metavar="PHOTOS", help="files or folders of photos"
+    )
+
+
+def add_out_folder(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """The folder to write; it has to be given where there is no default."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=default and Path(default),
+        required=default is None,
+        metavar="DIR",
+        help="folder to write" + (f" (default {default})" if default else ""),
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Where an exported model runs."""
+    parser.add_argument(
+        "--provider",
+        choices=PROVIDERS,
+        default="auto",
+        metavar="P",
+        help=f"{', '.join(PROVIDERS)}; a named one runs or the command fails (default auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="on the CPU; default: all that may be used",
+    )

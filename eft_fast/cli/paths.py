@@ -1,0 +1,119 @@
+"""Paths of the command line, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from eft_fast.cli.output import UsageError
+
+
+def check_file(option: str, path: str | Path) -> None:
+    """Raise unless there is such a file and it can be read."""
+    file = Path(path)
+    if not file.is_file():
+        found = "got a folder" if file.is_dir() else "there is none"
+        raise UsageError(f"{option} must be a file, {found}: {path}")
+    _try_to_open(option, file)
+
+
+def check_folder(option: str, path: str | Path) -> None:
+    """Raise unless there is such a folder."""
+    if not Path(path).is_dir():
+        found = "got a file" if Path(path).is_file() else "there is none"
+        raise UsageError(f"{option} must be a folder, {found}: {path}")
+
+
+def check_annotations(path: str) -> None:
+    """Raise unless the file or folder is there; it may be ``reader:path``."""
+    file = Path(path)
+    if not file.exists():
+        file = Path(path.partition(":")[2] or path)
+    if not file.exists():
+        raise UsageError(f"--annotations must be a file or folder, there is none: {path}")
+    if file.is_file():
+        _try_to_open("--annotations", file)
+
+
+def check_regressor(source: str) -> None:
+    """Raise unless it is ``open`` or a file."""
+    if source != "open":
+        check_file("--regressor", source)
+
+
+def check_body(source: str) -> None:
+    """Raise unless it is ``open`` or a file, here or in the folder EFT_FAST_MODELS."""
+    folder = os.environ.get("EFT_FAST_MODELS")
+    if source == "open" or (folder and (Path(folder).expanduser() / source).is_file()):
+        return
+    check_file("--body", Path(source).expanduser())
+
+
+def is_one_folder(paths: Sequence[Path]) -> bool:
+    """Whether one folder was given, in which annotations then name the photos."""
+    return len(paths) == 1 and paths[0].is_dir()
+
+
+def _try_to_open(option: str, file: Path) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} cannot be read ({error.strerror}): {file}") from None
+
+
+@contextmanager
+def output_folder(path: Path, option: str = "--out") -> Iterator[Path]:
+    """Make a folder and try to write in it; one that is made here and stays empty goes again.
+
+    Raises:
+        UsageError: If it is a file, or cannot be made or written.
+    """
+    made: list[Path] = []
+    try:
+        if path.is_file():
+            raise UsageError(f"{option} must be a folder, got the file {path}")
+        made = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        _remove_empty(made)
+        raise UsageError(
+            f"{option} cannot be written ({error.strerror}): {path}; choose another folder"
+        ) from None
+    try:
+        yield path
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
+def output_file(path: Path, option: str = "--out") -> Iterator[Path]:
+    """The same for a file: its folder is made, and what it holds stays until it is written.
+
+    Raises:
+        UsageError: If it is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} must be a file, got the folder {path}")
+    with output_folder(path.parent, option):
+        if path.exists():
+            try:
+                with path.open("ab"):
+                    pass
+            except OSError as error:
+                raise UsageError(f"{option} cannot be written ({error.strerror}): {path}") from None
+        yield path
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
+    """Remove folders, the deepest first, as far as they are empty."""
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

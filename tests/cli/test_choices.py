@@ -1,0 +1,24 @@
+"""Names that the command line knows without torch are those of the library."""
+
+from __future__ import annotations
+
+from eft_fast.cli import choices
+from eft_fast.deploy import graph, onnx_export, reduced, speed
+from eft_fast.eft.config import EFT_MODES
+from eft_fast.pipeline.dispatch import METHODS
+from eft_fast.pseudo_gt import FORMATS
+from eft_fast.synth.motion import SPLITS
+from eft_fast.training.config_file import STAGES
+
+
+def test_names_are_those_of_the_library():
+    assert choices.METHODS == METHODS
+    assert choices.EFT_MODES == EFT_MODES
+    assert choices.EXPORT_OUTPUTS == graph.OUTPUTS
+    assert choices.EXPORT_PRECISIONS == (*graph.PRECISIONS, *choices.GATED)
+    assert choices.GATED == reduced.REDUCED
+    assert choices.OPSETS == onnx_export.OPSETS
+    assert choices.ENGINES == speed.ENGINES
+    assert choices.LABEL_FORMATS == tuple(FORMATS)
+    assert choices.SPLITS == SPLITS
+    assert choices.STAGES == STAGES
