@@ -91,6 +91,7 @@ class MapFits:
         flipped: Who had a bone flipped in depth.
         swapped_arms: Whose left and right arm were taken for each other's.
         swapped_legs: Whose legs probably are exchanged; the fit took them as given.
+        intrinsics: Pinholes as seen in the crops, given or assumed; None: the weak camera.
         joint_sigma_mm: As of ``posterior.joint_sigma``; None unless asked for.
         problem: What was minimised in the end, for ``posterior.keypoint_gain``.
     """
@@ -106,6 +107,7 @@ class MapFits:
     flipped: Bool[Tensor, " B"]
     swapped_arms: Bool[Tensor, " B"]
     swapped_legs: Bool[Tensor, " B"]
+    intrinsics: Float[Tensor, "B 3 3"] | None
     joint_sigma_mm: Float[Tensor, "B 24"] | None
     problem: FitProblem
 
@@ -173,6 +175,7 @@ def fit_map(
         flipped=tried.flipped,
         swapped_arms=tried.swapped_arms,
         swapped_legs=tried.swapped_legs,
+        intrinsics=problem.intrinsics,
         joint_sigma_mm=sure,
         problem=problem.weigh(factor),
     )

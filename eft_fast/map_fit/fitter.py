@@ -1,4 +1,4 @@
-"""The direct fit in the shape of a ``Fitter``: people one by one to the network, fitted in batches."""
+"""The direct fit in the shape of a ``Fitter``: the network one by one, the fits in batches."""
 
 from __future__ import annotations
 
@@ -138,4 +138,5 @@ def _person_fit(fits: MapFits, row: int, start: _Start, reason: str) -> PersonFi
         steps,
         reason,
         outputs,
+        None if fits.intrinsics is None else fits.intrinsics[one].clone(),
     )

@@ -123,8 +123,9 @@ def _factor(problem: FitProblem, state: MapState) -> Float[Tensor, "B 85 85"]:
 def _half_solve(factor: Tensor, slopes: Float[Tensor, "B P n 85"]) -> Float[Tensor, "B P n 85"]:
     """L^-1 J^T of each row of slopes, so that products of two rows are J H^-1 J^T."""
     rows = slopes.flatten(1, 2).transpose(1, 2)
-    solved = torch.linalg.solve_triangular(factor, rows, upper=False)
-    return solved.transpose(1, 2).unflatten(1, slopes.shape[1:3])
+    solved: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False)
+    half: Tensor = solved.transpose(1, 2).unflatten(1, slopes.shape[1:3])
+    return half
 
 
 def _variance_fall(

@@ -9,6 +9,7 @@ apart: a row of a result depends on that row alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -163,23 +164,22 @@ def choose_rows(yes: Bool[Tensor, " B"], some: Tensor, other: Tensor) -> Tensor:
     return torch.where(yes.reshape(-1, *(1,) * (some.ndim - 1)), some, other)
 
 
+#: What of a solution is kept: its Hessian is asked for again where it is needed.
+_KEPT: Final = ("rotmat", "betas", "cam", "energy", "data", "steps", "converged", "finite")
+
+
 def choose_solution(yes: Bool[Tensor, " B"], some: MapSolution, other: MapSolution) -> MapSolution:
-    """One of two solutions for each person; solves of both count."""
-    fields = {
-        name: choose_rows(yes, getattr(some, name), getattr(other, name))
-        for name in ("rotmat", "betas", "cam", "energy", "data", "converged", "finite")
-    }
-    return MapSolution(**fields, steps=some.steps + other.steps, hessian=None)
+    """One of two solutions for each person; the solves of both count."""
+    fields = {name: choose_rows(yes, getattr(some, name), getattr(other, name)) for name in _KEPT}
+    return MapSolution(**fields | {"steps": some.steps + other.steps}, hessian=None)
 
 
 def take_solution(solution: MapSolution, rows: Int[Tensor, " N"]) -> MapSolution:
     """Some people of a solution."""
-    return MapSolution(*(None if part is None else part[rows] for part in solution))
+    return MapSolution(**{name: getattr(solution, name)[rows] for name in _KEPT}, hessian=None)
 
 
 def put_solution(whole: MapSolution, rows: Int[Tensor, " N"], part: MapSolution) -> MapSolution:
     """A solution with other rows for some people."""
-    pairs = zip(whole, part, strict=True)
-    return MapSolution(
-        *(None if a is None or b is None else a.index_copy(0, rows, b) for a, b in pairs)
-    )
+    fields = {name: getattr(whole, name).index_copy(0, rows, getattr(part, name)) for name in _KEPT}
+    return MapSolution(**fields, hessian=None)
