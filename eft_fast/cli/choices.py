@@ -16,7 +16,7 @@ from eft_fast.smplify.config import PRIORS, RECIPES, STARTS
 __all__ = ["EFT_MODES", "EXPORT_FORMATS", "PRIORS", "PROVIDERS", "STARTS"]
 
 #: Ways to fit a person.
-METHODS: Final = ("eft", "smplify", *RECIPES, "none")
+METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
 #: Orders of keypoints, by every name that they have.
 ALL_JOINT_SETS: Final = (*JOINT_SETS, *ALIASES)
 

@@ -128,6 +128,19 @@ def crop_intrinsics(
     return torch.cat([shifted[:, :2] / half_side, intrinsics[:, 2:]], 1)
 
 
+def photo_intrinsics(
+    intrinsics: Float[Tensor, "B 3 3"],
+    bbox_center: Float[Tensor, "B 2"],
+    bbox_scale: Float[Tensor, " B"],
+) -> Float[Tensor, "B 3 3"]:
+    """Undo ``crop_intrinsics``: the pinhole of each crop as one of the photo, pixels."""
+    _check_intrinsics("photo_intrinsics", intrinsics, len(bbox_scale))
+    half_side = BOX_UNIT / 2 * bbox_scale[:, None, None]
+    photo = torch.cat([intrinsics[:, :2] * half_side, intrinsics[:, 2:]], 1)
+    photo[:, :2, 2] += bbox_center
+    return photo
+
+
 def weak_to_pinhole(
     pred_cam: Float[Tensor, "B 3"], intrinsics: Float[Tensor, "B 3 3"]
 ) -> Float[Tensor, "B 3"]:
