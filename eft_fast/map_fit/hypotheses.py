@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _PLACE: Final = {name: place for place, name in enumerate(JOINT_SETS["smpl24"].names)}
 
-#: Bones that are flipped, from the joint that turns them to their other end. Flips of the trunk were
+#: Bones that are flipped, from the joint that turns them to their other end. A flipped trunk was
 #: tried and never won (docs/map.md).
 BONES: Final = tuple(
     (_PLACE[side + joint], _PLACE[side + end])
