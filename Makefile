@@ -49,7 +49,6 @@ bench: $(VENV)/.dev native
 	$(BIN)/python -m benchmarks.compare points
 
 # On a machine with a GPU, nvcc, a CUDA torch and pytest, and without a network: no virtual environment.
-# EFT_FAST_GPU_TRAIN_MINUTES=30 gives its training step half an hour (default half a minute, 0: none).
 gpu:
 	EFT_FAST_CUDA=1 $(PYTHON) tools/gpu_check.py
 

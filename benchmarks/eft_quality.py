@@ -96,9 +96,10 @@ def fit(
     """Answers in order."""
     fitter = make_fitter(regressor, load_body(), method=method, mode=mode, config=config)
     keypoints = to_spin49(people.keypoints_2d.astype(np.float32), "coco17").astype(np.float32)
+    crops = imaging.to_input(people.image, regressor.img_mean, regressor.img_std)
     jobs = (
-        Prepared(index, torch.from_numpy(imaging.to_input(image)), torch.from_numpy(row))
-        for index, (image, row) in enumerate(zip(people.image, keypoints, strict=True))
+        Prepared(index, torch.from_numpy(image), torch.from_numpy(row))
+        for index, (image, row) in enumerate(zip(crops, keypoints, strict=True))
     )
     fits = dict(fitter.fit(jobs))
     parts = zip(*(fits[index].final for index in range(len(people))), strict=True)

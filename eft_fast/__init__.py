@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eft_fast.body import load_body as load_body
     from eft_fast.body.smpl import Smpl as Smpl
     from eft_fast.eft.config import EftConfig as EftConfig
+    from eft_fast.map_fit.config import MapConfig as MapConfig
     from eft_fast.models import load_regressor as load_regressor
     from eft_fast.models.base import Regressor as Regressor
     from eft_fast.models.base import RegressorOutput as RegressorOutput
@@ -31,6 +32,7 @@ _HOME = {
     "Regressor": "eft_fast.models.base",
     "RegressorOutput": "eft_fast.models.base",
     "Smpl": "eft_fast.body.smpl",
+    "MapConfig": "eft_fast.map_fit.config",
     "SmplifyConfig": "eft_fast.smplify.config",
     "fit_batch": "eft_fast.api",
     "fit_stream": "eft_fast.api",

@@ -12,6 +12,7 @@ from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
 from eft_fast.eft.config import EftConfig
 from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.map_fit.config import MapConfig
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.ops import find_device
@@ -34,7 +35,7 @@ def fit_batch(
     mode: str = "full",
     regressor: Regressor | None = None,
     body: Smpl | None = None,
-    config: EftConfig | SmplifyConfig | None = None,
+    config: EftConfig | SmplifyConfig | MapConfig | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     workers: int = 1,
@@ -54,15 +55,17 @@ def fit_batch(
         bboxes: ``[N, 4]``: x, y, width, height in photo pixels. ``None``, or a row of NaN or
             without area: the box of the labelled keypoints.
         joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``.
-        method: ``"eft"``: fine-tune the regressor on each person; ``"smplify"`` or the name of a
-            recipe, such as ``"smplify2016"``: fit the parameters directly; ``"none"``: the
-            regressor alone.
+        method: ``"eft"``: fine-tune the regressor on each person; ``"map"``: fit the parameters
+            directly under the covariance of the regressor's errors; ``"smplify"`` or the name of a
+            recipe, such as ``"smplify2016"``: under a prior that knows nothing of the photo;
+            ``"none"``: the regressor alone.
         mode: What EFT tunes: ``"full"``, all weights; ``"layer3"``, ``"layer4"``, ``"head"``: those
-            from there on; ``"feature"``, ``"lora"``: see ``eft.config.EFT_MODES``. SMPLify tunes
-            none; the result's ``mode`` names its prior.
+            from there on; ``"feature"``, ``"lora"``: see ``eft.config.EFT_MODES``. Direct
+            fits tune none; the result's ``mode`` names their prior.
         regressor: Start of every fit; default: the open one.
         body: Body model; default: the open one. It must be the one the regressor was trained on.
-        config: Options of the fit: an ``EftConfig``, or a ``SmplifyConfig`` for SMPLify.
+        config: Options of the fit: an ``EftConfig``, a ``MapConfig`` for ``"map"``, a
+            ``SmplifyConfig`` for SMPLify.
         device: Where to compute; default: where the regressor is.
         progress: Show a progress bar; default: on a terminal.
         workers: Processes of one thread each, on the CPU only; each fits whole people.
@@ -100,7 +103,7 @@ def fit_stream(
     mode: str = "full",
     regressor: Regressor | None = None,
     body: Smpl | None = None,
-    config: EftConfig | SmplifyConfig | None = None,
+    config: EftConfig | SmplifyConfig | MapConfig | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     workers: int = 1,
@@ -120,7 +123,8 @@ def fit_stream(
         mode: What EFT tunes, one of ``eft.config.EFT_MODES``.
         regressor: Start of every fit; default: the open one.
         body: Body model that the regressor was trained on; default: the open one.
-        config: Options of the fit: an ``EftConfig``, or a ``SmplifyConfig`` for SMPLify.
+        config: Options of the fit: an ``EftConfig``, a ``MapConfig`` for ``"map"``, a
+            ``SmplifyConfig`` for SMPLify.
         device: Where to compute; default: where the regressor is.
         progress: Show a progress bar, with the time left where ``people`` has a length; default: on
             a terminal.
@@ -153,7 +157,7 @@ def _make_run(
     body: Smpl | None,
     method: str,
     mode: str,
-    config: EftConfig | SmplifyConfig | None,
+    config: EftConfig | SmplifyConfig | MapConfig | None,
     device: str | torch.device | None,
     workers: int,
     slots: int | None,

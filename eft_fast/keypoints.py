@@ -271,7 +271,6 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-j24_flip: Final = JOINT_SETS["j24"].flip
 spin49_flip: Final = JOINT_SETS["spin49"].flip
 #: SPIN49's sources in the list of 54: SMPL45, then nine landmarks (below). From EFT's joint map.
 SPIN49_SOURCES: Final = (
@@ -288,8 +287,6 @@ SMPL45_VERTICES: Final = (
     332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787,
     2746, 2319, 2445, 2556, 2673, 6191, 5782, 5905, 6016, 6133,
 )  # fmt: skip
-#: OpenPose's 18 in smpl45, as in the validity field of EFT's fits.
-OP18_FROM_SMPL45: Final = (24, 12, 17, 19, 21, 16, 18, 20, 2, 5, 8, 1, 4, 7, 25, 26, 27, 28)
 
 
 def joint_set(name: str | JointSet) -> JointSet:
@@ -342,19 +339,6 @@ def is_labelled(keypoints: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     finite = np.isfinite(keypoints).all(axis=-1)
     labelled: npt.NDArray[np.bool_] = finite & (np.nan_to_num(keypoints[..., -1]) > 0)
     return labelled
-
-
-def mirror_keypoints(
-    keypoints: npt.ArrayLike, joint_set: str | JointSet, width: int
-) -> npt.NDArray[Any]:
-    """Mirror pixel keypoints ``[..., K, 3]`` as the picture is mirrored: x becomes width - 1 - x.
-
-    Left and right change places; unlabelled points stay as they are, apart from their place.
-    """
-    order = _lookup(joint_set)
-    points = _check_keypoints("mirror_keypoints", keypoints, order)[..., list(order.flip), :]
-    points[..., 0] = np.where(is_labelled(points), width - 1 - points[..., 0], points[..., 0])
-    return points
 
 
 def _check_keypoints(who: str, keypoints: npt.ArrayLike, order: JointSet) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from eft_fast.conventions import BOX_UNIT, NUM_BETAS, NUM_JOINTS
 from eft_fast.geometry.cameras import (
     crop_intrinsics,
+    photo_intrinsics,
     project_intrinsics,
     weak_project,
     weak_to_pinhole,
@@ -121,14 +122,18 @@ class FitResult:
         joint_set: Name of their joint set.
         body_id: Id of the body model that the parameters belong to.
         regressor_id: Id of the regressor that started the fits.
-        method: ``eft``, ``none``, or the recipe of SMPLify.
+        method: ``eft``, ``map``, ``none``, or the recipe of SMPLify.
         mode: Which weights were tuned: ``full``, ``head``, ...; the prior, if SMPLify was run.
-        intrinsics: Pinhole of each photo, pixels; NaN where the fit used the weak camera.
+        intrinsics: Pinhole of each photo, pixels, given or assumed by the fit; NaN where the fit
+            used the weak camera.
         precision: Arithmetic of the network in the fit, see ``EftConfig.arithmetic``.
         joint_confidence: For each kinematic joint the probability, said by the regressor, that
             it lies within 100 mm of its true place in ``init``, both about the pelvis. The fit
             makes the answer better and leaves the number. NaN for whom there is no crop; None
             where the regressor says nothing.
+        joint_sigma_mm: For each kinematic joint, about the pelvis, the radius in mm that holds the
+            true one with 68 %, said by the fit of method ``map``. NaN for whom there is no fit;
+            None where the method says nothing.
         photo: Path of each photo; empty for an array.
         id: Name of each person in the annotation file, or a number.
     """
@@ -154,6 +159,7 @@ class FitResult:
     intrinsics: Float[Tensor, "N 3 3"] | None = None
     precision: str = "fp32"
     joint_confidence: Float[Tensor, "N 24"] | None = None
+    joint_sigma_mm: Float[Tensor, "N 24"] | None = None
     photo: tuple[str, ...] = ()
     id: tuple[str, ...] = ()
     _body: Smpl | None = field(default=None, repr=False, compare=False)
@@ -217,7 +223,9 @@ class FitResult:
                 for person, reason in zip(people, reasons, strict=True)
             ),
             keypoints=_stack_arrays([person.keypoints_px for person in people], (num_keypoints, 3)),
-            intrinsics=_stack_arrays([person.intrinsics for person in people], (3, 3)),
+            intrinsics=_stack_arrays(
+                [_pinhole_of(person, fit) for person, fit in zip(people, fits, strict=True)], (3, 3)
+            ),
             joint_set=joint_set,
             body_id=body.id,
             regressor_id=regressor_id,
@@ -468,6 +476,15 @@ def _stack_arrays(arrays: Sequence[np.ndarray | None], shape: tuple[int, ...]) -
     nothing = np.full(shape, _NAN)
     given = [nothing if array is None else array for array in arrays]
     return torch.from_numpy(np.stack(given).astype(np.float32)) if given else torch.zeros(0, *shape)
+
+
+def _pinhole_of(person: Prepared, fit: PersonFit | None) -> np.ndarray | None:
+    """The pinhole of a person's photo, as it was given or as the fit assumed it."""
+    if person.intrinsics is not None or fit is None or fit.crop_intrinsics is None:
+        return person.intrinsics
+    place = (np.full(2, _NAN) if person.center is None else person.center)[None]
+    box = torch.from_numpy(np.array(place, np.float64)), torch.tensor([person.scale]).double()
+    return photo_intrinsics(fit.crop_intrinsics.cpu().double(), *box)[0].numpy()
 
 
 def _row_index(rows: Rows | int, count: int) -> Tensor:

@@ -19,7 +19,7 @@ L0 = {"conventions", "keypoints", "imaging", "sample", "errors"}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
-L4 = {"result", "pipeline", "eft", "smplify"}
+L4 = {"result", "pipeline", "eft", "map_fit", "smplify"}
 L5 = {"api", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
 L6 = {"cli"}
 ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "result": L0 | L1 | {"body", "models", "pipeline"},  # the last two for types only
     "pipeline": (L0 | L1 | L2 | L3 | L4) - {"data"},
     "eft": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
+    "map_fit": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
     "smplify": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
     **dict.fromkeys(L5, L0 | L1 | L2 | L3 | L4),
     "cli": ALL,

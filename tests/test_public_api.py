@@ -51,7 +51,8 @@ def describe_class(name: str, kind: type) -> Iterator[str]:
             yield from describe_call("    def __init__", kind.__init__)
     for member, value in sorted(own_members(kind).items()):
         if isinstance(value, property):
-            yield f"    property {member} -> {value.fget.__annotations__.get('return')}"
+            hints = getattr(value.fget, "__annotations__", {})  # operator.attrgetter has none
+            yield f"    property {member} -> {hints.get('return', '?')}"
         elif isinstance(value, classmethod | staticmethod):
             yield from describe_call(f"    {type(value).__name__} {member}", value.__func__)
         elif inspect.isfunction(value):

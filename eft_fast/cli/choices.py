@@ -8,16 +8,15 @@ from __future__ import annotations
 from typing import Final
 
 from eft_fast.deploy.formats import FORMATS as EXPORT_FORMATS
+from eft_fast.eft.config import EFT_MODES
 from eft_fast.keypoints import ALIASES, JOINT_SETS
 from eft_fast.serving.session import PROVIDERS
 from eft_fast.smplify.config import PRIORS, RECIPES, STARTS
 
-__all__ = ["EXPORT_FORMATS", "PRIORS", "PROVIDERS", "STARTS"]
+__all__ = ["EFT_MODES", "EXPORT_FORMATS", "PRIORS", "PROVIDERS", "STARTS"]
 
-#: What EFT tunes.
-EFT_MODES: Final = ("full", "layer3", "layer4", "head", "feature", "lora")
 #: Ways to fit a person.
-METHODS: Final = ("eft", "smplify", *RECIPES, "none")
+METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
 #: Orders of keypoints, by every name that they have.
 ALL_JOINT_SETS: Final = (*JOINT_SETS, *ALIASES)
 

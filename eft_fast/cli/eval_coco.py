@@ -101,7 +101,7 @@ def _measure_methods(
     summary: dict[str, Any] = {
         "people": len(people),
         "annotations": str(options.annotations),
-        "regressor": regressor.id,
+        "regressor": regressor.full_id,
         "body": body.id,
         "methods": rows,
     }

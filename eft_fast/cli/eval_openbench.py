@@ -96,6 +96,7 @@ def _bench(options: argparse.Namespace, names: list[str] | None, table: Path) ->
 
     from eft_fast.api import load_body, load_regressor
     from eft_fast.evaluation.bench_table import to_markdown
+    from eft_fast.models.identity import weights_sha256
 
     regressor, body = load_regressor(options.regressor), load_body()
     methods = chosen_methods(names, regressor)
@@ -107,8 +108,8 @@ def _bench(options: argparse.Namespace, names: list[str] | None, table: Path) ->
         "noise": levels[0]["noise"],
         "seed": options.seed,
         "set_sha256": digest,
-        "regressor": regressor.id,
-        "regressor_sha256": _weights_digest(regressor),
+        "regressor": regressor.full_id,
+        "regressor_sha256": weights_sha256(regressor),
         "body": body.id,
         "threads": torch.get_num_threads(),
         "device": platform.machine(),
@@ -163,14 +164,6 @@ def _command(options: argparse.Namespace) -> str:
     if options.methods:
         words.append("--methods " + " ".join(options.methods))
     return " ".join(words)
-
-
-def _weights_digest(regressor: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(regressor.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _render(options: argparse.Namespace, size: int) -> tuple[Any, str]:

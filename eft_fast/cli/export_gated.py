@@ -78,13 +78,11 @@ def export_gated(options: argparse.Namespace, given: dict[str, Any]) -> int:
 
 def _gate_body(options: argparse.Namespace, regressor: Any) -> Any:
     from eft_fast.body import load_body
+    from eft_fast.models.base import check_same_body
 
     body = load_body(options.body)
-    if not regressor.body_id.startswith("open") and options.body == "open":
-        raise UsageError(
-            f"{regressor.id} predicts body {regressor.body_id}; give its file "
-            "with --body, the gate measures joints on it"
-        )
+    # The gate measures joints on it, also where no body goes into the file.
+    check_same_body(regressor, body.id, "--body")
     return body
 
 

@@ -14,6 +14,7 @@ from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.paths import check_body, check_regressor
 from eft_fast.cli.people import People
 from eft_fast.eft.config import EftConfig
+from eft_fast.map_fit.config import MapConfig
 from eft_fast.smplify.config import SmplifyConfig
 
 if TYPE_CHECKING:
@@ -119,8 +120,10 @@ def _family(method: str) -> str:
     return "smplify" if method.startswith("smplify") else method
 
 
-def make_config(options: argparse.Namespace) -> EftConfig | SmplifyConfig:
+def make_config(options: argparse.Namespace) -> EftConfig | SmplifyConfig | MapConfig:
     """The configuration that the options mean; what was not given keeps its default."""
+    if options.method == "map":
+        return MapConfig() if options.max_steps is None else MapConfig(max_steps=options.max_steps)
     names = ["lr", "max_steps", "threshold"]
     is_smplify = _family(options.method) == "smplify"
     names += ["prior", "start"] if is_smplify else []

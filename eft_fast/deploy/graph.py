@@ -10,7 +10,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from eft_fast import conventions
 from eft_fast.deploy.body_graph import BodyGraph
 from eft_fast.models.base import Regressor, RegressorOutput
 
@@ -40,7 +39,7 @@ class ExportGraph(nn.Module):
         super().__init__()
         self.regressor = HalfTrunk(regressor) if precision == "fp16" else regressor
         self.body = body
-        mean, std = torch.tensor(conventions.IMG_MEAN), torch.tensor(conventions.IMG_STD)
+        mean, std = torch.tensor(regressor.img_mean), torch.tensor(regressor.img_std)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -23,7 +22,8 @@ from eft_fast.deploy.onnx_graph import save_onnx, to_onnx
 from eft_fast.deploy.samples import make_samples
 from eft_fast.deploy.verify import TOLERANCES, Report, compare, verify_folder
 from eft_fast.keypoints import joint_set as find_joint_set
-from eft_fast.models.base import Regressor
+from eft_fast.models.base import Regressor, check_same_body
+from eft_fast.models.identity import weights_sha256
 from eft_fast.serving.card import MODEL_NAMES, OUTPUT_SHAPES, ModelCard
 from eft_fast.serving.session import open_session
 
@@ -157,12 +157,7 @@ def _check_body(regressor: Regressor, body: Smpl | None, config: ExportConfig) -
             f"export: outputs {config.outputs} need the body of {regressor.id} "
             f"({regressor.body_id}); pass body="
         )
-    family = "smpl" if body.id.startswith("smpl") else body.id.split(":")[0]
-    if regressor.body_id not in (family, body.id):
-        raise ValueError(
-            f"export: regressor {regressor.id} predicts body {regressor.body_id}, got body "
-            f"{body.id}; pass the body that it was trained with"
-        )
+    check_same_body(regressor, body.id, "export")
     return body
 
 
@@ -183,14 +178,14 @@ def _make_card(
         licence += f" AND {_OPEN_BODY_LICENCE}"
     names = find_joint_set(config.joint_set).names if body is not None else ()
     return ModelCard(
-        regressor=regressor.id,
-        weights_sha256=hash_weights(regressor),
+        regressor=regressor.full_id,
+        weights_sha256=weights_sha256(regressor),
         source_sha256="",
         body=regressor.body_id if body is None else body.id,
         outputs={k: list(v.shape[1:]) for k, v in samples.items() if k in OUTPUT_SHAPES},
         input_size=regressor.input_size,
-        mean=list(conventions.IMG_MEAN),
-        std=list(conventions.IMG_STD),
+        mean=list(regressor.img_mean),
+        std=list(regressor.img_std),
         box_margin=conventions.BOX_MARGIN,
         camera_convention=regressor.camera_convention,
         joint_set=config.joint_set if body is not None else "",
@@ -203,15 +198,6 @@ def _make_card(
         eft_fast_version=_version(),
         exported=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def hash_weights(regressor: Regressor) -> str:
-    """SHA-256 over names and values of all weights and buffers, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(regressor.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _write_checked(

@@ -56,7 +56,7 @@ def make_samples(
     """
     size = regressor.input_size
     images = np.stack([*photo_crops(size), *extreme_crops(size), *_crops_of(photos, size)])
-    img = torch.from_numpy(imaging.to_input(images))
+    img = torch.from_numpy(imaging.to_input(images, regressor.img_mean, regressor.img_std))
     single = _answers(regressor, body, outputs, joint_set, img)
     wide_body = None if body is None else copy.deepcopy(body).double()
     wide = copy.deepcopy(regressor).double()

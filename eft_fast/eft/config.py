@@ -6,10 +6,12 @@ import functools
 import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from eft_fast.losses.keypoints import DEFAULT_WEIGHTS, EftLossWeights
-from eft_fast.pipeline.fitter import StopRule
+from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
+
+if TYPE_CHECKING:
+    from eft_fast.pipeline.fitter import StopRule
 
 #: What EFT tunes. ``layer3``, ``layer4``: the trunk from that stage on, and the head; ``feature``:
 #: the vector that the head reads; ``lora``: low-rank additions to every weight.
@@ -179,6 +181,8 @@ class EftConfig:
     @property
     def stop_rule(self) -> StopRule:
         """When a fit ends, once the tie is resolved."""
+        from eft_fast.pipeline.fitter import StopRule  # brings torch, which options do not need
+
         default = 0.0 if self.tie == "residual" else RELEASED_THRESHOLD
         return StopRule(default if self.threshold is None else self.threshold, self.max_steps)
 

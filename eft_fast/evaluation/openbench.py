@@ -264,8 +264,9 @@ class _Bench:
         return _stack(answers), time.perf_counter() - begin
 
     def _prepared(self) -> Iterator[Prepared]:
+        mean, std = self._regressor.img_mean, self._regressor.img_std
         for index, image in enumerate(self._people.image):
-            img = torch.from_numpy(imaging.to_input(image)).to(self._keypoints.device)
+            img = torch.from_numpy(imaging.to_input(image, mean, std)).to(self._keypoints.device)
             yield Prepared(index, img, self._keypoints[index])
 
     def _fit_network(self, method: Method, config: EftConfig) -> RegressorOutput:

@@ -128,6 +128,19 @@ def crop_intrinsics(
     return torch.cat([shifted[:, :2] / half_side, intrinsics[:, 2:]], 1)
 
 
+def photo_intrinsics(
+    intrinsics: Float[Tensor, "B 3 3"],
+    bbox_center: Float[Tensor, "B 2"],
+    bbox_scale: Float[Tensor, " B"],
+) -> Float[Tensor, "B 3 3"]:
+    """Undo ``crop_intrinsics``: the pinhole of each crop as one of the photo, pixels."""
+    _check_intrinsics("photo_intrinsics", intrinsics, len(bbox_scale))
+    half_side = BOX_UNIT / 2 * bbox_scale[:, None, None]
+    photo = torch.cat([intrinsics[:, :2] * half_side, intrinsics[:, 2:]], 1)
+    photo[:, :2, 2] += bbox_center
+    return photo
+
+
 def weak_to_pinhole(
     pred_cam: Float[Tensor, "B 3"], intrinsics: Float[Tensor, "B 3 3"]
 ) -> Float[Tensor, "B 3"]:
@@ -193,7 +206,7 @@ def project_intrinsics(
     _check_intrinsics("project_intrinsics", intrinsics, len(points))
     _check_points("project_intrinsics", points, 3, len(points))
     flat = points[..., :2] / points[..., 2:].clamp_min(MIN_DEPTH)
-    # Sums instead of a product of matrices: nobody's rounding may depend on the others.
+    # Sums instead of a product of matrices, whose rounding is not batch-invariant.
     columns = intrinsics[:, None, :2]
     return flat[..., :1] * columns[..., 0] + flat[..., 1:] * columns[..., 1] + columns[..., 2]
 

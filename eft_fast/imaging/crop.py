@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,6 @@ class Crop:
     def normalise(self, points: ArrayLike) -> Float[np.ndarray, "*batch C"]:
         """Photo pixels to [-1, 1] of the crop."""
         return _scale_shift(points, 2.0 / self.side, -self.center, 0.0)
-
-    def denormalise(self, points: ArrayLike) -> Float[np.ndarray, "*batch C"]:
-        """[-1, 1] of the crop to photo pixels."""
-        return _scale_shift(points, self.side / 2.0, 0.0, self.center)
 
 
 def _scale_shift(points: ArrayLike, zoom: float, before: Any, after: Any) -> np.ndarray:
@@ -172,22 +169,35 @@ def check_rgb(image: np.ndarray, who: str) -> None:
         raise ValueError(f"{who}: image must be [H, W, 3], got {list(image.shape)}")
 
 
-def to_input(crop: UInt8[np.ndarray, "*batch S S 3"]) -> Float32[np.ndarray, "*batch 3 S S"]:
-    """Crop pixels to network input: channels first, normalised with IMG_MEAN and IMG_STD."""
+def to_input(
+    crop: UInt8[np.ndarray, "*batch S S 3"],
+    mean: Sequence[float] = IMG_MEAN,
+    std: Sequence[float] = IMG_STD,
+) -> Float32[np.ndarray, "*batch 3 S S"]:
+    """Crop pixels to network input: channels first, (pixel / 255 - mean) / std.
+
+    Args:
+        crop: RGB crops.
+        mean: Channel mean in [0, 1], ``Regressor.img_mean``; default: ImageNet's, as HMR takes it.
+        std: Channel standard deviation in [0, 1], ``Regressor.img_std``.
+    """
     if crop.dtype != np.uint8 or crop.ndim < 3 or crop.shape[-1] != 3:
         raise ValueError(
             f"to_input: a crop must be uint8 [..., S, S, 3], got {crop.dtype} {list(crop.shape)}"
         )
-    mean = np.asarray(IMG_MEAN, dtype=np.float32)
-    std = np.asarray(IMG_STD, dtype=np.float32)
-    scaled = (crop.astype(np.float32) / np.float32(255.0) - mean) / std
+    center, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    scaled = (crop.astype(np.float32) / np.float32(255.0) - center) / spread
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3), dtype=np.float32)
 
 
-def from_input(img: Float[np.ndarray, "*batch 3 S S"]) -> UInt8[np.ndarray, "*batch S S 3"]:
+def from_input(
+    img: Float[np.ndarray, "*batch 3 S S"],
+    mean: Sequence[float] = IMG_MEAN,
+    std: Sequence[float] = IMG_STD,
+) -> UInt8[np.ndarray, "*batch S S 3"]:
     """Network input back to 8-bit crop pixels; the inverse of ``to_input``."""
     if img.ndim < 3 or img.shape[-3] != 3:
         raise ValueError(f"from_input: img must be [..., 3, S, S], got {list(img.shape)}")
     pixels = np.moveaxis(np.asarray(img, dtype=np.float64), -3, -1)
-    pixels = (pixels * np.asarray(IMG_STD) + np.asarray(IMG_MEAN)) * 255.0
+    pixels = (pixels * np.asarray(std) + np.asarray(mean)) * 255.0
     return np.ascontiguousarray(np.clip(np.rint(pixels), 0.0, 255.0), dtype=np.uint8)

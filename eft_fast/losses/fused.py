@@ -16,14 +16,8 @@ from torch import Tensor
 
 from eft_fast import ops
 from eft_fast.geometry.cameras import weak_to_pinhole
-from eft_fast.losses.keypoints import (
-    DEFAULT_WEIGHTS,
-    SHINS,
-    SHORTEST_SHIN,
-    EftLossWeights,
-    camera_loss,
-    keypoint_factors,
-)
+from eft_fast.losses.keypoints import SHINS, SHORTEST_SHIN, camera_loss, keypoint_factors
+from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 
 if TYPE_CHECKING:
     from eft_fast.ops import PointsPlan

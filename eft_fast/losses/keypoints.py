@@ -1,6 +1,6 @@
 """Losses on projected keypoints, and the total loss of Exemplar Fine-Tuning.
 
-Everything is per person, so nobody's gradient depends on who else is in the batch.
+Everything is computed per person: loss and gradient are batch-invariant.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eft_fast.geometry.cameras import project_intrinsics, weak_project, weak_to_pinhole
 from eft_fast.keypoints import JOINT_SETS
+from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 
 _SPIN49: Final = {name: place for place, name in enumerate(JOINT_SETS["spin49"].names)}
 _NUM_OPENPOSE: Final = 25
@@ -28,33 +29,6 @@ SHORTEST_SHIN: Final = 0.0089
 
 
 @dataclass(frozen=True)
-class EftLossWeights:
-    """Weights of ``eft_loss``; the defaults are those of the reference implementation.
-
-    Attributes:
-        keypoint: Weight of the 2D term.
-        beta: Weight of the mean square of betas.
-        camera: Weight of exp(-10 s)^2.
-        leg: Weight of the direction of the shins.
-        total: Factor of the sum.
-        openpose: Weight of the first 25 keypoints.
-        gt: Weight of the other 24.
-        with_hips: Keep hips and pelvis of the second block in the 2D term.
-        with_ankles: Keep ankles of the second block in the 2D term.
-    """
-
-    keypoint: float = 5.0
-    beta: float = 0.001
-    camera: float = 1.0
-    leg: float = 0.005
-    total: float = 60.0
-    openpose: float = 0.0
-    gt: float = 1.0
-    with_hips: bool = False
-    with_ankles: bool = False
-
-
-@dataclass(frozen=True)
 class EftLossTerms:
     """The loss of each person, and its terms before their weights."""
 
@@ -63,9 +37,6 @@ class EftLossTerms:
     beta: Float[Tensor, " B"]
     camera: Float[Tensor, " B"]
     leg: Float[Tensor, " B"]
-
-
-DEFAULT_WEIGHTS: Final = EftLossWeights()
 
 
 def keypoint_loss(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eft_fast import conventions
+from eft_fast.models.identity import weights_hash, weights_stamp
 
 
 class RegressorOutput(NamedTuple):
@@ -33,7 +34,7 @@ class Regressor(nn.Module, ABC):
 
     Attributes:
         input_size: Side of the square crop, in pixels.
-        id: Names the network and its weights, for example ``"open-1"``.
+        id: Names the kind of network, for example ``"open-1"``; ``full_id`` names its weights too.
         body_id: ``Smpl.id`` of the body that the shape coefficients belong to; ``"smpl"`` stands
             for every licensed SMPL file.
     """
@@ -41,12 +42,37 @@ class Regressor(nn.Module, ABC):
     input_size: int
     id: str
     body_id: str
+    #: Channel mean and standard deviation, RGB in [0, 1], with which ``imaging.to_input``
+    #: normalises the crops that ``forward`` expects. A network that says nothing takes ImageNet's.
+    img_mean: tuple[float, float, float] = conventions.IMG_MEAN
+    img_std: tuple[float, float, float] = conventions.IMG_STD
     #: Where the network can be cut, from front to back. ``layer3``, ``layer4``: before the last but
     #: one and the last stage of the trunk; ``feature``: at the vector [B, D] that everything behind
     #: the trunk reads; ``head``: between ``features`` and ``head_forward``, which everyone has.
     stages: tuple[str, ...] = ("head",)
     #: Whether ``joint_confidence`` says anything; who does not is not asked.
     has_confidence: bool = False
+    #: The last ``weights_hash``, and the stamp of the weights that it is of.
+    _hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the weights as they are now, 16 hex digits; see ``models.identity``.
+
+        It is computed once (20 ms for the open regressor) and again only after weights were
+        written, moved or copied. Writing through ``Tensor.data`` goes unnoticed.
+        """
+        stamp = weights_stamp(self)
+        if stamp is None:
+            return weights_hash(self)
+        if self._hashed is None or self._hashed[0] != stamp:
+            self._hashed = (stamp, weights_hash(self))
+        return self._hashed[1]
+
+    @property
+    def full_id(self) -> str:
+        """``id`` and ``weights_hash``, for example ``"open-1:2d9ea62d0ab9f4fd"``."""
+        return f"{self.id}:{self.weights_hash}"
 
     @property
     def camera_convention(self) -> str:
@@ -60,8 +86,8 @@ class Regressor(nn.Module, ABC):
         """Regress each person of the batch on their own.
 
         Args:
-            img: RGB crops of ``input_size`` pixels, normalised with ``conventions.IMG_MEAN`` and
-                ``IMG_STD``.
+            img: RGB crops of ``input_size`` pixels, normalised with ``img_mean`` and ``img_std``:
+                what ``imaging.to_input`` makes of uint8 crops.
             raw_camera: Leave ``pred_cam`` as the weights mean it, without conversion to
                 ``scale_shift``. Only the strict reproduction of the reference loop wants this.
         """
@@ -141,3 +167,20 @@ class Regressor(nn.Module, ABC):
                 f"{type(self).__name__}: img must be [B, 3, {size}, {size}], "
                 f"got {list(img.shape)}; cut crops of input_size pixels with imaging.crop_image"
             )
+
+
+def check_same_body(regressor: Regressor, body_id: str, who: str) -> None:
+    """Raise ValueError, in the name of ``who``, unless the regressor predicts this body.
+
+    Args:
+        regressor: The network.
+        body_id: ``Smpl.id``; what stands behind a colon names a variant of the same body.
+        who: Opens the sentence of the error.
+    """
+    trained_on, kind = regressor.body_id, body_id.split(":")[0]
+    if trained_on in (kind, body_id) or (trained_on == "smpl" and kind.startswith("smpl")):
+        return
+    raise ValueError(
+        f"{who}: regressor {regressor.id} predicts body {trained_on}, got body {body_id}; "
+        "their betas and joints differ, so load a pair that belongs together"
+    )

@@ -1,6 +1,7 @@
 """Read and write the weights of the open regressor: one ``.npz`` without pickles.
 
-Parameters are stored in float16, the precision of the published trunk; buffers in float32.
+Parameters are stored in float16, the precision of the published trunk; buffers in float32. The hash
+of the weights as they are stored is beside them, and a file that holds others is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from eft_fast.conventions import SCALE_SHIFT
 from eft_fast.models.blazepose import VARIANTS, BlazePose
+from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
 from eft_fast.models.weights import load_arrays
 
@@ -48,10 +50,13 @@ def save_open_regressor(
         "certainty": regressor.head.certainty is not None,
     }
     trained = {name for name, _ in regressor.named_parameters()}
+    state = {
+        name: tensor.detach().cpu().numpy().astype(np.float16 if name in trained else np.float32)
+        for name, tensor in regressor.state_dict().items()
+    }
+    card["weights_hash"] = arrays_sha256(state)[:HASH_DIGITS]
     arrays: dict[str, Any] = {_CARD_KEY: np.array(json.dumps(card))}
-    for name, tensor in regressor.state_dict().items():
-        kind = np.float16 if name in trained else np.float32
-        arrays[_STATE + name] = tensor.detach().cpu().numpy().astype(kind)
+    arrays |= {_STATE + name: array for name, array in state.items()}
     with open(path, "wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -66,7 +71,8 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or not a file of this network.
+        ValueError: If it is damaged, not a file of this network, or its weights are not those
+            whose hash it states; files of earlier versions state none.
     """
     card, arrays = _read(Path(path))
     network = OpenRegressor(
@@ -74,9 +80,15 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
         width=int(card["width"]),
         blocks=int(card["blocks"]),
         use_features=bool(card["use_features"]),
-        certainty=bool(card.get("certainty", False)),
+        confidence=bool(card.get("certainty", False)),
     )
     load_arrays(network, arrays, who=f"load_regressor: {path}")
+    stated = card.get("weights_hash", network.weights_hash)
+    if stated != network.weights_hash:
+        raise ValueError(
+            f"load_regressor: {path} must hold the weights {stated}, got {network.weights_hash}; "
+            "they were changed after they were written, fetch the file again"
+        )
     return network.eval()
 
 

@@ -159,7 +159,7 @@ class BodyHead(nn.Module):
         width: Width of the hidden layers.
         blocks: Residual blocks.
         dropout: Probability inside each block, in training mode only.
-        certainty: Have a layer that says how sure the answer is, joint by joint.
+        confidence: Have a layer for the confidence of each joint.
     """
 
     feature_mean: Tensor
@@ -173,7 +173,7 @@ class BodyHead(nn.Module):
         width: int = 512,
         blocks: int = 2,
         dropout: float = 0.1,
-        certainty: bool = True,
+        confidence: bool = True,
     ) -> None:
         super().__init__()
         self.width = width
@@ -183,7 +183,8 @@ class BodyHead(nn.Module):
         # A new head starts near the mean pose, the mean shape and the landmark frame.
         nn.init.normal_(self.leave.weight, std=0.01)
         nn.init.zeros_(self.leave.bias)
-        self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if certainty else None
+        # Weights files know this layer by the name certainty.
+        self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if confidence else None
         self.register_buffer("feature_mean", torch.zeros(num_features))
         self.register_buffer("feature_std", torch.ones(num_features))
         identity = torch.eye(3)[:, :2].reshape(6)
@@ -218,12 +219,13 @@ class OpenRegressor(Regressor):
         blocks: Residual blocks of the head.
         dropout: Dropout of the head, in training mode only.
         use_features: Let the head see the trunk's last map beside the landmarks.
-        certainty: Have a layer for ``joint_confidence``.
+        confidence: Have a layer for ``joint_confidence``.
     """
 
     stages = ("layer3", "layer4", "feature", "head")
-    img_mean: Tensor
-    img_std: Tensor
+    #: The trunk takes RGB in [0, 1] as it is.
+    img_mean = (0.0, 0.0, 0.0)
+    img_std = (1.0, 1.0, 1.0)
 
     def __init__(
         self,
@@ -233,21 +235,18 @@ class OpenRegressor(Regressor):
         blocks: int = 2,
         dropout: float = 0.1,
         use_features: bool = True,
-        certainty: bool = True,
+        confidence: bool = True,
     ) -> None:
         super().__init__()
         self.input_size = INPUT_SIZE
         self.id = REGRESSOR_ID
         self.body_id = BODY_ID
-        self.use_features, self.has_confidence = use_features, certainty
+        self.use_features, self.has_confidence = use_features, confidence
         self.trunk = trunk
         num_features = NUM_LANDMARK_FEATURES + (trunk.feature_size if use_features else 0)
         self.head = BodyHead(
-            num_features, width=width, blocks=blocks, dropout=dropout, certainty=certainty
+            num_features, width=width, blocks=blocks, dropout=dropout, confidence=confidence
         )
-        mean, std = torch.tensor(conventions.IMG_MEAN), torch.tensor(conventions.IMG_STD)
-        self.register_buffer("img_mean", mean[:, None, None], persistent=False)
-        self.register_buffer("img_std", std[:, None, None], persistent=False)
 
     @classmethod
     def make_tiny(cls, seed: int = 0) -> OpenRegressor:
@@ -274,13 +273,13 @@ class OpenRegressor(Regressor):
         """Run the trunk.
 
         Args:
-            img: RGB crops, mean/std normalised; the trunk's own range is restored inside.
+            img: RGB crops in [0, 1].
 
         Raises:
             ValueError: If the crops are not 256 pixels wide and high.
         """
         self.check_img(img)
-        output: BlazePoseOutput = self.trunk(img * self.img_std + self.img_mean)
+        output: BlazePoseOutput = self.trunk(img)
         return output
 
     def run_to(self, stage: str, img: Float[Tensor, "B 3 256 256"]) -> Any:
@@ -289,10 +288,9 @@ class OpenRegressor(Regressor):
         if stage == "head":
             return self.features(img)
         self.check_img(img)
-        rgb = img * self.img_std + self.img_mean
         if stage in _ENCODER_STAGES:
-            return self.trunk.run_to_stage(_ENCODER_STAGES[stage], rgb)
-        return self.trunk.run_to_features(0, self.trunk.run_to_stage(0, rgb))
+            return self.trunk.run_to_stage(_ENCODER_STAGES[stage], img)
+        return self.trunk.run_to_features(0, self.trunk.run_to_stage(0, img))
 
     def run_from(self, stage: str, state: Any, *, raw_camera: bool = False) -> RegressorOutput:
         """Finish ``forward`` from the result of ``run_to``; see ``Regressor.run_from``."""

@@ -16,7 +16,9 @@ from eft_fast.eft.config import DEFAULT_CONFIG, TENSOR_CORES, EftConfig
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.eft.loss import resolve_tie
 from eft_fast.eft.modes import check_mode
-from eft_fast.models.base import Regressor
+from eft_fast.map_fit.config import MapConfig
+from eft_fast.map_fit.fitter import MapFitter
+from eft_fast.models.base import Regressor, check_same_body
 from eft_fast.ops import find_device
 from eft_fast.pipeline.confidence import with_confidence
 from eft_fast.pipeline.fitter import Fitter
@@ -29,11 +31,11 @@ from eft_fast.smplify.fit import SmplifyFitter
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
 
-#: How a person can be fitted: fine-tuning, SMPLify by the recipe of the configuration or by name,
-#: or the regressor's answer as it is.
-METHODS: Final = ("eft", "smplify", *RECIPES, "none")
+#: How a person can be fitted: fine-tuning, the direct fit under the covariance of the network's
+#: errors, SMPLify by the recipe of the configuration or by name, or the regressor's answer alone.
+METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
 
-Config = EftConfig | SmplifyConfig
+Config = EftConfig | SmplifyConfig | MapConfig
 
 
 def make_run(
@@ -55,7 +57,7 @@ def make_run(
     """
     method, mode, config = resolve_method(method, mode, config)
     regressor = _on_device(regressor, find_device("fit_batch", device))
-    _check_same_body(regressor, body)
+    check_same_body(regressor, body.id, "fit_batch")
     fitter = make_fitter(
         regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
     )
@@ -65,13 +67,11 @@ def make_run(
     return Run(
         fitter=fitter,
         body=body,
-        regressor_id=regressor.id,
-        input_size=regressor.input_size,
-        device=next(regressor.parameters()).device,
+        regressor=regressor,
         method=method,
         mode=mode,
         precision=precision,
-        strict=config.strict_reference,
+        strict=not isinstance(config, MapConfig) and config.strict_reference,
     )
 
 
@@ -79,6 +79,8 @@ def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, 
     """Method, mode and configuration as they are reported: recipe and prior go by their names."""
     if method not in METHODS:
         raise ValueError(f"fit_batch: method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "map":
+        return "map", _check_no_mode(method, mode, "residual"), _map_config(config)
     if not method.startswith("smplify"):
         config = config or DEFAULT_CONFIG
         if not isinstance(config, EftConfig):
@@ -91,14 +93,28 @@ def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, 
         raise TypeError(
             f"fit_batch: method {method} takes a SmplifyConfig, got {type(config).__name__}"
         )
-    if mode != "full":
-        raise ValueError(
-            f"fit_batch: method {method} tunes no weights, got mode {mode!r}; "
-            "choose the prior with SmplifyConfig(prior=...)"
-        )
+    _check_no_mode(method, mode, config.prior)
     if method != "smplify":
         config = replace(config, recipe=method)
     return config.recipe, config.prior, config
+
+
+def _check_no_mode(method: str, mode: str, prior: str) -> str:
+    """What the result reports as the mode of a method that tunes no weights: its prior."""
+    if mode != "full":
+        options = "MapConfig" if method == "map" else "SmplifyConfig(prior=...)"
+        raise ValueError(
+            f"fit_batch: method {method} tunes no weights, got mode {mode!r}; "
+            f"choose its options with {options}"
+        )
+    return prior
+
+
+def _map_config(config: Config | None) -> MapConfig:
+    config = config or MapConfig()
+    if not isinstance(config, MapConfig):
+        raise TypeError(f"fit_batch: method map takes a MapConfig, got {type(config).__name__}")
+    return config
 
 
 def make_fitter(
@@ -118,12 +134,15 @@ def make_fitter(
     """
     if workers < 1:
         raise ValueError(f"fit_batch: workers must be at least 1, got {workers}")
-    if isinstance(config, SmplifyConfig):
+    if not isinstance(config, EftConfig):
         if workers > 1 or slots is not None:
+            family = "map" if isinstance(config, MapConfig) else "smplify"
             raise ValueError(
-                "fit_batch: smplify fits in batches and takes no workers or slots; "
-                "set SmplifyConfig.batch"
+                f"fit_batch: {family} fits in batches and takes no workers or slots; "
+                f"set {type(config).__name__}.batch"
             )
+        if isinstance(config, MapConfig):
+            return MapFitter(regressor, body, config=config)
         return SmplifyFitter(regressor, body, config=config)
     device = next(regressor.parameters()).device
     check_mode(regressor, mode)
@@ -189,14 +208,3 @@ def _on_device(regressor: Regressor, device: torch.device | None) -> Regressor:
     if device is None or next(regressor.parameters()).device == device:
         return regressor
     return copy.deepcopy(regressor).to(device)
-
-
-def _check_same_body(regressor: Regressor, body: Smpl) -> None:
-    trained_on = regressor.body_id
-    if trained_on != body.id.split(":")[0] and not (
-        trained_on == "smpl" and body.id.startswith("smpl")
-    ):
-        raise ValueError(
-            f"fit_batch: regressor {regressor.id} predicts body {trained_on}, got body {body.id}; "
-            "their betas and joints differ, so load a pair that belongs together"
-        )

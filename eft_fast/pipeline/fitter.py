@@ -36,6 +36,8 @@ class PersonFit:
         steps: Updates behind ``final``.
         stop_reason: One of ``result.STOP_REASONS``.
         outputs: What ``Fitter.outputs`` names, as far as this person has it.
+        crop_intrinsics: Pinhole that the fit assumed, as seen in the crop; None: that of the
+            person, or the weak camera.
     """
 
     final: RegressorOutput
@@ -45,6 +47,7 @@ class PersonFit:
     steps: int
     stop_reason: str
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    crop_intrinsics: Float[Tensor, "1 3 3"] | None = None
 
 
 class Fitter(ABC):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eft_fast.conventions import NUM_JOINTS
 from eft_fast.losses.fused import fused_eft_loss
-from eft_fast.losses.keypoints import DEFAULT_WEIGHTS, EftLossWeights
+from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit, StopRule
 from eft_fast.pipeline.prepare import Prepared, stack_intrinsics

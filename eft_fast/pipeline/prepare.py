@@ -16,6 +16,7 @@ from eft_fast import imaging
 from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
 from eft_fast.keypoints import JointSet, to_spin49
 from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.models.base import Regressor
 from eft_fast.sample import Pinhole, Sample
 
 #: Right and left among the 49: annotated ankles, and knees of OpenPose, whose block is the first.
@@ -116,7 +117,7 @@ def stack_intrinsics(people: Sequence[Prepared]) -> Float[Tensor, "B 3 3"] | Non
 def prepare_person(
     sample: Sample,
     photo: npt.NDArray[np.uint8] | Exception,
-    input_size: int,
+    regressor: Regressor,
     *,
     index: int = 0,
     strict: bool = False,
@@ -127,7 +128,7 @@ def prepare_person(
         sample: The person; a ``problem`` makes it one without a crop. A box without area, or none:
             the box of the labelled keypoints.
         photo: RGB uint8 ``[H, W, 3]``, or the error that reading it gave.
-        input_size: Side of the crop in pixels.
+        regressor: Says how large crops are, and how they are normalised.
         index: Which person of the run.
         strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
             be cut, and always apply the rule for ankles at the border, as the reference does.
@@ -145,7 +146,7 @@ def prepare_person(
     notes += note
     try:
         center, scale = imaging.box_to_center_scale(box)
-        crop = imaging.Crop(center=center, scale=scale, size=input_size)
+        crop = imaging.Crop(center=center, scale=scale, size=regressor.input_size)
         pixels = _cut_strict(photo, crop, notes) if strict else imaging.crop_image(photo, crop)
     except ValueError as error:
         return without_photo(replace(sample, keypoints_2d_px=cleaned), str(error), index=index)
@@ -161,7 +162,7 @@ def prepare_person(
     )
     return Prepared(
         index=index,
-        img=torch.from_numpy(imaging.to_input(pixels)),
+        img=torch.from_numpy(imaging.to_input(pixels, regressor.img_mean, regressor.img_std)),
         keypoints_2d=torch.from_numpy(keypoints_2d),
         crop_intrinsics=_seen_in_crop(intrinsics, center, float(crop.scale)),
         given=torch.from_numpy(np.where(cropped[:, 2:] > 0, cropped, 0.0).astype(np.float32)),

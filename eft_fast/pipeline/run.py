@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from eft_fast import imaging
+from eft_fast.models.base import Regressor
 from eft_fast.pipeline.fitter import Fitter, PersonFit
 from eft_fast.pipeline.prepare import Prepared, prepare_person, without_photo
 from eft_fast.pipeline.progress import PeopleProgress
@@ -31,9 +32,7 @@ class Run:
     Attributes:
         fitter: Fits the people.
         body: Body model of the fits.
-        regressor_id: Whose answers the fits start from.
-        input_size: Side of the crops.
-        device: Where the fitter wants the crops.
+        regressor: Whose answers the fits start from.
         method: As of ``FitResult``.
         mode: As of ``FitResult``.
         precision: As of ``FitResult``.
@@ -42,9 +41,7 @@ class Run:
 
     fitter: Fitter
     body: Smpl
-    regressor_id: str
-    input_size: int
-    device: torch.device
+    regressor: Regressor
     method: str
     mode: str
     precision: str = "fp32"
@@ -123,7 +120,7 @@ class Run:
             outputs=self.fitter.outputs,
             joint_set=joint_set,
             body=self.body,
-            regressor_id=self.regressor_id,
+            regressor_id=self.regressor.full_id,
             method=self.method,
             mode=self.mode,
             precision=self.precision,
@@ -139,7 +136,9 @@ class Run:
 
         The crop does not stay, so that the memory of a run does not grow with its length.
         """
-        device = torch.device("cpu") if self.fitter.takes_cpu_crops else self.device
+        device = next(self.regressor.parameters()).device
+        if self.fitter.takes_cpu_crops:
+            device = torch.device("cpu")
         source: Image | None = None
         photo: npt.NDArray[np.uint8] | Exception | None = None
         for index, sample in enumerate(samples):
@@ -148,7 +147,7 @@ class Run:
             person = prepare_person(
                 sample,
                 ValueError("not read") if photo is None else photo,
-                self.input_size,
+                self.regressor,
                 index=index,
                 strict=self.strict,
             )

@@ -103,6 +103,7 @@ def to_eft_records(result: FitResult, names: PersonNames) -> list[EftRecord]:
             joint_validity=validity[row],
             annot_id=names.annotation(row),
             keypoints_2d_px=spin49[row],
+            regressor_id=result.regressor_id,
         )
         for row in range(len(result))
     ]
@@ -136,6 +137,7 @@ def to_spin_labels(result: FitResult, names: PersonNames) -> SpinLabels:
         betas=result.params.betas.numpy(),
         has_smpl=np.array([reason not in ("no_keypoints", "nan") for reason in result.stop_reason]),
         annot_ids=np.array([-1 if found is None else found for found in ids]),
+        regressor_ids=(result.regressor_id,) * count,
     )
 
 
@@ -157,6 +159,7 @@ def to_amass_motion(result: FitResult) -> AmassMotion:
         transl=(placed - _rest_pelvis(result, betas)).numpy(),
         betas=betas.double().numpy(),
         frame_rate=FRAME_RATE,
+        regressor_id=result.regressor_id,
     )
 
 

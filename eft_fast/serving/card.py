@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from eft_fast.conventions import IMG_MEAN, IMG_STD
+
 FORMAT: Final = "eft_fast-export-1"
 CARD_NAME: Final = "export.json"
 #: File of each kind of exported folder, the one that a session opens.
@@ -17,6 +19,8 @@ MODEL_NAMES: Final = {
     "triton": "eft_fast/1/model.onnx",
 }
 INPUT_NAME: Final = "image"
+#: What a card means that does not say it: every network took ImageNet's numbers once.
+_UNSTATED: Final = {"mean": list(IMG_MEAN), "std": list(IMG_STD)}
 #: Shapes behind the batch dimension; -1 depends on the body.
 OUTPUT_SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
     "rotmat": (24, 3, 3),
@@ -32,15 +36,17 @@ class ModelCard:
     """Everything that a program needs to feed the model and to read its answer.
 
     Attributes:
-        regressor: Id of the regressor.
-        weights_sha256: Hash of its weights, by name and value.
+        regressor: Id of the regressor and hash of its weights, ``open-1:2d9ea62d0ab9f4fd``; the id
+            alone in exports of earlier versions.
+        weights_sha256: The whole of that hash, see ``models.identity.weights_sha256``.
         source_sha256: Hash of the file that the weights were read from; empty if unknown.
         body: Id of the body that shape and joints belong to.
         outputs: Name and shape of each output, without the batch dimension.
         input_size: Side of the square crop in pixels. The input is ``image``, uint8
             ``[B, S, S, 3]``, RGB, not normalised: that happens inside.
-        mean: Mean of the normalisation inside.
-        std: Standard deviation of the normalisation inside.
+        mean: Mean of the normalisation inside, the regressor's own; ImageNet's where an export
+            states none.
+        std: Its standard deviation.
         box_margin: Side of the crop over the longer side of the person's box.
         camera_convention: Meaning of ``cam``; ``scale_shift`` is u = s * X + t.
         joint_set: Name of the order of ``joints``; empty without that output.
@@ -121,6 +127,7 @@ class ModelCard:
                 f"{who} must be of format {FORMAT}, got {got!r}; export it again with this version "
                 "of eft_fast, or use the one that wrote it"
             )
+        values = {**_UNSTATED, **values}
         wanted = {item.name: str(item.type) for item in fields(cls)}
         wrong = [name for name, kind in wanted.items() if not _fits(values.get(name), kind)]
         if wrong:

@@ -84,7 +84,7 @@ class StageObjective:
         anchor: Float[Tensor, "B 85"],
         cameras: Float[Tensor, "B 21"] | None = None,
     ) -> None:
-        self._body, self._prior, self._recipe, self._stage = body, prior, recipe, stage
+        self._body, self._prior, self._stage = body, prior, stage
         self._plan: Any = body.points_plan("spin49")
         self._start, self._anchor = start, anchor
         self._keypoints = _weigh(recipe, stage, keypoints_2d)

@@ -16,8 +16,7 @@ from eft_fast.synth.backgrounds import Backgrounds
 from eft_fast.synth.clothes import Wardrobe
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.landmarks import body_landmarks
-from eft_fast.synth.motion import SPLITS, PosePool, Split, load_motion
-from eft_fast.synth.prior_motion import sample_prior_poses
+from eft_fast.synth.motion import SPLITS, PosePool, Split, load_motion, sample_prior_poses
 from eft_fast.synth.props import Props, sample_props
 from eft_fast.synth.sample import Placed, Scene, Seen, SynthSample
 from eft_fast.synth.scene import (
@@ -157,7 +156,7 @@ class Renderer:
         normals = vertex_normals(vertices, self._faces)
         inflation = torch.from_numpy(person.outfit.inflation.astype(np.float32))
         surface = vertices + normals * inflation[:, None]
-        return Placed(person, pelvis, transl, posed.joints[0, :24] + transl, surface, normals)
+        return Placed(person, transl, posed.joints[0, :24] + transl, surface, normals)
 
     @torch.no_grad()
     def _landmarks(self, placed: Placed) -> Float[np.ndarray, "27 3"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eft_fast.imaging import to_input
+from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import BlazePoseOutput
 from eft_fast.models.open_regressor import OpenRegressor, landmark_features
 from eft_fast.synth.dataset import save_arrays
@@ -59,29 +60,6 @@ class Source(Protocol):
         """Return the inputs of some people, each mirrored or not."""
 
 
-class PictureStack:
-    """Pictures in memory: a ``Source`` for training from the first layer on.
-
-    Args:
-        images: Rendered crops.
-    """
-
-    stages = 0
-
-    def __init__(self, images: UInt8[np.ndarray, "N S S 3"]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def take(
-        self, rows: Int[Tensor, " B"], mirrored: Bool[Tensor, " B"]
-    ) -> Float[Tensor, "B 3 S S"]:
-        """Return normalised crops."""
-        pictures = normalise_images(self._images[rows.numpy()])
-        return torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
-
-
 class FrozenMaps:
     """Maps behind the frozen stages, read from disk as they are needed: a fast ``Source``.
 
@@ -111,9 +89,11 @@ class FrozenMaps:
         return torch.from_numpy(np.stack(maps)).float().permute(0, 3, 1, 2)
 
 
-def normalise_images(images: UInt8[np.ndarray, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
-    """Turn crops into the input of a regressor."""
-    return torch.from_numpy(np.stack([to_input(image) for image in images]))
+def normalise_images(
+    images: UInt8[np.ndarray, "B S S 3"], regressor: Regressor | type[Regressor]
+) -> Float[Tensor, "B 3 S S"]:
+    """Turn crops into the input of a regressor, or of all regressors of a class."""
+    return torch.from_numpy(to_input(images, regressor.img_mean, regressor.img_std))
 
 
 def run_trunk(
@@ -166,9 +146,9 @@ def cache_maps(
             images = archive["image"]
         parts = []
         for start in range(0, len(images), batch):
-            pictures = normalise_images(images[start : start + batch])
-            rgb = torch.cat([pictures, pictures.flip(-1)]) * network.img_std + network.img_mean
-            maps = network.trunk.run_to_stage(stages, rgb).permute(0, 2, 3, 1)
+            pictures = normalise_images(images[start : start + batch], network)
+            both = torch.cat([pictures, pictures.flip(-1)])
+            maps = network.trunk.run_to_stage(stages, both).permute(0, 2, 3, 1)
             parts.append(torch.stack(maps.chunk(2), 1).half().numpy())
         partial = path.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(parts))
@@ -210,7 +190,7 @@ def run_source(
     count: int | None = None,
 ) -> BlazePoseOutput:
     """Run the trunk over a source in order, all of it or the first ``count`` people."""
-    device = network.img_mean.device
+    device = next(network.parameters()).device
     total = len(source) if count is None else min(count, len(source))
     outputs = []
     for start in range(0, total, batch):

@@ -67,13 +67,13 @@ class AnnotatedCrops:
     Args:
         annotations: Any file or folder that ``data.open_annotations`` reads.
         photos: Folder of the photos.
-        size: Side of the crops.
+        regressor: Says how crops are cut and normalised.
     """
 
-    def __init__(self, annotations: str | Path, photos: Path, size: int) -> None:
+    def __init__(self, annotations: str | Path, photos: Path, regressor: Regressor) -> None:
         samples = open_annotations(str(annotations), photos, min_keypoints=8)
         self._samples = [s for s in samples if s.problem is None and s.image is not None]
-        self._size = size
+        self._regressor = regressor
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -88,8 +88,9 @@ class AnnotatedCrops:
                 photo = imaging.load_image(Path(str(sample.image)))
             except (OSError, ValueError) as error:
                 photo = error
-            person = prepare_person(sample, photo, self._size)
-            nothing = torch.full((3, self._size, self._size), float("nan"))
+            person = prepare_person(sample, photo, self._regressor)
+            size = self._regressor.input_size
+            nothing = torch.full((3, size, size), float("nan"))
             crops.append(nothing if person.img is None else person.img)
             keypoints.append(person.keypoints_2d)
         return torch.stack(crops), torch.stack(keypoints)
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"spin: the open regressor is expected, whose weights can be written, got "
                 f"{regressor.id}; call training.spin.train_spin for other networks"
             )
-        crops = AnnotatedCrops(args.annotations, args.photos, regressor.input_size)
+        crops = AnnotatedCrops(args.annotations, args.photos, regressor)
         fit = SmplifyConfig(recipe=args.recipe, start="regressor", prior=args.prior)
         run = SpinRun(
             steps=args.steps,

@@ -45,7 +45,7 @@ class Targets(NamedTuple):
         return Targets(*(field.to(device) for field in self))
 
 
-class BodyPoints(NamedTuple):
+class PosedPoints(NamedTuple):
     """Points of posed bodies about the pelvis joint, metres."""
 
     joints: Float[Tensor, "B 24 3"]
@@ -55,7 +55,7 @@ class BodyPoints(NamedTuple):
 
 def body_points(
     body: Smpl, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
-) -> BodyPoints:
+) -> PosedPoints:
     """Pose the body and return its joints and landmarks; differentiable.
 
     ``root`` is the pelvis joint in the frame that a ``pred_cam`` projects from.
@@ -63,7 +63,7 @@ def body_points(
     joints = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="smpl24", pose2rot=False)
     landmarks = body_landmarks(body, rotmat, betas)
     root = joints[:, :1]
-    return BodyPoints(joints - root, landmarks - root, root)
+    return PosedPoints(joints - root, landmarks - root, root)
 
 
 def fit_weak_camera(

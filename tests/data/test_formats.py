@@ -31,13 +31,15 @@ def test_eft_json_keeps_every_bit(tmp_path):
     points = np.random.default_rng(9).normal(size=(49, 3))
     records = [
         make_record(1, annot_id=183020, keypoints_2d_px=points),
-        make_record(2, subject_id="walk_0"),
+        make_record(2, subject_id="walk_0", regressor_id="open-1:2d9ea62d0ab9f4fd"),
     ]
     read = load_eft_json(save_eft_json(tmp_path / "fits.json", records))
     for one, other in zip(records, read, strict=True):
         for name in ("full_pose_rotmat", "betas", "pred_cam", "bbox_center", "joint_validity"):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
-        for name in ("image_name", "bbox_scale", "annot_id", "subject_id", "smpltype"):
+        for name in (
+            "image_name", "bbox_scale", "annot_id", "subject_id", "smpltype", "regressor_id"
+        ):  # fmt: skip
             assert getattr(one, name) == getattr(other, name), name
     assert np.array_equal(read[0].keypoints_2d_px, points)
     assert read[1].keypoints_2d_px is None
@@ -88,6 +90,7 @@ def test_spin_npz_round_trip(tmp_path):
         betas=rng.normal(size=(2, 10)),
         has_smpl=np.array([True, False]),
         annot_ids=np.array([4, -1]),
+        regressor_ids=("open-1:2d9ea62d0ab9f4fd", "open-1"),
     )
     read = load_spin_npz(save_spin_npz(tmp_path / "set.npz", labels))
     for name, value in vars(labels).items():
@@ -106,6 +109,7 @@ def test_spin_npz_optional_and_wrong_arrays(tmp_path):
     read = load_spin_npz(tmp_path / "few.npz")
     assert not read.has_smpl.any()
     assert read.annot_ids.tolist() == [-1]
+    assert read.regressor_ids == ()
     assert (read.keypoints_2d_px[:, :25] == 0).all()
     np.savez(tmp_path / "bad.npz", **{**base, "part": np.ones((1, 23, 3))})
     with pytest.raises(ValueError, match=r"part must be \[1, 24, 3\] .*got \[1, 23, 3\]"):

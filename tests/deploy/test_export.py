@@ -18,9 +18,9 @@ from eft_fast.deploy import ExportConfig, export_regressor, onnx_export, onnx_gr
 from eft_fast.deploy.folder import hash_files
 from eft_fast.deploy.graph import ExportGraph, HalfTrunk
 from eft_fast.deploy.graph_checks import find_trace
-from eft_fast.deploy.onnx_export import hash_weights
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.hmr import Hmr
+from eft_fast.models.identity import weights_hash, weights_sha256
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.serving import ModelCard, load_card
 from tests.deploy.edit import change_output
@@ -52,12 +52,12 @@ def test_the_file_describes_itself(tiny_export, model):
     card = ModelCard.from_strings(inside, "test")
     assert card == load_card(tiny_export)
     regressor = OpenRegressor.make_tiny()
-    assert card.regressor == regressor.id
-    assert card.weights_sha256 == hash_weights(regressor)
+    assert card.regressor == f"open-1:{weights_hash(regressor)}"
+    assert card.weights_sha256 == weights_sha256(regressor)
     assert card.body == load_body().id
     assert card.camera_convention == "scale_shift"
     assert (card.input_size, card.box_margin) == (256, 1.2)
-    assert card.mean == [0.485, 0.456, 0.406]
+    assert (card.mean, card.std) == ([0, 0, 0], [1, 1, 1])
     assert len(card.joint_names) == card.outputs["joints"][0] == 45
     assert card.outputs["vertices"] == [6890, 3]
     assert card.licence == "Apache-2.0 AND CC0-1.0"
@@ -86,10 +86,10 @@ def test_nothing_of_the_exporting_machine_is_left(model):
 
 def test_an_exported_regressor_stays_as_it_was(tmp_path):
     regressor = OpenRegressor.make_tiny().train()
-    before = hash_weights(regressor)
+    before = weights_hash(regressor)
     export_regressor(regressor, tmp_path, config=ExportConfig(max_batch=1))
     assert regressor.training
-    assert hash_weights(regressor) == before
+    assert weights_hash(regressor) == before
 
 
 def swap_colours(model):
@@ -323,7 +323,8 @@ def test_samples_are_the_answers_of_the_fitting_path(tiny_export):
         stored = {name: file[name] for name in file.files}
     regressor, body = OpenRegressor.make_tiny(), load_body()
     with torch.no_grad():
-        output = regressor(torch.from_numpy(imaging.to_input(stored["images"])))
+        img = imaging.to_input(stored["images"], regressor.img_mean, regressor.img_std)
+        output = regressor(torch.from_numpy(img))
         posed = body(
             output.pred_betas, output.pred_rotmat[:, 1:], output.pred_rotmat[:, :1], pose2rot=False
         )

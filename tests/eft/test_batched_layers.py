@@ -11,7 +11,7 @@ from eft_fast.eft.batched.adam import StackedAdam
 from eft_fast.eft.batched.layers import StackedConv2d, StackedRegressor
 from eft_fast.eft.config import EftConfig
 from eft_fast.eft.modes import make_network, share, tuned_parameters
-from eft_fast.losses.keypoints import EftLossWeights
+from eft_fast.losses.weights import EftLossWeights
 from eft_fast.pipeline.predict import output_loss
 from tests.eft import toy
 

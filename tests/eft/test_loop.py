@@ -10,7 +10,7 @@ from torch import nn
 
 from eft_fast.eft.config import EFT_MODES, EftConfig
 from eft_fast.eft.modes import tuned_parameters
-from eft_fast.losses.keypoints import EftLossWeights
+from eft_fast.losses.weights import EftLossWeights
 from eft_fast.pipeline.predict import RegressorFitter
 from tests.eft import toy
 from tests.eft.crops import collect, fit_crops, prepare

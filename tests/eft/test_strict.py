@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import eft_fast
+from eft_fast.conventions import IMG_MEAN, IMG_STD
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.prepare import prepare_person
 from eft_fast.sample import Sample
 
 BOX = np.array([40.0, 30.0, 101.0, 101.0])
+#: Crops of 224 pixels, as of the published networks.
+HMR_FORM = SimpleNamespace(input_size=224, img_mean=IMG_MEAN, img_std=IMG_STD)
 
 
 def photo_of(height=200, width=240):
@@ -29,7 +34,7 @@ def coco(ankle_y=100.0):
 def prepare(keypoints, name="coco17", *, strict, box=BOX, photo=None):
     photo = photo_of() if photo is None else photo
     (sample,) = Sample.from_arrays([photo], keypoints[None], bboxes=box[None], joint_set=name)
-    return prepare_person(sample, photo, 224, strict=strict)
+    return prepare_person(sample, photo, HMR_FORM, strict=strict)
 
 
 def test_keypoints_are_truncated_only_in_strict_mode():
@@ -119,7 +124,7 @@ def test_strict_mode_changes_little_else():
         progress=False,
     )  # fmt: skip
     (sample,) = Sample.from_arrays([photo_of()], coco()[None], bboxes=BOX[None])
-    person = prepare_person(sample, photo_of(), regressor.input_size, strict=True)
+    person = prepare_person(sample, photo_of(), regressor, strict=True)
     with torch.no_grad():
         want = regressor(person.crop[None])
     assert torch.equal(fit.params.full_pose, want.pred_rotmat)

@@ -11,7 +11,8 @@ from eft_fast.body.model_io import load_arrays
 from eft_fast.body.smpl import Smpl
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.losses.fused import fused_eft_loss
-from eft_fast.losses.keypoints import EftLossWeights, eft_loss
+from eft_fast.losses.keypoints import eft_loss
+from eft_fast.losses.weights import EftLossWeights
 
 WEIGHTS = {
     "the reference's": EftLossWeights(),

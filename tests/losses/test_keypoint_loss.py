@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eft_fast.losses.keypoints import EftLossWeights, camera_loss, eft_loss, keypoint_loss, leg_loss
+from eft_fast.losses.keypoints import camera_loss, eft_loss, keypoint_loss, leg_loss
+from eft_fast.losses.weights import EftLossWeights
 
 GT = 25  # First place of the annotation block.
 

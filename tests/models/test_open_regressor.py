@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eft_fast import conventions
+from eft_fast import imaging
 from eft_fast.models.blazepose import BlazePose, BlazePoseOutput
 from eft_fast.models.open_file import load_open_regressor, read_card, save_open_regressor
 from eft_fast.models.open_regressor import (
@@ -24,12 +24,9 @@ from tests.assets import make_open_regressor_golden as golden_script
 
 
 def random_crops(batch: int) -> torch.Tensor:
-    """Blurred noise, mean/std normalised."""
+    """Blurred noise."""
     coarse = torch.rand(batch, 3, 16, 16)
-    rgb = torch.nn.functional.interpolate(coarse, 256, mode="bilinear")
-    mean = torch.tensor(conventions.IMG_MEAN)[:, None, None]
-    std = torch.tensor(conventions.IMG_STD)[:, None, None]
-    return (rgb - mean) / std
+    return torch.nn.functional.interpolate(coarse, 256, mode="bilinear")
 
 
 def random_output(batch: int) -> BlazePoseOutput:
@@ -41,13 +38,13 @@ def random_output(batch: int) -> BlazePoseOutput:
 
 def test_trunk_sees_the_picture_in_zero_to_one():
     network = OpenRegressor.make_tiny()
-    rgb = torch.rand(2, 3, 256, 256)
-    mean = torch.tensor(conventions.IMG_MEAN)[:, None, None]
-    std = torch.tensor(conventions.IMG_STD)[:, None, None]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    img = torch.from_numpy(imaging.to_input(pixels, network.img_mean, network.img_std))
+    rgb = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        got = network.features((rgb - mean) / std)
+        got = network.features(img)
         expected = network.trunk(rgb)
-    torch.testing.assert_close(got.landmarks, expected.landmarks, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(got.landmarks, expected.landmarks, rtol=0, atol=0)
 
 
 def test_forward_is_features_then_head():
@@ -257,7 +254,7 @@ def test_rejects_bad_files(tmp_path):
 
 
 def test_shipped_weights_give_the_stored_answer():
-    """File, un-normalising, trunk and head: nothing moved since the weights shipped."""
+    """File, input range, trunk and head: nothing moved since the weights shipped."""
     if not OPEN_REGRESSOR_PATH.exists():
         pytest.skip("eft_fast/assets/open_regressor.npz is absent")
     golden = np.load(golden_script.GOLDEN_PATH)

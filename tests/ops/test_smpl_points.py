@@ -145,8 +145,8 @@ def test_points_nan_stays_in_its_person(device):
 
 def test_points_registration(device):
     _, plan = make_plans(37, device, torch.float32)
-    ops._register.ensure()
-    rest = plan.arguments
+    ops._operators.load()
+    rest = (plan.tensors,)
     for grad in (False, True):
         betas, pose, transl = make_inputs(3, device=device, grad=grad)
         op = torch.ops.eft_fast.smpl_points.default

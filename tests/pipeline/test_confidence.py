@@ -65,7 +65,7 @@ def expected(people, regressor):
     rows = []
     samples = Sample.from_arrays(photos, keypoints, bboxes=boxes)
     for photo, sample in zip(photos, samples, strict=True):
-        person = prepare_person(sample, photo, 256)
+        person = prepare_person(sample, photo, regressor)
         with torch.no_grad():
             features = regressor.features(person.crop[None])
             rows.append(regressor.joint_confidence(features))
@@ -117,7 +117,7 @@ def test_the_loop_and_its_workers_need_no_second_pass(regressor, body):
 
 
 def test_networks_that_do_not_say_it_give_none(people, body):
-    network = make_regressor(certainty=False)
+    network = make_regressor(confidence=False)
     for options in ({}, {"slots": 2}, {"method": "none"}):
         assert fit(people, network, body, **options).joint_confidence is None
 
@@ -130,7 +130,7 @@ def test_files_and_rows_hold_it(people, regressor, body, tmp_path):
     result.save(tmp_path / "fits.npz")
     loaded = FitResult.load(tmp_path / "fits.npz")
     torch.testing.assert_close(loaded.joint_confidence, result.joint_confidence, equal_nan=True)
-    without = fit(people, make_regressor(certainty=False), body)
+    without = fit(people, make_regressor(confidence=False), body)
     without.save(tmp_path / "without.npz")
     assert FitResult.load(tmp_path / "without.npz").joint_confidence is None
     assert "joint_confidence" not in np.load(tmp_path / "without.npz").files
@@ -153,7 +153,8 @@ def test_calls_are_filled_up(regressor, body, people, monkeypatch):
     widths = []
     features = regressor.features
     monkeypatch.setattr(regressor, "features", lambda img: widths.append(len(img)) or features(img))
-    crops = [torch.from_numpy(imaging.to_input(np.resize(p, (256, 256, 3)))) for p in people[0]]
+    pixels = np.stack([np.resize(photo, (256, 256, 3)) for photo in people[0]])
+    crops = torch.from_numpy(imaging.to_input(pixels, regressor.img_mean, regressor.img_std))
     for index, crop in enumerate(crops):
         reader.add(index, crop)
     assert widths == [2]

@@ -19,7 +19,8 @@ from eft_fast.geometry import (
     project_intrinsics,
     weak_to_pinhole,
 )
-from eft_fast.losses.keypoints import EftLossWeights, eft_loss
+from eft_fast.losses.keypoints import eft_loss
+from eft_fast.losses.weights import EftLossWeights
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.predict import RegressorFitter
@@ -162,7 +163,7 @@ def make_eft_jobs(regressor, body, count: int = 3) -> list[Prepared]:
 
 def test_eft_lowers_the_error_under_the_pinhole(regressor, body):
     jobs = make_eft_jobs(regressor, body)
-    config = eft_fast.EftConfig(lr=1e-3, max_steps=12, threshold=0.0)
+    config = eft_fast.EftConfig.released(lr=1e-3, max_steps=12, threshold=0.0)
     alone = RegressorFitter(regressor, body)
     for job, (_, fit) in zip(
         jobs, LoopFitter(regressor, body, config=config).fit(jobs), strict=True

@@ -38,7 +38,7 @@ def fits() -> FitResult:
         keypoints=torch.zeros(count, 17, 3),
         joint_set="coco17",
         body_id="open-1",
-        regressor_id="open-1",
+        regressor_id="open-1:2d9ea62d0ab9f4fd",
         method="eft",
         mode="full",
         _body=load_body(),

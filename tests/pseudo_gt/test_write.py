@@ -40,6 +40,16 @@ def test_eft_json_holds_the_fits_bit_for_bit(fits: FitResult, tmp_path: Path) ->
     assert [record.annot_id for record in records] == [7, 8, None, 10, 11, 12]
 
 
+def test_every_format_names_the_weights(fits: FitResult, tmp_path: Path) -> None:
+    paths = {
+        kind: write_fits(fits, NAMES, kind, tmp_path / kind)[0]
+        for kind in ("eft-json", "spin-npz", "amass-npz")
+    }
+    assert [r.regressor_id for r in load_eft_json(paths["eft-json"])] == [fits.regressor_id] * 6
+    assert load_spin_npz(paths["spin-npz"]).regressor_ids == (fits.regressor_id,) * 6
+    assert load_amass_npz(paths["amass-npz"]).regressor_id == fits.regressor_id
+
+
 def test_validity_is_in_openpose_order(fits: FitResult, tmp_path: Path) -> None:
     """COCO's right wrist (10) is OpenPose's 4, the left ankle (15) its 13; 1 is the neck."""
     keypoints = fits.keypoints.clone()

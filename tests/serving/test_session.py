@@ -256,6 +256,23 @@ def test_models_that_do_not_fit_their_description_are_refused(folder, change, wo
         open_session(folder, provider="cpu")
 
 
+def test_an_export_of_an_earlier_version_is_served(folder, session):
+    """It names no weights and may state no normalisation, which lies in its graph."""
+
+    def age(model):
+        set_card(model, regressor="open-1")
+        forget(model, "mean")
+        forget(model, "std")
+
+    rewrite(folder, age)
+    old = open_session(folder, provider="cpu", threads=1)
+    assert (old.card.mean, old.card.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert old.card.regressor == "open-1"
+    images = crops(2)
+    for name, value in session.run(images).items():
+        np.testing.assert_array_equal(old.run(images)[name], value)
+
+
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch, tiny_export):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match="pip install onnxruntime"):

@@ -44,7 +44,7 @@ def test_it_understands_rendered_people(scenes: SynthArrays, open_body: Smpl) ->
 def test_confidence_tells_good_from_bad(scenes: SynthArrays, open_body: Smpl) -> None:
     """Over these few people, the surer half errs less."""
     network = load_regressor("open")
-    images = normalise_images(scenes.image)
+    images = normalise_images(scenes.image, network)
     with torch.no_grad():
         features = network.features(images)
         sure = network.joint_confidence(features)

@@ -25,12 +25,15 @@ class AmassMotion:
         transl: Added to the posed body, metres.
         betas: Shape coefficients of all frames.
         frame_rate: Frames per second.
+        regressor_id: Regressor and hash of the weights that the fits started from; None: unknown.
+            AMASS's own files do not have it, and its readers pass over it.
     """
 
     full_pose: Float[np.ndarray, "F 72"]
     transl: Float[np.ndarray, "F 3"]
     betas: Float[np.ndarray, " 10"]
     frame_rate: float
+    regressor_id: str | None = None
 
 
 def save_amass_npz(path: str | Path, motion: AmassMotion) -> Path:
@@ -41,16 +44,18 @@ def save_amass_npz(path: str | Path, motion: AmassMotion) -> Path:
     poses[:, :_NUM_BODY] = motion.full_pose[:, :_NUM_BODY]
     betas = np.zeros(_NUM_BETAS)
     betas[: len(motion.betas)] = motion.betas
+    arrays: dict[str, np.ndarray] = {
+        "poses": poses,
+        "trans": motion.transl.astype(np.float64),
+        "betas": betas,
+        "dmpls": np.zeros((frames, 8)),
+        "gender": np.array("neutral"),
+        "mocap_framerate": np.array(float(motion.frame_rate)),
+    }
+    if motion.regressor_id is not None:
+        arrays["regressor"] = np.array(motion.regressor_id)
     with path.open("wb") as file:
-        np.savez(
-            file,
-            poses=poses,
-            trans=motion.transl.astype(np.float64),
-            betas=betas,
-            dmpls=np.zeros((frames, 8)),
-            gender=np.array("neutral"),
-            mocap_framerate=np.array(float(motion.frame_rate)),
-        )
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 
@@ -81,4 +86,5 @@ def load_amass_npz(path: str | Path) -> AmassMotion:
     full_pose = np.zeros((len(poses), 72))
     full_pose[:, :_NUM_BODY] = poses[:, :_NUM_BODY]
     betas = arrays.get("betas", np.zeros(_NUM_BETAS)).reshape(-1)[:10]
-    return AmassMotion(full_pose, transl, betas, float(rate))
+    regressor = str(arrays["regressor"]) if "regressor" in arrays else None
+    return AmassMotion(full_pose, transl, betas, float(rate), regressor)

@@ -40,6 +40,8 @@ class EftRecord:
         subject_id: Name of the person in a video, or None.
         smpltype: Kind of body model, ``"smpl"`` or ``"smplx"``.
         keypoints_2d_px: The annotation, 49 points in photo pixels and confidence, or None.
+        regressor_id: Regressor and hash of the weights that the fit started from; None: unknown.
+            EFT's own files do not have it, and its readers pass over it.
     """
 
     image_name: str
@@ -53,6 +55,7 @@ class EftRecord:
     subject_id: str | None = None
     smpltype: str = "smpl"
     keypoints_2d_px: Float[np.ndarray, "49 3"] | None = None
+    regressor_id: str | None = None
 
 
 def save_eft_json(path: str | Path, records: Iterable[EftRecord]) -> Path:
@@ -106,6 +109,8 @@ def _to_row(record: EftRecord) -> dict[str, Any]:
         row["subjectId"] = record.subject_id
     if record.keypoints_2d_px is not None:
         row["gt_keypoint_2d"] = record.keypoints_2d_px
+    if record.regressor_id is not None:
+        row["regressor"] = record.regressor_id
     for name, value in row.items():
         if isinstance(value, np.ndarray):
             if not np.isfinite(value).all():
@@ -129,6 +134,7 @@ def _from_row(row: Any, number: int) -> EftRecord:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not isinstance(name, str):
         raise ValueError(f"{_WHO}: record {number} must have a number bbox_scale and an imageName")
     annotation, subject = row.get("annotId"), row.get("subjectId")
+    regressor = row.get("regressor")
     return EftRecord(
         image_name=name,
         full_pose_rotmat=arrays["parm_pose"],
@@ -141,6 +147,7 @@ def _from_row(row: Any, number: int) -> EftRecord:
         subject_id=None if subject is None else str(subject),
         smpltype=str(row.get("smpltype", "smpl")),
         keypoints_2d_px=points,
+        regressor_id=None if regressor is None else str(regressor),
     )
 
 

@@ -24,6 +24,8 @@ class SpinLabels:
         betas: Shape coefficients.
         has_smpl: Whether pose and shape of a person may be trusted.
         annot_ids: Annotation of each person; -1 where there is none.
+        regressor_ids: Regressor and hash of the weights that each fit started from; empty where
+            that is unknown. SPIN's own files do not have it, and its readers pass over it.
     """
 
     image_names: tuple[str, ...]
@@ -34,24 +36,27 @@ class SpinLabels:
     betas: Float[np.ndarray, "N 10"]
     has_smpl: Bool[np.ndarray, " N"]
     annot_ids: Int[np.ndarray, " N"]
+    regressor_ids: tuple[str, ...] = ()
 
 
 def save_spin_npz(path: str | Path, labels: SpinLabels) -> Path:
     """Write labels. SPIN's form has no camera, so the fitted one is not in the file."""
     path = Path(path)
+    arrays: dict[str, np.ndarray] = {
+        "imgname": np.array(labels.image_names, dtype=np.str_),
+        "center": labels.bbox_center,
+        "scale": labels.bbox_scale,
+        "openpose": labels.keypoints_2d_px[:, :25],
+        "part": labels.keypoints_2d_px[:, 25:],
+        "pose": labels.full_pose,
+        "shape": labels.betas,
+        "has_smpl": labels.has_smpl.astype(np.int64),
+        "annotIds": labels.annot_ids,
+    }
+    if labels.regressor_ids:
+        arrays["regressor"] = np.array(labels.regressor_ids, dtype=np.str_)
     with path.open("wb") as file:
-        np.savez(
-            file,
-            imgname=np.array(labels.image_names, dtype=np.str_),
-            center=labels.bbox_center,
-            scale=labels.bbox_scale,
-            openpose=labels.keypoints_2d_px[:, :25],
-            part=labels.keypoints_2d_px[:, 25:],
-            pose=labels.full_pose,
-            shape=labels.betas,
-            has_smpl=labels.has_smpl.astype(np.int64),
-            annotIds=labels.annot_ids,
-        )
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 
@@ -67,7 +72,8 @@ def load_spin_npz(path: str | Path) -> SpinLabels:
         "load_spin_npz",
         required={"imgname": (), "center": (2,), "scale": (), "part": (24, 3)},
         optional={
-            "openpose": (25, 3), "pose": (72,), "shape": (10,), "has_smpl": (), "annotIds": ()
+            "openpose": (25, 3), "pose": (72,), "shape": (10,), "has_smpl": (), "annotIds": (),
+            "regressor": (),
         },
     )  # fmt: skip
     count = len(arrays["imgname"])
@@ -84,4 +90,5 @@ def load_spin_npz(path: str | Path) -> SpinLabels:
         betas=arrays.get("shape", np.zeros((count, 10))),
         has_smpl=has_smpl.astype(bool),
         annot_ids=arrays.get("annotIds", np.full(count, -1)).astype(np.int64),
+        regressor_ids=tuple(str(name) for name in arrays.get("regressor", np.zeros(0)).tolist()),
     )

@@ -1,0 +1,101 @@
+"""Options of the direct fit. Every default was chosen on validation people, see docs/map.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+#: What fills keypoints that are not given: nothing, or the landmarks of the regressor's trunk.
+FILLS: Final = ("none", "landmarks")
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """Options of ``method="map"``.
+
+    Lengths called sigma are standard deviations of a keypoint in units of the person's extent,
+    ``losses.tie.SIZE_UNIT`` times f. Energies and margins are those of ``fit``: twice a negative
+    log probability, so that a margin of 10 stands for odds of 150 to 1. The tension of a fit is its
+    energy over the number of its data, 1 where model and data agree.
+
+    Attributes:
+        covariance: File of the regressor's error covariance; None: that of the package's regressor.
+        sigma: Of a keypoint.
+        sigma_unsure: Of a keypoint whose confidence is not above ``sure_above``.
+        sure_above: Confidence that parts the two.
+        sigma_3d: Of a 3D keypoint, metres.
+        distance: Where the photo's pinhole is not given, the distance in metres from which a
+            pinhole is assumed to see the person; None: the weak camera.
+        max_steps: Solves at most; later stages, which begin at an answer, need fewer.
+        tolerance: Relative decrease of the energy below which a person is done.
+        hard_above: Tension above which a person gets more than one fit: what follows.
+        hypotheses: Try the root turned round and the bones flipped in depth.
+        flip_steps: Solves of a flipped bone before the best is chosen.
+        flip_margin: Decrease of the energy for which a flipped bone is taken.
+        turn_margin: The same of the turned root, about which the prior turns as well.
+        swaps: Try left and right of the arms exchanged.
+        swap_margin: Decrease of the energy for which exchanged arms are taken.
+        leg_margin: The same at which exchanged legs are reported; they are never taken.
+        robust: Reweight keypoints after convergence.
+        robust_margin: Decrease of the energy, its penalty bounded by k^2 for each keypoint, for
+            which the reweighted fit is taken.
+        robust_k: Errors of this many sigma count a quarter.
+        robust_rounds: Rounds of reweighting.
+        robust_steps: Solves of each round at most.
+        fill: One of ``FILLS``.
+        posterior: Say how sure each joint is.
+        batch: People fitted at once.
+    """
+
+    covariance: str | Path | None = None
+    sigma: float = 0.015
+    sigma_unsure: float = 0.045
+    sure_above: float = 0.55
+    sigma_3d: float = 0.02
+    distance: float | None = 5.0
+    max_steps: int = 40
+    tolerance: float = 1e-5
+    hard_above: float = 0.75
+    hypotheses: bool = True
+    flip_steps: int = 10
+    flip_margin: float = 2.0
+    turn_margin: float = 15.0
+    swaps: bool = True
+    swap_margin: float = 10.0
+    leg_margin: float = 20.0
+    robust: bool = True
+    robust_margin: float = 30.0
+    robust_k: float = 4.0
+    robust_rounds: int = 6
+    robust_steps: int = 6
+    fill: str = "none"
+    posterior: bool = True
+    batch: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse values that no fit can use."""
+        if self.fill not in FILLS:
+            raise ValueError(
+                f"MapConfig: fill must be one of {', '.join(FILLS)}, got {self.fill!r}"
+            )
+        for name in ("max_steps", "flip_steps", "robust_rounds", "robust_steps", "batch"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"MapConfig: {name} must be at least 1, got {value}")
+        for name in ("sigma", "sigma_unsure", "sigma_3d", "robust_k"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ValueError(f"MapConfig: {name} must be positive and finite, got {value}")
+        if self.distance is not None and not 0 < self.distance < float("inf"):
+            raise ValueError(
+                f"MapConfig: distance must be positive, or None for the weak camera, "
+                f"got {self.distance}"
+            )
+        for name in (
+            "tolerance", "hard_above", "flip_margin", "turn_margin", "swap_margin",
+            "leg_margin", "robust_margin",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"MapConfig: {name} must not be negative, got {value}")
