@@ -14,6 +14,7 @@ from eft_fast.cli import main
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.models import load_regressor
 from eft_fast.models.error_covariance import load_error_covariance
+from eft_fast.models.keypoint_noise import load_keypoint_noise
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 
@@ -130,6 +131,22 @@ def test_pairs_and_renders_exclude_each_other(tmp_path, capsys):
     arguments = ["calibrate", "--pairs", str(tmp_path / "p.npz"), "--count", "100"]
     assert main([*arguments, "--out", str(tmp_path / "c.npz")]) == 2
     assert "--count is about rendered people" in capsys.readouterr().err
+
+
+def test_calibrate_a_detector(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    true = np.concatenate([rng.uniform(0, 300, (30, 17, 2)), np.ones((30, 17, 1))], 2)
+    found = true + rng.normal(size=true.shape) * [3, 3, 0]
+    np.savez(tmp_path / "p.npz", keypoints=found, gt_keypoints=true, extent=np.full(30, 100.0))
+    arguments = ["calibrate", "--keypoint-pairs", str(tmp_path / "p.npz"), "--json"]
+    assert main([*arguments, "--out", str(tmp_path / "n.npz")]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["keypoints"], summary["confidence"]) == (510, [1.0])
+    noise = load_keypoint_noise(tmp_path / "n.npz")
+    assert noise.sigma.tolist() == summary["sigma"]
+    assert noise.sigma_of(1.0) == pytest.approx(0.03, rel=0.1)
+    assert main([*arguments, "--out", str(tmp_path / "m.npz"), "--seed", "3"]) == 2
+    assert "leave it out beside --keypoint-pairs" in capsys.readouterr().err
 
 
 @pytest.fixture
