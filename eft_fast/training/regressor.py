@@ -11,6 +11,7 @@ from torch import nn
 
 from eft_fast.body import Smpl, load_body
 from eft_fast.models.blazepose import BlazePose
+from eft_fast.models.error_covariance import covariance_beside, load_error_covariance
 from eft_fast.models.open_file import load_open_regressor, save_open_regressor
 from eft_fast.models.open_regressor import BodyHead, OpenRegressor
 from eft_fast.synth import SynthConfig, SynthJob, load_motion, load_shards
@@ -20,6 +21,7 @@ from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
 from eft_fast.training.confidence import observe, train_confidence
 from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.error_covariance import measure_on_renders
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
 from eft_fast.training.measure import choice_score, score_renders
@@ -30,6 +32,8 @@ from eft_fast.training.targets import Targets, make_targets
 LICENCE = "Apache-2.0"
 #: People of the training split that the confidence is fitted on.
 _CONFIDENCE_PEOPLE = 4000
+#: Added to the seed of a run for the people of the error covariance.
+_CALIBRATION_SEED = 101
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class RegressorTraining:
         varied: Further training images, of scenes with everything (``synth.config.varied``).
         val: Rendered images that weights are chosen on.
         test: Rendered held-out images.
+        calibration: Further images of the validation motion, on which the errors of the finished
+            weights are measured; 0: they are not.
         synth: How pictures look, and their seed.
         head: Options of the first stage.
         finetune_config: Options of the second stage.
@@ -60,6 +66,7 @@ class RegressorTraining:
     varied: int = 0
     val: int = 500
     test: int = 1000
+    calibration: int = 1000
     synth: SynthConfig = field(default_factory=SynthConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -85,6 +92,12 @@ class RegressorTraining:
         out = self.work / "varied"
         return [job, replace(job, out=out, count=self.varied, config=config)]
 
+    def calibration_job(self) -> SynthJob:
+        """Return the set of the error covariance: other people than weights are chosen on."""
+        config = replace(self.synth, seed=self.synth.seed + _CALIBRATION_SEED)
+        out = self.work / "calibration"
+        return replace(self.job("val"), out=out, count=self.calibration, config=config)
+
     def shards(self, split: Split) -> list[Path]:
         """Return the files of one split."""
         return [
@@ -93,9 +106,10 @@ class RegressorTraining:
 
     def render(self, *, processes: int = 1) -> None:
         """Render all splits."""
-        for split in SPLITS:
-            for job in self.jobs(split):
-                render_shards(job, processes=processes)
+        jobs = [job for split in SPLITS for job in self.jobs(split)]
+        jobs += [self.calibration_job()] if self.calibration else []
+        for job in jobs:
+            render_shards(job, processes=processes)
 
     def train_head(self) -> dict[str, float]:
         """Train the head on the stored outputs of the trunk; return its held-out score."""
@@ -158,12 +172,25 @@ class RegressorTraining:
             observe(network, body, seen, people.to(torch.device("cpu"))),
         )
         self._save(network, "finetune.npz")
+        self.measure_errors(self.work / "finetune.npz")
         return self._score(self.work / "finetune.npz")
 
+    def measure_errors(self, weights: Path) -> None:
+        """Write the error covariance of stored weights beside them."""
+        if self.calibration:
+            network = load_open_regressor(weights)
+            found = measure_on_renders(network, load_body(), self.calibration_job())
+            found.save(covariance_beside(weights))
+
     def export(self, out: Path, *, source_sha256: str) -> None:
-        """Write the weights of the last finished stage in the form that ships."""
+        """Write the weights of the last finished stage, with their errors, as they ship."""
         network = load_open_regressor(self._last())
         save_open_regressor(network, out, licence=LICENCE, source_sha256=source_sha256)
+        known = covariance_beside(self._last())
+        if known.is_file():
+            load_error_covariance(network, known).save(covariance_beside(out))
+        else:
+            self.measure_errors(out)
 
     def evaluate(self) -> dict[str, float]:
         """Score the weights of the last finished stage on the held-out images."""

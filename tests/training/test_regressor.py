@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from eft_fast.body import Smpl
+from eft_fast.models.error_covariance import load_error_covariance
+from eft_fast.models.open_file import load_open_regressor, save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
 from eft_fast.training import FinetuneConfig
@@ -120,3 +122,28 @@ def test_finetuning_starts_from_the_weights_that_are_given(tmp_path: Path) -> No
     recipe = RegressorTraining(work=tmp_path, motion=tmp_path, start=tmp_path / "mine.npz")
     with pytest.raises(FileNotFoundError, match=r"mine\.npz"):
         recipe.finetune()
+
+
+def test_weights_get_the_covariance_of_their_errors_beside_them(tmp_path: Path) -> None:
+    """Of the weights as they are stored, on validation motion; an export takes it along."""
+    rng = np.random.default_rng(0)
+    pose = (0.2 * rng.normal(size=(8, 72))).astype(np.float16)
+    names = np.array(["x/indian/08.bvh"])
+    np.savez(tmp_path / "cmu_smpl24_12fps.npz", pose=pose, seq=np.zeros(8, int), names=names)
+    np.savez(tmp_path / "cmu_subjects_01_03_10hz.npz", pose=pose)
+    people = {"subject": np.full(8, 10), "clip": np.full(8, "a"), "action": np.full(8, "walk")}
+    np.savez(tmp_path / "cmu_more_subjects_10hz.npz", pose=pose, **people)
+    work = tmp_path / "run"
+    work.mkdir()
+    weights = work / "finetune.npz"
+    save_open_regressor(OpenRegressor.make_tiny(), weights, licence="", source_sha256="")
+    training = RegressorTraining(work=work, motion=tmp_path, calibration=86)
+    training.export(tmp_path / "mine.npz", source_sha256="")
+    network = load_open_regressor(tmp_path / "mine.npz")
+    found = load_error_covariance(network, tmp_path / "mine.error_covariance.npz")
+    assert (found.people, found.source) == (86, "86 renders, val motion, seed 101")
+    training.measure_errors(weights)
+    beside = load_error_covariance(network, work / "finetune.error_covariance.npz")
+    assert (beside.second_moment == found.second_moment).all()
+    replace(training, calibration=0).export(tmp_path / "bare.npz", source_sha256="")
+    assert (tmp_path / "bare.error_covariance.npz").is_file()
