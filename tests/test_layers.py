@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "eft_fast"
 
-L0 = {"conventions", "keypoints", "imaging", "sample", "errors"}
+L0 = {"conventions", "keypoints", "plausible", "imaging", "sample", "errors"}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}

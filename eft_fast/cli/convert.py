@@ -22,8 +22,8 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         help=help_line,
         description=(
             "Write fits in another format. eft-json: the JSON of the EFT dataset. spin-npz: the "
-            "labels of SPIN's training sets (no camera). amass-npz: one motion, z up, a row is a "
-            "frame. obj, ply, glb: one upright mesh per person, in metres. People whose fit "
+            "labels of SPIN's training sets (no camera). amass-npz: a motion, z up, a row is a "
+            "frame; of several people one file each. obj, ply, glb: one upright mesh per person, in metres. People whose fit "
             "failed are left out. A mesh of a licensed body model falls under its licence."
         ),
         epilog=_EXAMPLE,
@@ -75,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
         if out.is_dir():
             raise UsageError(f"eft-fast convert: --out must be a file, got the folder {out}")
         out.parent.mkdir(parents=True, exist_ok=True)
-        _, written = write_fits(job.result, PersonNames(job.photos, job.ids), options.to, out)
+        _, written = write_fits(
+            job.result, PersonNames(job.photos, job.ids, job.tracks), options.to, out
+        )
     if not job.photos and not options.quiet:
         note("note: no people.json beside the fits, so photos are called by their number")
     summary |= {"written": written, "out": str(out)}
@@ -104,7 +106,8 @@ def _selected(job: RunFolder, options: argparse.Namespace, summary: dict[str, An
         raise UsageError(f"eft-fast convert: no fit passes the rules ({rules})")
     photos = [job.photos[row] for row in rows] if job.photos else []
     ids = [job.ids[row] for row in rows] if job.ids else []
-    return replace(job, result=job.result[rows], photos=photos, ids=ids)
+    tracks = [job.tracks[row] for row in rows] if job.tracks else []
+    return replace(job, result=job.result[rows], photos=photos, ids=ids, tracks=tracks)
 
 
 def _write_meshes(job: RunFolder, kind: str, out: Path) -> int:

@@ -32,6 +32,12 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         metavar="FILE",
         help="COCO person-keypoints JSON or an OpenPose output folder",
     )
+    parser.add_argument(
+        "--joint-set",
+        metavar="NAME",
+        help="order of the keypoints in FILE, such as coco17, op25b or h36m17_rightfirst; default: "
+        "as FILE names them",
+    )
     add_fit_options(parser)
     parser.add_argument(
         "--min-keypoints",
@@ -103,6 +109,7 @@ def run(options: argparse.Namespace) -> int:
             photos,
             min_keypoints=options.min_keypoints,
             min_area=options.min_area,
+            joint_set=options.joint_set,
         )
     else:
         people = people_from_detector(list_photos(options.photos), quiet=options.quiet)
