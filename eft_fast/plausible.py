@@ -483,9 +483,14 @@ def check_pinhole(pinhole: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> l
     notes = []
     view = 2.0 * np.degrees(np.arctan2(longer / 2.0, focal))
     if view > WIDEST_VIEW:
+        guess = (
+            f"one in millimetres of {FILM_MM:g} mm film is {focal * longer / FILM_MM:.0f} pixels"
+        )
+        if focal < 5.0:
+            guess = f"one in widths of the photo is {focal * longer:.0f} pixels"
         notes.append(
             f"a focal length of {focal:g} pixels is a view of {view:.0f} degrees across {photo}; "
-            f"one in millimetres of {FILM_MM:g} mm film is {focal * longer / FILM_MM:.0f} pixels"
+            f"{guess}"
         )
     if longer > 16 and (np.abs(center) <= 1.0).all():
         notes.append(

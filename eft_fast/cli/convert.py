@@ -23,8 +23,9 @@ def add_command(commands: Any, name: str, help_line: str) -> None:
         description=(
             "Write fits in another format. eft-json: the JSON of the EFT dataset. spin-npz: the "
             "labels of SPIN's training sets (no camera). amass-npz: a motion, z up, a row is a "
-            "frame; of several people one file each. obj, ply, glb: one upright mesh per person, in metres. People whose fit "
-            "failed are left out. A mesh of a licensed body model falls under its licence."
+            "frame; of several people one file each. obj, ply, glb: one upright mesh per person, "
+            "in metres. People whose fit failed are left out. A mesh of a licensed body model "
+            "falls under its licence."
         ),
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

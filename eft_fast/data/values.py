@@ -59,7 +59,9 @@ def _parse_json(data: bytes) -> Any:
 
 
 def _parse_int(digits: str) -> int | float:
-    return int(digits) if len(digits) <= 400 else math.copysign(math.inf, float(digits[:2] + "0"))
+    if len(digits) <= 400:
+        return int(digits)
+    return -math.inf if digits.startswith("-") else math.inf
 
 
 def to_number(value: Any) -> float | None:
@@ -164,4 +166,4 @@ def _to_float(value: float) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
