@@ -117,9 +117,9 @@ def test_strict_mode_changes_little_else():
         [photo_of()], coco()[None], bboxes=BOX[None], regressor=regressor, config=config,
         progress=False,
     )  # fmt: skip
-    person = prepare_person(
-        photo_of(), coco(), BOX, joint_set("coco17"), regressor.input_size, strict=True
-    )
+    numbers = {"mean": regressor.img_mean, "std": regressor.img_std}
+    args = photo_of(), coco(), BOX, joint_set("coco17"), regressor.input_size
+    person = prepare_person(*args, **numbers, strict=True)
     with torch.no_grad():
         want = regressor(torch.from_numpy(person.img)[None])
     assert torch.equal(fit.params.full_pose, want.pred_rotmat)

@@ -63,7 +63,8 @@ def expected(people, regressor):
     rows = []
     for photo, keypoints, box in zip(*people, strict=True):
         args = keypoints.astype(np.float32), box, joint_set("coco17"), 256
-        person = prepare_person(photo, *args, strict=False, pinhole=None)
+        numbers = {"mean": regressor.img_mean, "std": regressor.img_std}
+        person = prepare_person(photo, *args, **numbers, strict=False, pinhole=None)
         with torch.no_grad():
             features = regressor.features(torch.from_numpy(person.img)[None])
             rows.append(regressor.joint_confidence(features))
