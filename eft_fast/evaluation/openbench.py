@@ -88,10 +88,10 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
     rows = [
         Method("regressor", "none", "full", EftConfig()),
         Method("eft", "eft", "full", EftConfig()),
+        *_followed_methods(modes),
         Method("map", "map", "full", MapConfig()),
         Method("map_weak", "map", "full", MapConfig(distance=None)),
         Method("eft_released", "eft", "full", EftConfig.released()),
-        *_followed_methods(modes),
         *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
         Method("spin_refit", "spin", "full", SmplifyConfig(recipe="smplify_spin")),
     ]
