@@ -435,9 +435,8 @@ def to_spin49(keypoints: npt.ArrayLike, joint_set: str | JointSet) -> npt.NDArra
 
 def is_labelled(keypoints: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Tell which points ``[..., K, D]`` are finite and have a confidence above 0."""
-    finite = np.isfinite(keypoints).all(axis=-1)
-    labelled: npt.NDArray[np.bool_] = finite & (np.nan_to_num(keypoints[..., -1]) > 0)
-    return labelled
+    labelled: npt.NDArray[np.bool_] = np.isfinite(keypoints).all(axis=-1)
+    return labelled & (keypoints[..., -1] > 0)
 
 
 def _check_keypoints(who: str, keypoints: npt.ArrayLike, order: JointSet) -> npt.NDArray[Any]:

@@ -8,7 +8,6 @@ name no person: the caller puts that in front. What one person is told never dep
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,6 +73,8 @@ _LIMBS: Final = (
     ("lank", "lbtoe", 0.06), ("rank", "rbtoe", 0.06),
 )  # fmt: skip
 _FEWEST_LIMBS: Final = 6
+#: Pixels beyond which no photo reaches.
+_FARTHEST: Final = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ def to_confidence(
     clipped = np.where(np.isfinite(scores), np.clip(scores, 0.0, 1.0), scores)
     if low >= 0.0 and high <= 1.0 + ROUNDING:
         return clipped.astype(scores.dtype), False, ""
-    if high == 2.0 and np.isin(known, (0.0, 1.0, 2.0)).all():
+    if low >= 0.0 and high == 2.0 and (known == np.rint(known)).all():
         return clipped.astype(scores.dtype), True, ""
     parts = [f"confidences must lie in [0, 1], got {low:g} to {high:g}"]
     if high > 1.0 + ROUNDING:
@@ -151,6 +152,12 @@ def to_confidence(
     if 2.0 < high <= 100.0:
         parts.append("divide percentages by 100")
     return clipped.astype(scores.dtype), False, "; ".join(parts)
+
+
+def _can_judge(keypoints: Float[np.ndarray, "K 3"]) -> npt.NDArray[np.bool_]:
+    """Labelled points in reach of a photo: others are mistakes by themselves, and judge nothing."""
+    near: npt.NDArray[np.bool_] = (np.abs(keypoints[:, :2]) <= _FARTHEST).all(axis=1)
+    return near & is_labelled(keypoints)
 
 
 def find_unit_problem(
@@ -230,7 +237,7 @@ def order_scores(keypoints: Float[np.ndarray, "K 3"], orders: tuple[str, ...]) -
     The right order scores about 0 or below; NaN: too few keypoints are labelled.
     """
     first, second, usual = _limb_places(orders)
-    labelled = is_labelled(keypoints)
+    labelled = _can_judge(keypoints)
     if labelled.sum() < FEWEST_TO_GUESS:
         return [math.nan] * len(orders)
     points = np.where(labelled[:, None], keypoints[:, :2], np.nan).astype(np.float64)
@@ -256,15 +263,14 @@ def find_upside_down(keypoints: Float[np.ndarray, "K 3"], order: str | JointSet)
 
     Of COCO's training labels, 6 in 15,000 people do.
     """
-    labelled = is_labelled(keypoints)
-    heights = []
+    labelled = _can_judge(keypoints)
+    last = math.inf
     for ends in _levels(joint_set(order).name):
         there = ends[labelled[ends]]
-        if not len(there):
+        height = float(keypoints[there, 1].sum()) / len(there) if len(there) else math.nan
+        if not height < last:
             return ""
-        heights.append(float(keypoints[there, 1].mean()))
-    if not all(upper > lower for upper, lower in itertools.pairwise(heights)):
-        return ""
+        last = height
     return "the body stands on its head; if the photo does not show that, y was taken upwards"
 
 
@@ -329,7 +335,7 @@ def check_box(
             "a box must be four numbers x, y, w, h with an area, got "
             f"{_shown(box)}; that of the keypoints was taken"
         ]
-    points = keypoints[is_labelled(keypoints), :2].astype(np.float64)
+    points = keypoints[_can_judge(keypoints), :2].astype(np.float64)
     x, y, w, h = values.tolist()
     held = _count_held(points, (x, y, w, h))
     is_held = held >= HELD_SHARE * len(points)
@@ -440,7 +446,7 @@ def _hull_readings(box: Box, hull: Box, size: tuple[int, int] | None) -> dict[st
     # A common factor moves the centre of the keypoints along a ray; the factor with the least
     # square distance to the centre of the box.
     center, target = (x + w / 2, y + h / 2), (box[0] + box[2] / 2, box[1] + box[3] / 2)
-    square = center[0] ** 2 + center[1] ** 2
+    square = center[0] * center[0] + center[1] * center[1]
     zoom = (center[0] * target[0] + center[1] * target[1]) / square if square > 0.0 else 1.0
     if zoom > 0.0 and not 0.8 < zoom < 1.25:
         name = f"those of a picture {1 / zoom:.2g} times as large as that of the box"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from eft_fast.data.values import shown
 from eft_fast.keypoints import JOINT_SETS, NO_JOINT, JointSet
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def find_order(names: list[Any]) -> NamedOrder:
 
 def _listed(names: list[Any]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(str(name)[:40] for name in names[:_SHOWN]) + more
+    return ", ".join(shown(name, 40) for name in names[:_SHOWN]) + more
 
 
 def _places_in(order: JointSet, words: list[str]) -> tuple[int, ...] | None:

@@ -168,10 +168,8 @@ def _make_person(entry: Any, sample_id: str, sets: dict[int, str], min_confidenc
     if min_confidence > 0.0:
         points[:, 2] = np.where(points[:, 2] > min_confidence, points[:, 2], 0.0)
     known = fields.get("person_id")
-    number = to_key(known[0] if isinstance(known, list) and known else known)
-    extra = (
-        {} if number in (None, "-1") else {"person_id": int(number) if number.isdigit() else number}
-    )
+    number = known[0] if isinstance(known, list) and known else known
+    extra = {} if to_key(number) in (None, "-1") else {"person_id": number}
     return Person(sample_id, label, points, sets[len(points)], fault=fault, extra=extra)
 
 
