@@ -281,6 +281,8 @@ def test_a_turned_body_with_a_gross_error(body: Smpl, people: People) -> None:
     both = fits.turned & (fits.weight_factor[:, 14] < 0.1)
     assert int(both.sum()) >= 12
     clean = run(body, people, WEAK)
+    # The knee costs k^2 = 16; a prior that had not turned would cost (pi / 0.3)^2.
+    assert bool((fits.energy[both] < clean.energy[both] + 25).all())
     error, right = (joint_error(body, people, each.final)[both] for each in (fits, clean))
     assert float(error.mean()) < 1.3 * float(right.mean())
 
