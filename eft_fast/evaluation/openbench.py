@@ -33,7 +33,9 @@ from eft_fast.evaluation.bench_scores import (
     score,
 )
 from eft_fast.keypoints import to_spin49
+from eft_fast.map_fit.config import MapConfig
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.models.error_covariance import find_error_covariance
 from eft_fast.pipeline.dispatch import make_fitter
 from eft_fast.pipeline.predict import RegressorFitter
 from eft_fast.pipeline.prepare import Prepared
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 #: Passes of the EFT runs that are followed, to compare methods where their 2D errors are equal.
 LONG_PASSES: Final = 50
+#: The direct fit without hypotheses, exchanged arms and robust weights.
+SOLVER_ONLY: Final = MapConfig(hypotheses=False, swaps=False, robust=False, posterior=False)
 #: Learning rate of the run that moves the head alone.
 HEAD_LR: Final = 1e-4
 #: Learning rate of the run that moves the last stage. The only one tried, and looked at on the
@@ -63,7 +67,7 @@ class Method:
 
     Attributes:
         name: Its name.
-        method: ``none``, ``eft``, ``spin``, or a recipe of SMPLify.
+        method: ``none``, ``eft``, ``map``, ``spin``, or a recipe of SMPLify.
         mode: What EFT tunes.
         config: Options.
         is_followed: Whether the errors after each pass of EFT are kept.
@@ -72,15 +76,16 @@ class Method:
     name: str
     method: str
     mode: str
-    config: EftConfig | SmplifyConfig
+    config: EftConfig | SmplifyConfig | MapConfig
     is_followed: bool = False
 
 
 def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
-    """The regressor, EFT in its modes, a SPIN-style refit, and every recipe with every prior.
+    """The regressor, EFT, the direct fit, a SPIN-style refit, every recipe with every prior.
 
     Args:
-        regressor: Modes that it does not have are left out; None: all modes.
+        regressor: Modes that it does not have are left out, and the direct fit if its error
+            covariance is not known; None: all methods.
     """
     stages = EFT_MODES if regressor is None else regressor.stages
     modes = [mode for mode in EFT_MODES[1:] if mode in (*stages, "lora")]
@@ -89,6 +94,7 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
         Method("eft", "eft", "full", EftConfig()),
         *_followed_methods(modes),
         *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
+        *(_direct_methods() if _is_known(regressor) else ()),
         Method("spin_refit", "spin", "full", SmplifyConfig(recipe="smplify_spin")),
     ]
     for start in ("regressor", "mean"):
@@ -101,6 +107,21 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
                 config = SmplifyConfig(recipe=recipe, prior=prior, start=start)
                 rows.append(Method(name, recipe, prior, config))
     return tuple(rows)
+
+
+def _direct_methods() -> tuple[Method, ...]:
+    """The direct fit as it is, and its solver alone."""
+    return (
+        Method("map", "map", "full", MapConfig(posterior=False)),
+        Method("map_solver_only", "map", "full", SOLVER_ONLY),
+    )
+
+
+def _is_known(regressor: Regressor | None) -> bool:
+    """Whether the usual error of a regressor is known; that of nobody in particular is."""
+    if not isinstance(regressor, Regressor):
+        return True
+    return find_error_covariance(regressor) is not None
 
 
 def _followed_methods(modes: Sequence[str]) -> list[Method]:
@@ -193,6 +214,10 @@ class _Bench:
             # What was computed once for all rows counts in each of them.
             seconds = known + time.perf_counter() - begin
             start = resolve_recipe(method.config).start
+        elif isinstance(method.config, MapConfig):
+            begin = time.perf_counter()
+            output = self._fit_network(method, method.config)
+            seconds = time.perf_counter() - begin
         elif method.is_followed:
             outputs, seconds = self._follow(method)
             output = outputs[-1]
@@ -269,7 +294,7 @@ class _Bench:
             img = torch.from_numpy(imaging.to_input(image, mean, std)).to(self._keypoints.device)
             yield Prepared(index, img, self._keypoints[index])
 
-    def _fit_network(self, method: Method, config: EftConfig) -> RegressorOutput:
+    def _fit_network(self, method: Method, config: EftConfig | MapConfig) -> RegressorOutput:
         fitter = make_fitter(
             self._regressor, self._body, method=method.method, mode=method.mode, config=config
         )
