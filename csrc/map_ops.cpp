@@ -5,8 +5,8 @@
 #include <tuple>
 
 #include "check.h"
+#include "device.h"
 #include "math/map.h"
-#include "ops_cpu.h"
 
 namespace eft_fast {
 namespace {
@@ -227,7 +227,7 @@ Solution map_solve(const Tensor& rotmat0,
   for_type(betas0, [&](auto zero) {
     using S = decltype(zero);
     if (people)
-      call(cpu::MapSolve<S>{kPool,
+      call(cpu::MapSolve<S>{Cpu::pool,
                             problem.pointers<S>(),
                             steps,
                             damping,
@@ -295,7 +295,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(const Tensor& rotmat0,
   for_type(betas0, [&](auto zero) {
     using S = decltype(zero);
     if (people)
-      call(cpu::MapEvaluate<S>{kPool,
+      call(cpu::MapEvaluate<S>{Cpu::pool,
                                problem.pointers<S>(),
                                write<S>(energy),
                                write<S>(data),

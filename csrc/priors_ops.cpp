@@ -1,19 +1,13 @@
 // Registration of the priors. On other devices the sum of losses/priors.py runs instead: a few
 // library products, which is what the mixture needs there.
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
-#include "check.h"
-#include "ops_cpu.h"
+#include "device.h"
 
 namespace eft_fast {
 namespace {
 
 constexpr int64_t kPose = cpu::kBodyPose;
-
-void call(const cpu::BodyPriors<float>& a) { cpu::kernels().body_priors_f32(a); }
-void call(const cpu::BodyPriors<double>& a) { cpu::kernels().body_priors_f64(a); }
 
 struct Anchor {
   Tensor pose, betas;
@@ -68,34 +62,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> body_priors(const Tensor& body_pose,
   const Tensor loss = empty_as(betas, {people}), parts = empty_as(betas, {people, 5});
   const Tensor g_pose = empty_as(betas, {people, kPose});
   const Tensor g_betas = empty_as(betas, {people, kBetas});
-  auto run = [&](auto zero) {
+  for_type(betas, [&](auto zero) {
     using S = decltype(zero);
-    call(cpu::BodyPriors<S>{kPool,
-                            people,
-                            read<S>(pose),
-                            read<S>(shape),
-                            gaussians,
-                            dims,
-                            read<S>(means),
-                            read<S>(factors),
-                            read<S>(offset),
-                            read<S>(lower),
-                            read<S>(upper),
-                            anchor ? read<S>(anchor->pose) : nullptr,
-                            anchor ? read<S>(anchor->betas) : nullptr,
-                            static_cast<S>(softness),
-                            static_cast<S>(pose_weight),
-                            static_cast<S>(angle_weight),
-                            static_cast<S>(limits_weight),
-                            static_cast<S>(shape_weight),
-                            static_cast<S>(anchor_weight),
-                            write<S>(loss),
-                            write<S>(parts),
-                            write<S>(g_pose),
-                            write<S>(g_betas)});
-  };
-  if (people && betas.scalar_type() == ScalarType::Float) run(float{});
-  if (people && betas.scalar_type() == ScalarType::Double) run(double{});
+    if (!people) return;
+    Cpu(op, betas).run(cpu::BodyPriors<S>{Cpu::pool,
+                                          people,
+                                          read<S>(pose),
+                                          read<S>(shape),
+                                          gaussians,
+                                          dims,
+                                          read<S>(means),
+                                          read<S>(factors),
+                                          read<S>(offset),
+                                          read<S>(lower),
+                                          read<S>(upper),
+                                          anchor ? read<S>(anchor->pose) : nullptr,
+                                          anchor ? read<S>(anchor->betas) : nullptr,
+                                          static_cast<S>(softness),
+                                          static_cast<S>(pose_weight),
+                                          static_cast<S>(angle_weight),
+                                          static_cast<S>(limits_weight),
+                                          static_cast<S>(shape_weight),
+                                          static_cast<S>(anchor_weight),
+                                          write<S>(loss),
+                                          write<S>(parts),
+                                          write<S>(g_pose),
+                                          write<S>(g_betas)});
+  });
   return {loss, parts, g_pose, g_betas};
 }
 

@@ -65,11 +65,6 @@ def test_spin49_sources_agree_with_the_flip():
     assert len(kp.SMPL45_VERTICES) == 21
 
 
-def test_op18_from_smpl45_agrees_with_names():
-    names = kp.JOINT_SETS["smpl45"].names
-    assert tuple(names[i] for i in kp.OP18_FROM_SMPL45) == kp.JOINT_SETS["op18"].names
-
-
 def test_coco_goes_to_the_annotation_block():
     points = np.arange(17 * 3, dtype=np.float64).reshape(17, 3) + 1
     slots = kp.to_spin49(points, "coco17")
@@ -106,16 +101,6 @@ def test_points_in_space_keep_four_columns():
     assert slots.shape == (3, 49, 4)
 
 
-def test_mirror_is_an_involution_and_keeps_the_edge_pixels():
-    rng = np.random.default_rng(0)
-    points = rng.uniform(0, 99, (4, 17, 3))
-    points[:, 3] = 0
-    once = kp.mirror_keypoints(points, "coco17", width=100)
-    assert once[0, 2, 0] == 99 - points[0, 1, 0]
-    np.testing.assert_array_equal(once[:, 4], 0)
-    np.testing.assert_allclose(kp.mirror_keypoints(once, "coco17", width=100), points)
-
-
 def test_edges_join_joints_of_the_set():
     names = kp.JOINT_SETS["coco17"].names
     edges = kp.JOINT_SETS["coco17"].edges
@@ -129,8 +114,8 @@ def test_sets_travel_between_processes():
 
 
 def test_unknown_set_names_close_ones():
-    with pytest.raises(ValueError, match=r"got 'coco'; did you mean .*coco17"):
-        kp.joint_set("coco")
+    with pytest.raises(ValueError, match=r"got 'cocoo17'; did you mean .*coco17"):
+        kp.joint_set("cocoo17")
     with pytest.raises(ValueError, match=r"h36m17_Jreg"):
         kp.joint_set("h36m17")
     with pytest.raises(ValueError, match="use one of j24"):

@@ -1,9 +1,9 @@
 """Everything a machine with a GPU can show, in one go and without a network: `make gpu`.
 
 Prints versions, builds, runs the tests marked ``cuda`` (a missing GPU fails them), runs
-compute-sanitizer where it is installed, writes first timings of operators and of EFT, and trains on
-pictures drawn on the GPU for EFT_FAST_GPU_TRAIN_MINUTES (default 0.5; 0: not at all). Each step has
-a share of the time limit; a step that fails does not stop the next ones, but the exit code is 1.
+compute-sanitizer where it is installed, and writes first timings of operators and of EFT. Each
+step has a share of the time limit; a step that fails does not stop the next ones, but the exit code
+is 1.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-#: Limit of the whole check without longer training: the steps' own limits add up to little more,
-#: and few of them need what they may take.
+#: Limit of the whole check: the steps' own limits add up to little more, and few of them need what
+#: they may take.
 SECONDS = 520.0
-#: Training longer than this comes on top of the limit, since somebody asked for it.
-TRAIN_MINUTES = 0.5
 NEEDED = ("numpy", "PIL", "jaxtyping", "jinja2", "tqdm", "pytest", "setuptools")
 
 
@@ -119,11 +117,6 @@ def main() -> int:
     fitting = [python, eft, "--seconds", f"{left(110) - 30:.0f}", "--csv", str(eft_csv)]
     passed.append(step("EFT", fitting, left(110)))
     print(f"people per second are in {eft_csv}")
-    minutes = float(os.environ.get("EFT_FAST_GPU_TRAIN_MINUTES", str(TRAIN_MINUTES)))
-    if minutes > 0:
-        training = [python, str(tools / "gpu_train.py"), "--minutes", str(minutes)]
-        limit = 60 * minutes + 150 if minutes > TRAIN_MINUTES else left(90)
-        passed.append(step("training", training, limit))
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
             for name, script in (("", ops), (", EFT", eft)):

@@ -165,7 +165,7 @@ def exercise() -> None:
             arguments = list(values)
             if arithmetic is not None:
                 arguments = [_to_float32(each) for each in arguments]
-                if name.startswith("ps_conv"):
+                if name.startswith("slot_conv"):
                     arguments[-1] = arithmetic
             getattr(torch.ops.eft_fast, name)(*arguments)
     torch.cuda.synchronize()

@@ -7,48 +7,23 @@
 
 namespace eft_fast {
 
-#define EFT_DECLARE_SET(set)                                \
-  namespace set {                                           \
-  void mesh_forward(const cpu::MeshForward<float>&);        \
-  void mesh_forward(const cpu::MeshForward<double>&);       \
-  void mesh_backward(const cpu::MeshBackward<float>&);      \
-  void mesh_backward(const cpu::MeshBackward<double>&);     \
-  void points_forward(const cpu::PointsForward<float>&);    \
-  void points_forward(const cpu::PointsForward<double>&);   \
-  void points_backward(const cpu::PointsBackward<float>&);  \
-  void points_backward(const cpu::PointsBackward<double>&); \
-  void keypoint_loss(const cpu::KeypointLoss<float>&);      \
-  void keypoint_loss(const cpu::KeypointLoss<double>&);     \
-  void body_priors(const cpu::BodyPriors<float>&);          \
-  void body_priors(const cpu::BodyPriors<double>&);         \
-  void depthwise(const cpu::Depthwise&);                    \
-  void depthwise_backward(const cpu::DepthwiseBackward&);   \
-  void map_solve(const cpu::MapSolve<float>&);              \
-  void map_solve(const cpu::MapSolve<double>&);             \
-  void map_evaluate(const cpu::MapEvaluate<float>&);        \
-  void map_evaluate(const cpu::MapEvaluate<double>&);       \
+#define EFT_DECLARE_BOTH(name, Record)  \
+  void name(const cpu::Record<float>&); \
+  void name(const cpu::Record<double>&);
+#define EFT_DECLARE_ONE(name, Record) void name(const cpu::Record&);
+#define EFT_DECLARE_SET(set)                         \
+  namespace set {                                    \
+  EFT_CPU_KERNELS(EFT_DECLARE_BOTH, EFT_DECLARE_ONE) \
+  cpu::Kernels table() {                             \
+    cpu::Kernels kernels{};                          \
+    kernels.name = #set;                             \
+    EFT_CPU_KERNELS(EFT_ENTER_BOTH, EFT_ENTER_ONE)   \
+    return kernels;                                  \
+  }                                                  \
   }
-
-#define EFT_TABLE(set)      \
-  {#set,                    \
-   set::mesh_forward,       \
-   set::mesh_forward,       \
-   set::mesh_backward,      \
-   set::mesh_backward,      \
-   set::points_forward,     \
-   set::points_forward,     \
-   set::points_backward,    \
-   set::points_backward,    \
-   set::keypoint_loss,      \
-   set::keypoint_loss,      \
-   set::body_priors,        \
-   set::body_priors,        \
-   set::depthwise,          \
-   set::depthwise_backward, \
-   set::map_solve,          \
-   set::map_solve,          \
-   set::map_evaluate,       \
-   set::map_evaluate}
+// An assignment picks the overload of its type.
+#define EFT_ENTER_BOTH(kernel, Record) kernels.kernel##_f32 = kernel, kernels.kernel##_f64 = kernel;
+#define EFT_ENTER_ONE(kernel, Record) kernels.kernel = kernel;
 
 EFT_DECLARE_SET(portable)
 #if defined(__x86_64__)
@@ -62,10 +37,10 @@ namespace {
 // Best first.
 const Kernels kTables[] = {
 #if defined(__x86_64__)
-    EFT_TABLE(avx512),
-    EFT_TABLE(avx2),
+    avx512::table(),
+    avx2::table(),
 #endif
-    EFT_TABLE(portable),
+    portable::table(),
 };
 
 bool runs_here(const Kernels& table) {

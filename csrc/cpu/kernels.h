@@ -1,5 +1,6 @@
-// What the CPU kernels take, and the table of one instruction set. Raw pointers, contiguous,
-// row-major.
+// What a kernel takes, one record each, and the table of one instruction set. Raw pointers,
+// contiguous, row-major. Operators fill the same record for a CPU and for a GPU, where
+// <family>_ops.cpp takes it apart for a launcher of cuda/launchers.h.
 //
 // cpu/simd/*.cpp is compiled once per instruction set. Those sources use no standard library
 // templates and no inline functions of others: the linker would keep one copy of such a function,
@@ -41,8 +42,10 @@ struct BodyGradients {
 
 template <typename S>
 struct MeshData {
-  int64_t vertices, tiles;
+  int64_t vertices, tiles, slots;
   const S* basis;                      // [T,218,3,16]
+  const uint8_t* slot_idx;             // [T,slots,16]; these two for the CUDA kernels alone
+  const S* slot_weight;                // [T,slots,16]
   const int32_t *run_ptr, *run_joint;  // [T+1], [R]
   const S* run_weight;                 // [R,16]
 };
@@ -166,26 +169,29 @@ struct DepthwiseBackward : DepthwiseMaps {
 namespace eft_fast {
 namespace cpu {
 
+// Every kernel: its name, and its record. BOTH: for float and double; ONE: for its record alone. A
+// new kernel is one line here.
+#define EFT_CPU_KERNELS(BOTH, ONE)      \
+  BOTH(mesh_forward, MeshForward)       \
+  BOTH(mesh_backward, MeshBackward)     \
+  BOTH(points_forward, PointsForward)   \
+  BOTH(points_backward, PointsBackward) \
+  BOTH(keypoint_loss, KeypointLoss)     \
+  BOTH(body_priors, BodyPriors)         \
+  BOTH(map_solve, MapSolve)             \
+  BOTH(map_evaluate, MapEvaluate)       \
+  ONE(depthwise, Depthwise)             \
+  ONE(depthwise_backward, DepthwiseBackward)
+
 struct Kernels {
   const char* name;
-  void (*mesh_forward_f32)(const MeshForward<float>&);
-  void (*mesh_forward_f64)(const MeshForward<double>&);
-  void (*mesh_backward_f32)(const MeshBackward<float>&);
-  void (*mesh_backward_f64)(const MeshBackward<double>&);
-  void (*points_forward_f32)(const PointsForward<float>&);
-  void (*points_forward_f64)(const PointsForward<double>&);
-  void (*points_backward_f32)(const PointsBackward<float>&);
-  void (*points_backward_f64)(const PointsBackward<double>&);
-  void (*keypoint_loss_f32)(const KeypointLoss<float>&);
-  void (*keypoint_loss_f64)(const KeypointLoss<double>&);
-  void (*body_priors_f32)(const BodyPriors<float>&);
-  void (*body_priors_f64)(const BodyPriors<double>&);
-  void (*depthwise)(const Depthwise&);
-  void (*depthwise_backward)(const DepthwiseBackward&);
-  void (*map_solve_f32)(const MapSolve<float>&);
-  void (*map_solve_f64)(const MapSolve<double>&);
-  void (*map_evaluate_f32)(const MapEvaluate<float>&);
-  void (*map_evaluate_f64)(const MapEvaluate<double>&);
+#define EFT_BOTH(name, Record)                   \
+  void (*name##_f32)(const cpu::Record<float>&); \
+  void (*name##_f64)(const cpu::Record<double>&);
+#define EFT_ONE(name, Record) void (*name)(const cpu::Record&);
+  EFT_CPU_KERNELS(EFT_BOTH, EFT_ONE)
+#undef EFT_BOTH
+#undef EFT_ONE
 };
 
 // The table in use: the best set that this processor runs, unless eft_fast_choose_simd chose

@@ -104,9 +104,7 @@ __global__ void chain_backward_kernel(int64_t num_bodies,
       g_pose + b * kJoints * form);
 }
 
-unsigned blocks_for(int64_t num_bodies) {
-  return static_cast<unsigned>(divide_up(num_bodies, kBodies));
-}
+unsigned blocks_for(int64_t num_bodies) { return grid_of(divide_up(num_bodies, kBodies)); }
 
 }  // namespace
 

@@ -2,15 +2,16 @@
 //
 // A .cu file includes this header and no CUDA header. It starts kernels with EFT_LAUNCH, declares
 // shared memory with EFT_SHARED or EFT_DYNAMIC_SHARED, and reaches tensor cores and asynchronous
-// copies through the functions below. With EFT_FAST_HOST_CUDA defined the same file is plain C++.
+// copies through the functions below. With EFT_FAST_CUDA_EMULATOR defined the same file is plain
+// C++.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#ifdef EFT_FAST_HOST_CUDA
+#ifdef EFT_FAST_CUDA_EMULATOR
 
-#include "on_host.h"
+#include "cuda_emulator.h"
 
 #else
 
@@ -71,6 +72,12 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 
 namespace eft_fast {
+
+// Blocks of a launch. A grid that is too large becomes one of 0 blocks: the launch refuses it,
+// where a cast would leave a part of the work undone.
+inline unsigned grid_of(int64_t blocks) {
+  return blocks <= INT32_MAX ? static_cast<unsigned>(blocks) : 0;
+}
 
 // Raises the dynamic shared memory of a kernel above the default 48 KB. Allowed during graph
 // capture.

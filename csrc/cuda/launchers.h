@@ -1,4 +1,4 @@
-// The launchers of csrc/cuda, as csrc/ops_cuda.cpp and the tests call them.
+// The launchers of csrc/cuda, as csrc/<family>_ops.cpp and the tests call them.
 //
 // Raw pointers to contiguous memory on one device, sizes in elements, and the stream to run on.
 // Each returns the CUDA error code, 0 for success; 0 people start nothing. None allocates, waits or
@@ -148,7 +148,7 @@ struct RasterOutputs {
   int name(                          \
       EFT_POINTS_INPUTS(T), const T* g_points, T* g_betas, T* g_pose, T* g_transl, void* stream)
 
-// The terms are those of keypoint_loss in csrc/ops.cpp. camera [B][camera_size], keypoints
+// The terms are those of keypoint_loss in csrc/smpl_ops.cpp. camera [B][camera_size], keypoints
 // [B][K][3], limb_index [L][2], limb_target [B][L][3]; loss [B], parts [B][4], g_camera as camera.
 #define EFT_KEYPOINT_LOSS(name, T)    \
   int name(EFT_POINTS_INPUTS(T),      \

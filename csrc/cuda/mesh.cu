@@ -88,7 +88,7 @@ void launch_few(const MeshInputs<T>& in, const MeshOutputs<T>& out, void* stream
   constexpr int bytes = few_shared_bytes<T>();
   allow_shared(few_people_kernel<T>, bytes);
   EFT_LAUNCH((few_people_kernel<T>),
-             static_cast<unsigned>(blocks),
+             grid_of(blocks),
              kQuarters * 32,
              bytes,
              stream,

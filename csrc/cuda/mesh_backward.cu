@@ -244,7 +244,7 @@ void launch_coefficient_gradient(const MeshInputs<float>& in,
   const int64_t blocks = splits * divide_up(in.num_bodies, kPeople);
   allow_shared(coefficient_gradient_kernel, kCoefficientBytes);
   EFT_LAUNCH(coefficient_gradient_kernel,
-             static_cast<unsigned>(blocks),
+             grid_of(blocks),
              kPeople / kWarpPeople * 32,
              kCoefficientBytes,
              stream,
@@ -260,7 +260,7 @@ void launch_coefficient_gradient(const MeshInputs<double>& in,
                                  void* stream) {
   const int64_t splits = splits_of(in.num_vertices);
   EFT_LAUNCH(simple_coefficient_gradient_kernel,
-             static_cast<unsigned>(splits * in.num_bodies),
+             grid_of(splits * in.num_bodies),
              224,
              0,
              stream,
@@ -286,7 +286,7 @@ int mesh_backward(const MeshInputs<T>& in, const MeshGradients<T>& out, void* st
     constexpr int bytes = transform_shared_bytes<T>();
     allow_shared(transform_gradient_kernel<T>, bytes);
     EFT_LAUNCH((transform_gradient_kernel<T>),
-               static_cast<unsigned>(in.num_bodies * chunks),
+               grid_of(in.num_bodies * chunks),
                kTransformThreads,
                bytes,
                stream,

@@ -236,7 +236,7 @@ void launch_many(Kernel* kernel,
   const int64_t blocks = vertex_blocks * divide_up(in.num_bodies, kManyPeople);
   constexpr int bytes = many_shared_bytes<Stage>();
   allow_shared(kernel, bytes);
-  EFT_LAUNCH(kernel, static_cast<unsigned>(blocks), 128, bytes, stream, in, out, vertex_blocks);
+  EFT_LAUNCH(kernel, grid_of(blocks), 128, bytes, stream, in, out, vertex_blocks);
 }
 
 }  // namespace

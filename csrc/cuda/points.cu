@@ -89,7 +89,7 @@ int run(const PointsInputs<T>& in,
   const cudaError_t allowed = allow_shared(points_kernel<T, mode>, shared);
   if (allowed != cudaSuccess) return allowed;
   EFT_LAUNCH((points_kernel<T, mode>),
-             static_cast<unsigned>(points_blocks(in.num_bodies)),
+             grid_of(points_blocks(in.num_bodies)),
              kThreads,
              shared,
              stream,

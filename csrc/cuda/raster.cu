@@ -293,7 +293,7 @@ T* take(char*& free, int64_t count) {
 }
 
 unsigned blocks_for(int64_t count, int64_t per_block) {
-  return static_cast<unsigned>(divide_up(count, per_block));
+  return grid_of(divide_up(count, per_block));
 }
 
 }  // namespace
@@ -357,7 +357,7 @@ int eft_rasterize_f32(int64_t pictures,
   if (const cudaError_t code = allow_shared(draw_kernel, bytes)) return code;
   const int64_t tiles = divide_up(width, kTile) * divide_up(height, kTile);
   EFT_LAUNCH(draw_kernel,
-             static_cast<unsigned>(pictures * tiles),
+             grid_of(pictures * tiles),
              kThreads,
              bytes,
              stream,

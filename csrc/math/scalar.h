@@ -10,7 +10,7 @@
 
 #if defined(__CUDACC__)
 #define EFT_HD __host__ __device__ inline
-#elif defined(EFT_FAST_HOST_CUDA)
+#elif defined(EFT_FAST_CUDA_EMULATOR)
 #define EFT_HD inline
 #else
 // Internal linkage: the CPU kernels are compiled once per instruction set, and the linker must

@@ -27,7 +27,6 @@ from eft_fast.keypoints import (
 )
 
 _SMPL45: Final = JOINT_SETS["smpl45"].names
-_J24: Final = JOINT_SETS["j24"].names
 _LIMBS: Final = tuple(
     f"{side}{joint}" for joint in ("sho", "elb", "wri", "hip", "kne", "ank") for side in "lr"
 )

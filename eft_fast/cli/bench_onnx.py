@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from eft_fast.deploy.samples import extreme_crops, photo_crops
     from eft_fast.deploy.speed import OURS, compare_engines, open_engines
     from eft_fast.models import load_regressor
+    from eft_fast.models.identity import weights_sha256
     from eft_fast.serving import load_card, usable_cpus
 
     names, batches, rounds = tuple(options.engines), options.batch, options.rounds
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         if options.model is None:
             export_regressor(regressor, folder)
         else:
-            _check_model(load_card(folder), folder, regressor.id, hash_weights(regressor))
+            _check_model(load_card(folder), folder, regressor.full_id, weights_sha256(regressor))
         photos = np.stack(list(photo_crops(regressor.input_size)))
         crops = np.concatenate([photos, np.stack(list(extreme_crops(regressor.input_size)))])
         place = Path(scratch) / "int8"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eft_fast.cli.options import add_body, add_regressor, at_least
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
+from eft_fast.cli.paths import check_body, check_file, check_folder, check_regressor, output_file
 
 if TYPE_CHECKING:
     from eft_fast.models.error_covariance import ErrorCovariance
@@ -34,7 +35,8 @@ def add(subparsers: Subparsers) -> None:
         ),
         examples=[
             "eft-fast calibrate --regressor model_checkpoint.pt --body SMPL_NEUTRAL.pkl "
-            "--out model_checkpoint.error_covariance.npz"
+            "--out model_checkpoint.error_covariance.npz",
+            "eft-fast calibrate --keypoint-pairs detections.npz --out detector_noise.npz",
         ],
     )
     add_regressor(parser)
@@ -48,6 +50,13 @@ def add(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="an .npz with pred_rotmat, pred_betas, pred_cam, gt_rotmat, gt_betas and gt_cam or "
         "gt_joints_2d of people whose truth is known; nothing is rendered",
+    )
+    parser.add_argument(
+        "--keypoint-pairs",
+        type=Path,
+        metavar="FILE",
+        help="measure a detector instead: an .npz with keypoints and gt_keypoints [N,K,3] in "
+        "pixels; writes the curve from confidence to standard deviation",
     )
     parser.add_argument(
         "--motion", type=Path, metavar="DIR", help="folder of converted motion capture"
@@ -67,8 +76,16 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Check everything that can be checked before anything is loaded, then measure."""
+    _check(options)
+    with output_file(options.out) as out:
+        if options.keypoint_pairs is not None:
+            return _measure_keypoints(options, out)
+        return _measure(options, out)
+
+
+def _measure(options: argparse.Namespace, out: Path) -> int:
     """Measure, write the file, print what was found."""
-    out = _check(options)
     from eft_fast.api import load_body, load_regressor
     from eft_fast.training.error_covariance import measure_on_pairs
 
@@ -101,19 +118,45 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> Path:
-    """Refuse what cannot work before anything is loaded; return the file to write."""
-    out: Path = options.out
-    if out.suffix != ".npz" or not out.parent.is_dir():
-        raise UsageError(f"--out must be an .npz in a folder that is there, got {out}")
-    rendering = ("motion", "backgrounds", "count", "seed", "workers")
-    if options.pairs is not None:
-        for name in rendering:
-            if getattr(options, name) is not None:
-                raise UsageError(f"--{name} is about rendered people; leave it out beside --pairs")
-        if not options.pairs.is_file():
-            raise UsageError(f"no file {options.pairs}")
-    return out
+def _check(options: argparse.Namespace) -> None:
+    check_regressor(options.regressor)
+    check_body(options.body)
+    if options.out.suffix != ".npz":
+        raise UsageError(f"--out must be an .npz, got {options.out}")
+    for name in ("motion", "backgrounds"):
+        if getattr(options, name) is not None:
+            check_folder(f"--{name}", getattr(options, name))
+    pairs = [name for name in ("pairs", "keypoint_pairs") if getattr(options, name) is not None]
+    if len(pairs) > 1:
+        raise UsageError("--pairs and --keypoint-pairs measure different things; give one of them")
+    for name in pairs:
+        option = "--" + name.replace("_", "-")
+        check_file(option, getattr(options, name))
+        for other in ("motion", "backgrounds", "count", "seed", "workers"):
+            if getattr(options, other) is not None:
+                raise UsageError(
+                    f"--{other} is about rendered people; leave it out beside {option}"
+                )
+
+
+def _measure_keypoints(options: argparse.Namespace, out: Path) -> int:
+    """The curve of a detector."""
+    from eft_fast.models.keypoint_noise import measure_keypoint_pairs
+
+    found = measure_keypoint_pairs(options.keypoint_pairs)
+    found.save(out)
+    summary = {
+        "out": str(out),
+        "keypoints": found.count,
+        "source": found.source,
+        "confidence": found.confidence.tolist(),
+        "sigma": found.sigma.tolist(),
+    }
+    lines = [f"{found.count} keypoints: {found.source}"]
+    for knot, sigma in zip(found.confidence, found.sigma, strict=True):
+        lines.append(f"confidence {knot:.3f}  sigma {sigma:.4f} of the person's extent")
+    emit(summary, [*lines, f"written          {out}"], as_json=options.json)
+    return 0
 
 
 def _measure_on_renders(options: argparse.Namespace, regressor: Any, body: Any) -> ErrorCovariance:

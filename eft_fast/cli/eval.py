@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from eft_fast.cli import eval_cards, eval_coco, eval_openbench
+from eft_fast.cli import eval_cards, eval_coco, eval_openbench, eval_photos, eval_renders
 from eft_fast.cli.parser import Subparsers, add_group
 
 #: Modules of the protocols. Each has ``add(subparsers)`` and ``run(options)``, as commands have.
-PROTOCOLS: Final = (eval_openbench, eval_coco, eval_cards)
+PROTOCOLS: Final = (eval_openbench, eval_photos, eval_coco, eval_renders, eval_cards)
 
 
 def add(subparsers: Subparsers) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from eft_fast.serving.card import INPUT_NAME, ModelCard
 
 MODEL_NAME: Final = "eft_fast"
-#: Batches that Triton prefers to gather, and how long a request waits for company.
+#: Batches that Triton prefers to gather, and how long a request waits for others.
 _PREFERRED: Final = (8, 32)
 _MAX_DELAY_US: Final = 2000
 

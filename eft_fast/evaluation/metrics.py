@@ -120,12 +120,6 @@ def pve(
     return _like(pred, (p - g).norm(dim=-1).mean(-1))
 
 
-def align(pred: Array, gt: Array, *, with_scale: bool = True) -> Array:
-    """Move ``pred`` onto ``gt`` by the transform that ``pa_mpjpe`` uses."""
-    p, g = _to_pair("align", pred, gt)
-    return _like(pred, _align(p, g, with_scale))
-
-
 def pck3d(pred: Array, gt: Array, *, threshold: float = AUC_LIMIT, root: Root = None) -> Array:
     """Share of joints that are nearer than ``threshold`` metres."""
     distance = _distances("pck3d", pred, gt, root)

@@ -76,12 +76,12 @@ class Method:
     name: str
     method: str
     mode: str
-    config: EftConfig | SmplifyConfig | MapConfig
+    config: EftConfig | MapConfig | SmplifyConfig
     is_followed: bool = False
 
 
 def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
-    """The regressor, EFT, the direct fit, a SPIN-style refit, every recipe with every prior.
+    """The regressor, EFT in its modes, map, a SPIN-style refit, every recipe with every prior.
 
     Args:
         regressor: Modes that it does not have are left out, and the direct fit if its error
@@ -93,8 +93,9 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
         Method("regressor", "none", "full", EftConfig()),
         Method("eft", "eft", "full", EftConfig()),
         *_followed_methods(modes),
-        *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
         *(_direct_methods() if _is_known(regressor) else ()),
+        Method("eft_released", "eft", "full", EftConfig.released()),
+        *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
         Method("spin_refit", "spin", "full", SmplifyConfig(recipe="smplify_spin")),
     ]
     for start in ("regressor", "mean"):
@@ -110,9 +111,10 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
 
 
 def _direct_methods() -> tuple[Method, ...]:
-    """The direct fit as it is, and its solver alone."""
+    """The direct fit as it is, with the weak camera, and its solver alone."""
     return (
-        Method("map", "map", "full", MapConfig(posterior=False)),
+        Method("map", "map", "full", MapConfig()),
+        Method("map_weak", "map", "full", MapConfig(distance=None)),
         Method("map_solver_only", "map", "full", SOLVER_ONLY),
     )
 
@@ -125,14 +127,14 @@ def _is_known(regressor: Regressor | None) -> bool:
 
 
 def _followed_methods(modes: Sequence[str]) -> list[Method]:
-    """EFT of all weights at the published rate, and of the last stage and the head."""
+    """Released EFT of all weights at the published rate, of the last stage and of the head."""
     rates = {"full": None, "layer4": LAYER4_LR, "head": HEAD_LR}
     return [
         Method(
             "eft_long" if mode == "full" else f"eft_{mode}_long",
             "eft",
             mode,
-            EftConfig(lr=lr, max_steps=LONG_PASSES, threshold=0.0),
+            EftConfig.released(lr=lr, max_steps=LONG_PASSES, threshold=0.0),
             is_followed=True,
         )
         for mode, lr in rates.items()
@@ -214,17 +216,14 @@ class _Bench:
             # What was computed once for all rows counts in each of them.
             seconds = known + time.perf_counter() - begin
             start = resolve_recipe(method.config).start
-        elif isinstance(method.config, MapConfig):
-            begin = time.perf_counter()
-            output = self._fit_network(method, method.config)
-            seconds = time.perf_counter() - begin
         elif method.is_followed:
             outputs, seconds = self._follow(method)
             output = outputs[-1]
             curve = tuple(
                 quick_score(self._body, each, self._people, self._truth) for each in outputs
             )
-        elif (long := self._find_long(method, method.config)) is not None:
+        elif (long := self._find_long(method)) is not None:
+            assert isinstance(method.config, EftConfig)
             output, seconds = self._cut(long, method.config)
         else:
             begin = time.perf_counter()
@@ -233,8 +232,11 @@ class _Bench:
         values = score(self._body, output, self._people, self._truth)
         return MethodScore(method.name, values, seconds, start, curve)
 
-    def _find_long(self, method: Method, config: EftConfig) -> Method | None:
+    def _find_long(self, method: Method) -> Method | None:
         """The run that is followed and begins as this fit does, if there is one."""
+        config = method.config
+        if not isinstance(config, EftConfig):
+            return None
         for long in self._long_methods:
             assert isinstance(long.config, EftConfig)
             same = replace(long.config, max_steps=config.max_steps, threshold=config.threshold)
@@ -292,7 +294,14 @@ class _Bench:
         mean, std = self._regressor.img_mean, self._regressor.img_std
         for index, image in enumerate(self._people.image):
             img = torch.from_numpy(imaging.to_input(image, mean, std)).to(self._keypoints.device)
-            yield Prepared(index, img, self._keypoints[index])
+            given = torch.from_numpy(self._people.keypoints_2d[index].astype(np.float32))
+            yield Prepared(
+                index,
+                img,
+                self._keypoints[index],
+                given=given.to(img.device),
+                joint_set="coco17",
+            )
 
     def _fit_network(self, method: Method, config: EftConfig | MapConfig) -> RegressorOutput:
         fitter = make_fitter(

@@ -233,14 +233,3 @@ def protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {name!r}")
     return PROTOCOLS[name]
-
-
-def summarise(values: dict[str, npt.NDArray[np.float64]]) -> dict[str, tuple[float, float, float]]:
-    """Mean and 95 % bootstrap interval of each measure over people; NaN people are left out."""
-    return {name: _mean_with_interval(column) for name, column in values.items()}
-
-
-def _mean_with_interval(column: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    finite = np.asarray(column)[np.isfinite(column)]
-    low, high = metrics.bootstrap_interval(finite)
-    return (float(finite.mean()) if finite.size else float("nan")), low, high

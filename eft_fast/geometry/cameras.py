@@ -206,7 +206,7 @@ def project_intrinsics(
     _check_intrinsics("project_intrinsics", intrinsics, len(points))
     _check_points("project_intrinsics", points, 3, len(points))
     flat = points[..., :2] / points[..., 2:].clamp_min(MIN_DEPTH)
-    # Sums instead of a product of matrices: nobody's rounding may depend on the others.
+    # Sums instead of a product of matrices, whose rounding is not batch-invariant.
     columns = intrinsics[:, None, :2]
     return flat[..., :1] * columns[..., 0] + flat[..., 1:] * columns[..., 1] + columns[..., 2]
 

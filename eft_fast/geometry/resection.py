@@ -120,7 +120,7 @@ def _prepare(points: Tensor, keypoints_2d: Tensor) -> tuple[Tensor, Tensor, Tens
 def _least_squares(rows: Tensor, right: Tensor, weight: Tensor) -> Tensor:
     """Solve [B,K,2,P] p = [B,K,2] with a weight of each point; NaN where there is no one answer."""
     weighted = weight[..., None, None] * rows
-    # Sums instead of products of matrices: nobody's rounding may depend on the others.
+    # Sums instead of products of matrices, whose rounding is not batch-invariant.
     normal = (weighted[..., :, None] * rows[..., None, :]).sum((1, 2))
     moment = (weighted * right[..., None]).sum((1, 2))
     factor, failed = torch.linalg.cholesky_ex(normal)

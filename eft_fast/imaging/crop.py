@@ -85,10 +85,6 @@ class Crop:
         """Photo pixels to [-1, 1] of the crop."""
         return _scale_shift(points, 2.0 / self.side, -self.center, 0.0)
 
-    def denormalise(self, points: ArrayLike) -> Float[np.ndarray, "*batch C"]:
-        """[-1, 1] of the crop to photo pixels."""
-        return _scale_shift(points, self.side / 2.0, 0.0, self.center)
-
 
 def _scale_shift(points: ArrayLike, zoom: float, before: Any, after: Any) -> np.ndarray:
     """A copy of the points with ``zoom * (xy + before) + after`` in the first two columns."""

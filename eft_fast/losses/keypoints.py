@@ -1,6 +1,6 @@
 """Losses on projected keypoints, and the total loss of Exemplar Fine-Tuning.
 
-Everything is per person, so nobody's gradient depends on who else is in the batch.
+Everything is computed per person: loss and gradient are batch-invariant.
 """
 
 from __future__ import annotations

@@ -218,8 +218,8 @@ def angle_term(body_pose: Float[Tensor, "B 69"]) -> PriorTerm:
 def angle_curvature(body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, "B 69"]:
     """Diagonal of the curvature of ``angle_loss``; the rest is zero.
 
-    In float64: exponentials of torch round differently where a vector register is not full, and
-    then a person's bits would depend on the number of people.
+    In float64: exponentials of torch round differently where a vector register is not full, so that
+    float32 would not be batch-invariant.
     """
     sign = torch.tensor(BENDING_SIGN, dtype=torch.float64, device=body_pose.device)
     curvature = torch.zeros_like(body_pose)
@@ -363,8 +363,8 @@ def _whiten(prior: GaussianMixture, body_pose: Tensor) -> Float[Tensor, "B M D"]
 def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix`` in whole blocks of rows.
 
-    The products of ragged edges and of single rows take other paths with other rounding; padded,
-    the bits of a person's row do not depend on the number of rows.
+    The products of ragged edges and of single rows take other paths with other rounding; padded, a
+    row is bitwise identical among any number of rows.
     """
     missing = -len(rows) % _BLOCK
     if missing:

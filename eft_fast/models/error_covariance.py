@@ -86,6 +86,11 @@ class ErrorCovariance:
             )
 
 
+def covariance_beside(weights: str | Path) -> Path:
+    """Where the error covariance of a weights file is kept: ``run/mine.error_covariance.npz``."""
+    return Path(weights).with_suffix(".error_covariance.npz")
+
+
 def estimate_covariance(
     states: Float[Tensor, "N 85"], *, regressor: Regressor, source: str
 ) -> ErrorCovariance:

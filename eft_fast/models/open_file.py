@@ -80,7 +80,7 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
         width=int(card["width"]),
         blocks=int(card["blocks"]),
         use_features=bool(card["use_features"]),
-        certainty=bool(card.get("certainty", False)),
+        confidence=bool(card.get("certainty", False)),
     )
     load_arrays(network, arrays, who=f"load_regressor: {path}")
     stated = card.get("weights_hash", network.weights_hash)

@@ -159,7 +159,7 @@ class BodyHead(nn.Module):
         width: Width of the hidden layers.
         blocks: Residual blocks.
         dropout: Probability inside each block, in training mode only.
-        certainty: Have a layer that says how sure the answer is, joint by joint.
+        confidence: Have a layer for the confidence of each joint.
     """
 
     feature_mean: Tensor
@@ -173,7 +173,7 @@ class BodyHead(nn.Module):
         width: int = 512,
         blocks: int = 2,
         dropout: float = 0.1,
-        certainty: bool = True,
+        confidence: bool = True,
     ) -> None:
         super().__init__()
         self.width = width
@@ -183,7 +183,8 @@ class BodyHead(nn.Module):
         # A new head starts near the mean pose, the mean shape and the landmark frame.
         nn.init.normal_(self.leave.weight, std=0.01)
         nn.init.zeros_(self.leave.bias)
-        self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if certainty else None
+        # Weights files know this layer by the name certainty.
+        self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if confidence else None
         self.register_buffer("feature_mean", torch.zeros(num_features))
         self.register_buffer("feature_std", torch.ones(num_features))
         identity = torch.eye(3)[:, :2].reshape(6)
@@ -218,7 +219,7 @@ class OpenRegressor(Regressor):
         blocks: Residual blocks of the head.
         dropout: Dropout of the head, in training mode only.
         use_features: Let the head see the trunk's last map beside the landmarks.
-        certainty: Have a layer for ``joint_confidence``.
+        confidence: Have a layer for ``joint_confidence``.
     """
 
     stages = ("layer3", "layer4", "feature", "head")
@@ -234,17 +235,17 @@ class OpenRegressor(Regressor):
         blocks: int = 2,
         dropout: float = 0.1,
         use_features: bool = True,
-        certainty: bool = True,
+        confidence: bool = True,
     ) -> None:
         super().__init__()
         self.input_size = INPUT_SIZE
         self.id = REGRESSOR_ID
         self.body_id = BODY_ID
-        self.use_features, self.has_confidence = use_features, certainty
+        self.use_features, self.has_confidence = use_features, confidence
         self.trunk = trunk
         num_features = NUM_LANDMARK_FEATURES + (trunk.feature_size if use_features else 0)
         self.head = BodyHead(
-            num_features, width=width, blocks=blocks, dropout=dropout, certainty=certainty
+            num_features, width=width, blocks=blocks, dropout=dropout, confidence=confidence
         )
 
     @classmethod

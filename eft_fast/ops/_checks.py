@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eft_fast.conventions import NUM_BETAS, NUM_JOINTS
-from eft_fast.ops import _load, _register
+from eft_fast.ops import _load, _operators
 from eft_fast.ops.plans import MeshPlan, PointsPlan
 
 BACKENDS = ("auto", "native", "torch")
@@ -62,7 +62,7 @@ def _is_built() -> bool:
 def _has_cuda() -> bool:
     """Load the library, register the operators, and say whether they run on a GPU."""
     global _is_registered
-    _register.ensure()
+    _operators.load()
     _is_registered = True
     return _load.has_cuda()
 

@@ -10,8 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eft_fast.ops import _autograd, _checks, reference
+from eft_fast.ops import _checks, reference
+from eft_fast.ops._operators import (
+    Gradient,
+    PythonOperator,
+    RecordedOperator,
+    check_devices,
+    needs_gradient,
+)
 from eft_fast.ops.plans import PointsPlan
+from eft_fast.ops.smpl import body_gradients_fake
 
 
 @dataclass(frozen=True)
@@ -145,17 +153,22 @@ def _check_loss(
             raise TypeError(f"{who}: limbs.index must be torch.int32, got {limbs.index.dtype}")
 
 
-def _tail(
+def _inputs(
     plan: PointsPlan,
+    betas: Tensor,
+    pose: Tensor,
+    transl: Tensor | None,
+    camera: Tensor,
     keypoints: Tensor,
     limbs: LimbTargets | None,
     weights: LossWeights,
     unit: float,
     sigma: float,
 ) -> tuple[Any, ...]:
-    """Everything after the camera in the schema."""
+    """Everything in the order of the schema."""
     index, target = (None, None) if limbs is None else (limbs.index, limbs.target)
-    return keypoints, index, target, *plan.rows, *weights.as_tuple(), unit, sigma
+    head = (betas, pose, transl, camera, plan.tensors, keypoints, index, target)
+    return *head, *weights.as_tuple(), unit, sigma
 
 
 def keypoint_loss(
@@ -198,9 +211,10 @@ def keypoint_loss(
     """
     if _checks.use_native("keypoint_loss", backend, betas):
         try:
-            tail = _tail(plan, keypoints, limbs, weights, unit, sigma)
-            out = _autograd.loss(betas, pose, transl, camera, (plan.tree, tail))
-            return KeypointLoss(*out)
+            out = _LOSS(
+                *_inputs(plan, betas, pose, transl, camera, keypoints, limbs, weights, unit, sigma)
+            )
+            return KeypointLoss(out[0], out[1])
         except (RuntimeError, ValueError, TypeError, AttributeError):
             # The native checks refused; these say it with the right kind of exception.
             _check_loss("keypoint_loss", plan, betas, pose, transl, camera, keypoints, limbs)
@@ -244,33 +258,85 @@ def keypoint_gradients(
     """
     if _checks.use_native("keypoint_gradients", backend, betas):
         try:
-            tail = _tail(plan, keypoints, limbs, weights, unit, sigma)
-            arguments = (betas, pose, transl, *plan.tree, camera, *tail)
-            op = torch.ops.eft_fast.keypoint_loss_raw
-            if not _autograd.needs_gradient(betas, pose, transl, camera, keypoints):
+            inputs = _inputs(
+                plan, betas, pose, transl, camera, keypoints, limbs, weights, unit, sigma
+            )
+            if not needs_gradient(betas, pose, transl, camera, keypoints):
                 # Entering no_grad costs 5 of 40 us, one person.
-                return KeypointGradients(*op(*arguments))
+                return KeypointGradients(*_LOSS.raw(*inputs))
             with torch.no_grad():
-                return KeypointGradients(*op(*arguments))
+                return KeypointGradients(*_LOSS.raw(*inputs))
         except (RuntimeError, ValueError, TypeError, AttributeError):
             _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)
             raise
     _check_loss("keypoint_gradients", plan, betas, pose, transl, camera, keypoints, limbs)
     shift = betas.new_zeros(betas.shape[0], 3) if transl is None else transl
     with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in (betas, pose, shift, camera)]
+        leaves = [t.detach().requires_grad_() for t in (betas, pose, shift, camera)]
         loss, parts = keypoint_loss(
             plan,
-            inputs[0],
-            inputs[1],
-            inputs[3],
+            leaves[0],
+            leaves[1],
+            leaves[3],
             keypoints.detach(),
-            transl=inputs[2],
+            transl=leaves[2],
             limbs=limbs,
             weights=weights,
             unit=unit,
             sigma=sigma,
             backend="torch",
         )
-        grads = torch.autograd.grad(loss.sum(), inputs)
+        grads = torch.autograd.grad(loss.sum(), leaves)
     return KeypointGradients(loss.detach(), parts, *grads)
+
+
+def _loss_fake(
+    betas: Tensor,
+    pose: Tensor,
+    transl: Tensor | None,
+    camera: Tensor,
+    plan: list[Tensor],
+    keypoints: Tensor,
+    limb_index: Tensor | None,
+    limb_target: Tensor | None,
+    *options: float,
+) -> tuple[Tensor, ...]:
+    check_devices(betas, pose, transl, camera, keypoints, limb_index, limb_target, *plan)
+    people = betas.shape[0]
+    g_camera = torch.empty_like(camera, memory_format=torch.contiguous_format)
+    parts = betas.new_empty(people, 4)
+    return betas.new_empty(people), parts, *body_gradients_fake(betas, pose), g_camera
+
+
+def _loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[2:])
+
+
+def _loss_gradient(ctx: Any, g_loss: Tensor | None, *others: Any) -> tuple[Tensor | None, ...]:
+    if g_loss is None:
+        return None, None, None, None
+    betas, pose, transl, camera = _SCALE(g_loss, *ctx.saved_tensors)
+    return betas, pose, transl if ctx.needs_input_grad[2] else None, camera
+
+
+def _scale_gradients(
+    g_loss: Tensor, betas: Tensor, pose: Tensor, transl: Tensor, camera: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Multiply each person's gradients by the one that arrives."""
+    factor = g_loss[:, None]
+    people = (-1, *(1,) * (pose.ndim - 1))
+    return betas * factor, pose * g_loss.reshape(people), transl * factor, camera * factor
+
+
+_LOSS = RecordedOperator(
+    "keypoint_loss", _loss_fake, recorded=4, gradient=Gradient(_loss_setup, _loss_gradient, 2)
+)
+_SCALE = PythonOperator(
+    "scale_gradients",
+    "(Tensor g_loss, Tensor betas, Tensor pose, Tensor transl, Tensor camera) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _scale_gradients,
+    recorded=5,
+)

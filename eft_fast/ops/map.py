@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eft_fast.ops import _checks, _load, _register, map_reference
+from eft_fast.ops import _checks, map_reference
+from eft_fast.ops._operators import Operator
 from eft_fast.ops.map_reference import (
     UNKNOWNS,
     MapEvaluation,
@@ -131,11 +131,9 @@ def map_solve(
         raise ValueError(f"map_solve: steps must be 0 or more, got {steps}")
     if not _use_native("map_solve", backend, centre.betas):
         return map_reference.solve(problem, start, steps, damping, tolerance, keep_hessian)
-    _register_native()
-    *parts, hessian = torch.ops.eft_fast.map_solve(
-        *_arguments(problem, start), steps, damping, tolerance, keep_hessian
-    )
-    return MapSolution(*parts, hessian if keep_hessian else None)
+    options = (steps, damping, tolerance, keep_hessian)
+    out = MapSolution(*_SOLVE(*_arguments(problem, start), *options))
+    return out if keep_hessian else out._replace(hessian=None)
 
 
 @torch.no_grad()
@@ -163,8 +161,7 @@ def map_evaluate(
     )
     if not _use_native("map_evaluate", backend, centre.betas):
         return map_reference.evaluate(problem, start)
-    _register_native()
-    return MapEvaluation(*torch.ops.eft_fast.map_evaluate(*_arguments(problem, start)))
+    return MapEvaluation(*_EVALUATE(*_arguments(problem, start)))
 
 
 def _use_native(who: str, backend: str, betas: Tensor) -> bool:
@@ -181,15 +178,6 @@ def _arguments(problem: MapProblem, begin: MapState) -> tuple[Any, ...]:
     given = (problem.keypoints, problem.precision, problem.frame, problem.pinhole)
     plan = problem.plan.map_arguments
     return *problem.centre, *begin, *given, problem.points3d, problem.free, *plan
-
-
-@lru_cache(maxsize=1)
-def _register_native() -> None:
-    """Load the library at the first call, so that an import needs no build."""
-    _load.load()
-    for name, fake in (("map_solve", _solve_fake), ("map_evaluate", _evaluate_fake)):
-        torch.library.register_fake(f"eft_fast::{name}", fake)
-        torch.library.register_vmap(f"eft_fast::{name}", _register._refuse_vmap(name))
 
 
 def _solve_fake(rotmat0: Tensor, betas0: Tensor, cam0: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -213,3 +201,7 @@ def _evaluate_fake(rotmat0: Tensor, betas0: Tensor, *rest: Any) -> tuple[Tensor,
         betas0.new_empty(people, UNKNOWNS),
         betas0.new_empty(people, UNKNOWNS, UNKNOWNS),
     )
+
+
+_SOLVE = Operator("map_solve", _solve_fake)
+_EVALUATE = Operator("map_evaluate", _evaluate_fake)

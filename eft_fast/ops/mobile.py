@@ -7,8 +7,6 @@ automatic casts, other types and devices) sees torch's convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from eft_fast.ops import _load
-from eft_fast.ops._autograd import needs_gradient
+from eft_fast.ops._operators import Operator, needs_gradient
 
 #: Sides of the kernels, and strides, that the native depthwise convolution has.
 KERNELS = (3, 5)
@@ -89,8 +87,8 @@ def depthwise_conv2d(
     if needs_gradient(x, weight, bias):
         out: Tensor = _Depthwise.apply(x, weight, bias, form)  # type: ignore[no-untyped-call]
         return out
-    forward, _ = _operators()
-    return forward(x.permute(0, 2, 3, 1), weight, bias, *form).permute(0, 3, 1, 2)
+    y: Tensor = _DEPTHWISE(x.permute(0, 2, 3, 1), weight, bias, *form)
+    return y.permute(0, 3, 1, 2)
 
 
 def pointwise_conv2d(
@@ -148,8 +146,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, form: DepthwiseForm
     ) -> Tensor:
-        forward, _ = _operators()
-        y = forward(x.permute(0, 2, 3, 1), weight, bias, *form).permute(0, 3, 1, 2)
+        y: Tensor = _DEPTHWISE(x.permute(0, 2, 3, 1), weight, bias, *form).permute(0, 3, 1, 2)
         ctx.form = form
         ctx.save_for_backward(x, weight, bias, y if form.clamp_out else None)
         return y
@@ -160,8 +157,7 @@ class _Depthwise(torch.autograd.Function):
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             return _gradients_with_graph(ctx, g)
-        _, backward = _operators()
-        g_x, g_weight, g_bias = backward(
+        g_x, g_weight, g_bias = _DEPTHWISE_BACKWARD(
             g.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1),
             x.permute(0, 2, 3, 1),
             weight,
@@ -188,15 +184,6 @@ def _gradients_with_graph(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return (*(next(found) if is_needed else None for is_needed in needed), None)
 
 
-@lru_cache(maxsize=1)
-def _operators() -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor, Tensor]]]:
-    """Load the library at the first call, so that an import needs no build."""
-    _load.load()
-    torch.library.register_fake("eft_fast::depthwise", _depthwise_fake)
-    torch.library.register_fake("eft_fast::depthwise_backward", _depthwise_backward_fake)
-    return torch.ops.eft_fast.depthwise, torch.ops.eft_fast.depthwise_backward
-
-
 def _depthwise_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, before: int, after: int, *_: bool
 ) -> Tensor:
@@ -215,3 +202,7 @@ def _depthwise_backward_fake(
         x.new_empty(weight.shape if needs_weight else (0,)),
         x.new_empty(weight.shape[:1] if needs_weight else (0,)),
     )
+
+
+_DEPTHWISE = Operator("depthwise", _depthwise_fake)
+_DEPTHWISE_BACKWARD = Operator("depthwise_backward", _depthwise_backward_fake)

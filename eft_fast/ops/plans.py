@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eft_fast.conventions import NUM_JOINTS
+
 #: Vertices per tile of the mesh basis, and the padding of the rows of the points basis.
 TILE = 16
 #: Coefficients of a body, and their padding in the transposed points basis.
@@ -21,6 +23,35 @@ COEFFICIENTS = 218
 COEFFICIENTS_PADDED = 224
 
 Plan = TypeVar("Plan", "MeshPlan", "PointsPlan")
+
+
+def _has_values(index: Tensor) -> bool:
+    """Whether the numbers can be read: not while a graph is traced, nor of shapes without data."""
+    return type(index) is Tensor and index.device.type != "meta" and index.numel() > 0
+
+
+def _check_range(who: str, name: str, index: Tensor, count: int) -> None:
+    """Raise unless every index is in 0..count - 1."""
+    if not _has_values(index):
+        return
+    low, high = (int(bound) for bound in torch.aminmax(index))
+    if low < 0 or high >= count:
+        raise ValueError(
+            f"{who}: {name} must be in 0..{count - 1}, got {low if low < 0 else high}; build it "
+            "with the functions of body.plan"
+        )
+
+
+def _check_parents(who: str, parents: Tensor) -> None:
+    """Raise unless parents come before their children: a cycle would hang a kernel."""
+    if not _has_values(parents):
+        return
+    given = parents.tolist()
+    if given[0] != -1 or any(not 0 <= p < j for j, p in enumerate(given[1:], start=1)):
+        raise ValueError(
+            f"{who}: parents must be -1 at the root and parent < child, got {given}; build it with "
+            "the functions of body.plan"
+        )
 
 
 def _moved(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> Plan:
@@ -64,10 +95,21 @@ class MeshPlan:
     run_joint: Int[Tensor, " R"]
     run_weight: Float[Tensor, "R 16"]
 
+    def __post_init__(self) -> None:
+        """Check what lies in the indices, once: the kernels trust it."""
+        _check_parents("MeshPlan", self.parents)
+        _check_range("MeshPlan", "slot_idx", self.slot_idx, NUM_JOINTS)
+        _check_range("MeshPlan", "run_joint", self.run_joint, NUM_JOINTS)
+        _check_range("MeshPlan", "run_ptr", self.run_ptr, len(self.run_joint) + 1)
+        if _has_values(self.run_ptr) and (self.run_ptr.diff() < 0).any():
+            raise ValueError(
+                "MeshPlan: run_ptr must ascend; build it with the functions of body.plan"
+            )
+
     @cached_property
-    def arguments(self) -> tuple[Tensor | int, ...]:
-        """The plan in the order of the schemas of csrc/ops.cpp."""
-        return (
+    def tensors(self) -> list[Tensor]:
+        """The plan as the operators take it."""
+        return [
             self.skeleton,
             self.parents,
             self.basis,
@@ -76,8 +118,7 @@ class MeshPlan:
             self.run_ptr,
             self.run_joint,
             self.run_weight,
-            self.num_vertices,
-        )
+        ]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,15 +170,24 @@ class PointsPlan:
     transl_weight: Float[Tensor, " S"]
     output_index: Int[Tensor, " K"]
 
-    @cached_property
-    def tree(self) -> tuple[Tensor, ...]:
-        """The body's part of the plan, in the order of the schemas of csrc/ops.cpp."""
-        return self.skeleton, self.parents
+    def __post_init__(self) -> None:
+        """Check what lies in the indices, once: the kernels trust it."""
+        rows, sources = self.basis.shape[-1], len(self.transl_weight)
+        _check_parents("PointsPlan", self.parents)
+        for column, (name, count) in enumerate(
+            (("rows", rows), ("joints", NUM_JOINTS), ("sources", sources))
+        ):
+            _check_range("PointsPlan", f"term_index, {name},", self.term_index[:, column], count)
+        _check_range("PointsPlan", "joint_index, joints,", self.joint_index[:, 0], NUM_JOINTS)
+        _check_range("PointsPlan", "joint_index, sources,", self.joint_index[:, 1], sources)
+        _check_range("PointsPlan", "output_index", self.output_index, sources)
 
     @cached_property
-    def rows(self) -> tuple[Tensor, ...]:
-        """The points' part of the plan, in the order of the schemas of csrc/ops.cpp."""
-        return (
+    def tensors(self) -> list[Tensor]:
+        """The plan as the operators take it."""
+        return [
+            self.skeleton,
+            self.parents,
             self.basis,
             self.basis_t,
             self.term_index,
@@ -146,7 +196,7 @@ class PointsPlan:
             self.joint_weight,
             self.transl_weight,
             self.output_index,
-        )
+        ]
 
     @cached_property
     def map_rows(self) -> Float[Tensor, "R 3 240"]:
@@ -166,12 +216,7 @@ class PointsPlan:
     @cached_property
     def map_arguments(self) -> tuple[Tensor, ...]:
         """The plan in the order of the schemas of csrc/map_ops.cpp."""
-        return (*self.tree, self.map_rows, *self.rows[2:])
-
-    @cached_property
-    def arguments(self) -> tuple[Tensor, ...]:
-        """The plan in the order of the schema of ``smpl_points``."""
-        return self.tree + self.rows
+        return (*self.tensors[:2], self.map_rows, *self.tensors[4:])
 
     @property
     def dtype(self) -> torch.dtype:

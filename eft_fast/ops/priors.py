@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-
-import torch
 from torch import Tensor
 
-from eft_fast.ops import _checks, _load, _register
+from eft_fast.ops import _checks
+from eft_fast.ops._operators import Operator
 
 #: Loss [B], parts [B,5], and the gradients of body pose and betas.
 PriorOutput = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -56,19 +53,10 @@ def body_priors(
     """
     pose_start, betas_start = (None, None) if anchor is None else anchor
     lower, upper, softness = limits
-    return _operator()(
+    out: PriorOutput = _PRIORS(
         body_pose, betas, *mixture, lower, upper, pose_start, betas_start, softness, *weights
     )
-
-
-@lru_cache(maxsize=1)
-def _operator() -> Callable[..., PriorOutput]:
-    """Load the library at the first call, so that an import needs no build."""
-    _load.load()
-    torch.library.register_fake("eft_fast::body_priors", _priors_fake)
-    torch.library.register_vmap("eft_fast::body_priors", _register._refuse_vmap("body_priors"))
-    operator: Callable[..., PriorOutput] = torch.ops.eft_fast.body_priors
-    return operator
+    return out
 
 
 def _priors_fake(body_pose: Tensor, betas: Tensor, *rest: object) -> PriorOutput:
@@ -79,3 +67,6 @@ def _priors_fake(body_pose: Tensor, betas: Tensor, *rest: object) -> PriorOutput
         betas.new_empty(people, body_pose.shape[1]),
         betas.new_empty(people, betas.shape[1]),
     )
+
+
+_PRIORS = Operator("body_priors", _priors_fake)

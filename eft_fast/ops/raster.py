@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from eft_fast.ops import _load
+from eft_fast.ops._operators import Operator
 
 #: Most sub-samples along one side of a pixel, and of a picture.
 MAX_SAMPLES = 8
@@ -79,7 +77,7 @@ def rasterize(
     _check_size(height, width, samples)
     device, is_single = vertices.device, vertices.ndim == 2
     points, values = (vertices[None], attributes[None]) if is_single else (vertices, attributes)
-    drawn = _operator()(
+    drawn = _RASTERIZE(
         points.detach().to(device, torch.float32).contiguous(),
         faces.detach().to(device, torch.int32).contiguous(),
         values.detach().to(device, torch.float32).contiguous(),
@@ -150,15 +148,6 @@ def _check_size(height: int, width: int, samples: int) -> None:
             )
 
 
-@lru_cache(maxsize=1)
-def _operator() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """Load the library at the first picture, so that an import needs no build."""
-    _load.load()
-    torch.library.register_fake("eft_fast::rasterize", _rasterize_fake)
-    operator: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.eft_fast.rasterize
-    return operator
-
-
 def _rasterize_fake(
     vertices: Tensor,
     faces: Tensor,
@@ -174,3 +163,6 @@ def _rasterize_fake(
         vertices.new_empty(size),
         vertices.new_empty(size),
     )
+
+
+_RASTERIZE = Operator("rasterize", _rasterize_fake, refuses_vmap=False)

@@ -2,131 +2,57 @@
 
 The operators behind ``eft.batched.adam_in_backward``: forward, gradient of the input, and the
 weight gradient with the update in its epilogue. On a GPU they are the kernels of
-``csrc/cuda/ps_*.cu``; elsewhere ``slot_reference`` computes the same in plain torch. None of them
+``csrc/cuda/slot_*.cu``; elsewhere ``slot_reference`` computes the same in plain torch. None of them
 records gradients.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.ops import _load, _register_slots, slot_reference
+from eft_fast.ops import _load, _operators, slot_reference
+from eft_fast.ops._operators import Operator
+from eft_fast.ops.slot_types import (
+    ACTIVATIONS,
+    ARITHMETIC,
+    AdamOptions,
+    ConvEnd,
+    Geometry,
+    SlotClock,
+    SlotState,
+    SlotWeights,
+    make_adam_options,
+)
 
-#: How float32 sums of products are made on a GPU, by name. ``float32``: multiply-adds. ``3xtf32``:
-#: tensor cores on operands split in two, float32-grade. ``tf32``: operands rounded to 10 bits.
-ARITHMETIC: Final = {"float32": 0, "3xtf32": 1, "tf32": 2}
-#: What may follow a convolution inside of its kernel.
-ACTIVATIONS: Final = {"none": 0, "relu": 1, "relu6": 2}
-
-
-class Geometry(NamedTuple):
-    """Stride, padding and dilation (height, width) and groups of a convolution."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    def row(self) -> list[int]:
-        """As the operators take it."""
-        return [*self.stride, *self.padding, *self.dilation, self.groups]
-
-
-@dataclass(frozen=True, eq=False)
-class SlotClock:
-    """Which slots take part, and how many updates each has behind it; both live on the device.
-
-    Attributes:
-        time: Updates made. At 0 whatever lies in a slot's differences and moments is ignored, so
-            that a new person needs no clearing.
-        active: Slots that are not active are neither computed nor updated.
-    """
-
-    time: Int[Tensor, " S"]
-    active: Bool[Tensor, " S"]
-
-    def first(self, slots: int) -> SlotClock:
-        """The clock of the first slots; shares memory."""
-        return SlotClock(self.time[:slots], self.active[:slots])
-
-
-@dataclass(frozen=True, eq=False)
-class AdamOptions:
-    """Adam, with the bias corrections of every step worked out beforehand.
-
-    Attributes:
-        constants: For update 1, 2, ...: lr / (1 - beta1^t) and sqrt(1 - beta2^t). A slot that has
-            made all of them makes no more.
-        betas: Decay rates.
-        eps: Added outside of the root.
-    """
-
-    constants: Float[Tensor, "N 2"]
-    betas: tuple[float, float]
-    eps: float
-
-
-def make_adam_options(
-    lr: float, betas: tuple[float, float], eps: float, steps: int, device: torch.device
-) -> AdamOptions:
-    """Work out the bias corrections of ``steps`` updates in float64."""
-    time = torch.arange(1, steps + 1, dtype=torch.float64)
-    columns = [lr / (1 - betas[0] ** time), (1 - betas[1] ** time).sqrt()]
-    return AdamOptions(torch.stack(columns, 1).contiguous().to(device), betas, eps)
-
-
-@dataclass(frozen=True, eq=False)
-class SlotState:
-    """Difference from the start weights and both moments, each ``[S, *shape of the weights]``."""
-
-    delta: Tensor
-    first: Tensor
-    second: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class ConvEnd:
-    """What follows a convolution inside of its kernel: frozen batch norm and an activation.
-
-    Attributes:
-        scale: Factor of each output channel, or None.
-        shift: Added behind it, together with the scale.
-        activation: One of ``ACTIVATIONS``.
-    """
-
-    scale: Float[Tensor, " D"] | None = None
-    shift: Float[Tensor, " D"] | None = None
-    activation: str = "none"
-
+__all__ = [
+    "ACTIVATIONS",
+    "ARITHMETIC",
+    "AdamOptions",
+    "ConvEnd",
+    "Geometry",
+    "SlotClock",
+    "SlotState",
+    "SlotWeights",
+    "adam_update",
+    "bias_update",
+    "conv_backward",
+    "conv_forward",
+    "conv_gradient",
+    "conv_update",
+    "has_kernels",
+    "linear_backward",
+    "linear_forward",
+    "linear_update",
+    "make_adam_options",
+    "masked",
+]
 
 _PLAIN: Final = ConvEnd()
-
-
-@dataclass(frozen=True, eq=False)
-class SlotWeights:
-    """Shared start of a layer's weights and what each slot adds to it; None: nothing.
-
-    Attributes:
-        weight: Convolution [D, C / groups, kh, kw], linear [D, C].
-        delta: [S, *shape of weight].
-        bias: [D].
-        bias_delta: [S, D].
-    """
-
-    weight: Tensor
-    delta: Tensor | None = None
-    bias: Tensor | None = None
-    bias_delta: Tensor | None = None
-
-    def all(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """In the order of the operators."""
-        return self.weight, self.delta, self.bias, self.bias_delta
 
 
 def conv_forward(
@@ -145,7 +71,7 @@ def conv_forward(
     """
     if not has_kernels(x):
         return slot_reference.conv_forward(x, weights, geometry, clock, end, residual)
-    out: Tensor = torch.ops.eft_fast.ps_conv_forward(
+    out: Tensor = _CONV_FORWARD(
         *(x, *weights.all(), end.scale, end.shift, residual, clock.time, clock.active),
         *(geometry.row(), ACTIVATIONS[end.activation], ARITHMETIC[arithmetic]),
     )
@@ -177,7 +103,7 @@ def conv_backward(
     """
     if not has_kernels(g):
         return slot_reference.conv_backward(g, weights, geometry, clock, size, y, end)
-    g_x: Tensor = torch.ops.eft_fast.ps_conv_backward(
+    g_x: Tensor = _CONV_BACKWARD(
         *(g, y, end.scale, weights.weight, weights.delta, None, clock.time, clock.active),
         *(*size, geometry.row(), ACTIVATIONS[end.activation], ARITHMETIC[arithmetic]),
     )
@@ -200,7 +126,7 @@ def conv_update(
     if not has_kernels(x):
         slot_reference.conv_update(g, x, state, adam, geometry, clock, y, end)
         return
-    torch.ops.eft_fast.ps_conv_update(
+    _CONV_UPDATE(
         *(g, y, end.scale, x, *_adam_row(state, adam, clock)),
         *(geometry.row(), ACTIVATIONS[end.activation], ARITHMETIC[arithmetic]),
     )
@@ -244,9 +170,7 @@ def bias_update(
     if not has_kernels(g):
         slot_reference.bias_update(g, state, adam, clock, y, end)
         return
-    torch.ops.eft_fast.ps_bias_update(
-        g, y, end.scale, *_adam_row(state, adam, clock), ACTIVATIONS[end.activation]
-    )
+    _BIAS_UPDATE(g, y, end.scale, *_adam_row(state, adam, clock), ACTIVATIONS[end.activation])
 
 
 def adam_update(g: Tensor, state: SlotState, adam: AdamOptions, clock: SlotClock) -> None:
@@ -254,7 +178,7 @@ def adam_update(g: Tensor, state: SlotState, adam: AdamOptions, clock: SlotClock
     if not has_kernels(g):
         slot_reference.adam_update(g, state, adam, clock)
         return
-    torch.ops.eft_fast.ps_adam_update(g, *_adam_row(state, adam, clock))
+    _ADAM_UPDATE(g, *_adam_row(state, adam, clock))
 
 
 def linear_forward(
@@ -263,7 +187,7 @@ def linear_forward(
     """X W^T + bias with each slot's own weights, always in the type of ``x``."""
     if not has_kernels(x):
         return slot_reference.linear_forward(x, weights, clock)
-    out: Tensor = torch.ops.eft_fast.ps_linear_forward(x, *weights.all(), clock.time, clock.active)
+    out: Tensor = _LINEAR_FORWARD(x, *weights.all(), clock.time, clock.active)
     return out
 
 
@@ -273,9 +197,7 @@ def linear_backward(
     """Gradient of the input of ``linear_forward``."""
     if not has_kernels(g):
         return slot_reference.linear_backward(g, weights, clock)
-    g_x: Tensor = torch.ops.eft_fast.ps_linear_backward(
-        g, weights.weight, weights.delta, clock.time, clock.active
-    )
+    g_x: Tensor = _LINEAR_BACKWARD(g, weights.weight, weights.delta, clock.time, clock.active)
     return g_x
 
 
@@ -290,7 +212,7 @@ def linear_update(
     if not has_kernels(g):
         slot_reference.linear_update(g, x, state, adam, clock)
         return
-    torch.ops.eft_fast.ps_linear_update(g, x, *_adam_row(state, adam, clock))
+    _LINEAR_UPDATE(g, x, *_adam_row(state, adam, clock))
 
 
 def _adam_row(state: SlotState, adam: AdamOptions, clock: SlotClock) -> tuple[Any, ...]:
@@ -304,12 +226,52 @@ def _kernels_on(device_type: str) -> bool:
     if key is None or not _load.is_built():
         return False
     _load.load()
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("eft_fast::ps_conv_forward", key):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("eft_fast::slot_conv_forward", key):
         return False
-    _register_slots.register()
+    _operators.load()
     return True
 
 
 def has_kernels(like: Tensor) -> bool:
     """Whether the operators run on this device; in tests they do on the CPU too."""
     return _kernels_on(like.device.type)
+
+
+def _conv_forward_fake(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    geometry = rest[-3]
+    sizes = [
+        (x.shape[2 + i] + 2 * geometry[2 + i] - geometry[4 + i] * (weight.shape[2 + i] - 1) - 1)
+        // geometry[i]
+        + 1
+        for i in range(2)
+    ]
+    return x.new_empty(x.shape[0], weight.shape[0], *sizes)
+
+
+def _conv_backward_fake(
+    g: Tensor, y: Tensor | None, scale: Tensor | None, weight: Tensor, *rest: Any
+) -> Tensor:
+    height, width, geometry, _, _ = rest[-5:]
+    return g.new_empty(g.shape[0], weight.shape[1] * geometry[6], height, width)
+
+
+def _update_fake(*inputs: Any) -> None:
+    """Nothing comes back: state is updated in place."""
+
+
+def _linear_forward_fake(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(*x.shape[:2], weight.shape[0])
+
+
+def _linear_backward_fake(g: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return g.new_empty(*g.shape[:2], weight.shape[1])
+
+
+_CONV_FORWARD = Operator("slot_conv_forward", _conv_forward_fake)
+_CONV_BACKWARD = Operator("slot_conv_backward", _conv_backward_fake)
+_CONV_UPDATE = Operator("slot_conv_update", _update_fake)
+_BIAS_UPDATE = Operator("slot_bias_update", _update_fake)
+_ADAM_UPDATE = Operator("slot_adam_update", _update_fake)
+_LINEAR_FORWARD = Operator("slot_linear_forward", _linear_forward_fake)
+_LINEAR_BACKWARD = Operator("slot_linear_backward", _linear_backward_fake)
+_LINEAR_UPDATE = Operator("slot_linear_update", _update_fake)

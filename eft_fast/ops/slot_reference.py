@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-if TYPE_CHECKING:
-    from eft_fast.ops.slot_layers import (
-        AdamOptions,
-        ConvEnd,
-        Geometry,
-        SlotClock,
-        SlotState,
-        SlotWeights,
-    )
+from eft_fast.ops.slot_types import (
+    AdamOptions,
+    ConvEnd,
+    Geometry,
+    SlotClock,
+    SlotState,
+    SlotWeights,
+)
 
 
 def conv_forward(

@@ -26,7 +26,7 @@ GPU_BUCKETS: Final = (1, 8, 32, 64, 128)
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class PhotoPredictions:
     """Bodies of N people, in the order they were given.
 
     A person who could not be read has NaN everywhere and says why in ``message``.
@@ -105,7 +105,9 @@ class Predictor:
         self.batch_size = min(batch_size, self.card.max_batch)
         self._pads = self.session.provider in ("cuda", "tensorrt")
 
-    def __call__(self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None) -> Prediction:
+    def __call__(
+        self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None
+    ) -> PhotoPredictions:
         """Predict one body per photo and box.
 
         Args:
@@ -173,7 +175,7 @@ class Predictor:
         outputs: dict[str, np.ndarray],
         crops: Sequence[Crop | None],
         messages: Sequence[str] | None = None,
-    ) -> Prediction:
+    ) -> PhotoPredictions:
         """Put the model's answer into the photos; who has no crop becomes NaN."""
         is_bad = np.array([crop is None for crop in crops], dtype=bool)
         values: dict[str, Any] = {}
@@ -187,7 +189,7 @@ class Predictor:
         ).reshape(-1, 2)
         scale = np.array([np.nan if crop is None else crop.scale for crop in crops], np.float64)
         joints = values.get("joints")
-        return Prediction(
+        return PhotoPredictions(
             rotmat=values["rotmat"],
             betas=values["betas"],
             cam=values["cam"],

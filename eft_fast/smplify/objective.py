@@ -17,7 +17,6 @@ from eft_fast import ops
 from eft_fast.conventions import HMR_CROP
 from eft_fast.losses import priors
 from eft_fast.smplify.config import (
-    IGNORED,
     KEYPOINTS,
     OPENPOSE_TORSO,
     TORSO,
@@ -34,6 +33,7 @@ NUM_PARAMETERS: Final = 85
 #: Numbers of float32 in a cache line.
 ALIGNMENT: Final = 16
 POSE: Final = slice(0, 72)
+ROOT: Final = slice(0, 3)
 BODY_POSE: Final = slice(3, 72)
 BETAS: Final = slice(72, 82)
 CAMERA: Final = slice(82, 85)
@@ -41,7 +41,7 @@ CAMERA: Final = slice(82, 85)
 DEPTH: Final = slice(84, 85)
 #: Where each group of parameters lies in the row.
 _PLACES: Final = {
-    "global_orient": slice(0, 3),
+    "global_orient": ROOT,
     "body_pose": BODY_POSE,
     "betas": BETAS,
     "camera": CAMERA,
@@ -84,7 +84,7 @@ class StageObjective:
         anchor: Float[Tensor, "B 85"],
         cameras: Float[Tensor, "B 21"] | None = None,
     ) -> None:
-        self._body, self._prior, self._recipe, self._stage = body, prior, recipe, stage
+        self._body, self._prior, self._stage = body, prior, stage
         self._plan: Any = body.points_plan("spin49")
         self._start, self._anchor = start, anchor
         self._keypoints = _weigh(recipe, stage, keypoints_2d)
@@ -130,6 +130,10 @@ class StageObjective:
             loss = loss + prior.loss
             gradient[:, BODY_POSE] += prior.body_pose
             gradient[:, BETAS] += prior.betas
+        if self._stage.root_anchor:
+            turned = x[:, ROOT] - self._anchor[:, ROOT]
+            loss = loss + self._stage.root_anchor**2 * turned.square().sum(1)
+            gradient[:, ROOT] += 2 * self._stage.root_anchor**2 * turned
         if self._stage.depth:
             away = x[:, DEPTH] - self._start[:, DEPTH]
             loss = loss + self._stage.depth**2 * away.square().sum(1)
@@ -185,6 +189,7 @@ class StageObjective:
             )
         diagonal[:, BODY_POSE] += 2 * weights.anchor
         diagonal[:, BETAS] += 2 * (weights.shape + weights.anchor)
+        diagonal[:, ROOT] += 2 * self._stage.root_anchor**2
         diagonal[:, DEPTH] += 2 * self._stage.depth**2
 
     def _errors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -299,7 +304,7 @@ def _weigh(recipe: Recipe, stage: Stage, keypoints_2d: Tensor) -> Tensor:
 
 
 def _kept(recipe: Recipe) -> list[int]:
-    return [row for row in KEYPOINTS[recipe.keypoints] if row not in IGNORED]
+    return [row for row in KEYPOINTS[recipe.keypoints] if row not in recipe.ignored]
 
 
 def _rows(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,8 +28,6 @@ from eft_fast.smplify.solvers import minimise
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
-
-_EVERYTHING: Final = slice(0, NUM_PARAMETERS)
 
 
 def make_places(photos: int, shared: slice) -> tuple[Int[Tensor, "V 85"], int]:

@@ -1,7 +1,7 @@
 """Synthetic training pairs: rendered people with pose, shape, camera and keypoints known.
 
-``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a whole set; ``SynthBatches``
-draws endless batches on the device that trains.
+``Renderer.render(i)`` is image i of a split; ``render_shards`` writes a set for training and
+``write_set`` one that other programs read.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from eft_fast.synth.config import CameraConfig, PhotoConfig, PoseConfig, SynthCo
 from eft_fast.synth.dataset import SynthArrays, SynthJob, load_shards, render_shards, stack_samples
 from eft_fast.synth.export import WrittenSet, write_set
 from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
-from eft_fast.synth.motion import PosePool, load_motion
-from eft_fast.synth.prior_motion import sample_prior_poses
+from eft_fast.synth.motion import PosePool, load_motion, sample_prior_poses
 from eft_fast.synth.render import Renderer, make_renderer
 from eft_fast.synth.sample import SynthSample
-from eft_fast.synth.stream import BankSize, SynthBatches
 
 __all__ = [
     "LANDMARKS",
-    "BankSize",
     "CameraConfig",
     "PhotoConfig",
     "PoseConfig",
     "PosePool",
     "Renderer",
     "SynthArrays",
-    "SynthBatches",
     "SynthConfig",
     "SynthJob",
     "SynthSample",

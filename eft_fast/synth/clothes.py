@@ -20,8 +20,6 @@ _HAIR_COLOURS: Final = np.array(
         [0.50, 0.50, 0.50], [0.40, 0.15, 0.08], [0.80, 0.75, 0.70],
     ]
 )  # fmt: skip
-#: Rest-pose points that the face is built around, in this order.
-FACE_POINTS: Final = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Wardrobe:
         v_template: Vertices of the body at rest, y up, arms to the sides, metres.
         joints: Its 24 kinematic joints.
         joint_of: The joint that moves each vertex most.
-        face: Rest position of the ``FACE_POINTS``.
+        face: Rest position of nose, left eye, right eye, left ear and right ear.
 
     Attributes:
         rest: Vertices at rest.

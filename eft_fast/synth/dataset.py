@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,9 @@ from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.motion import Split
 from eft_fast.synth.render import Renderer, make_renderer
 from eft_fast.synth.sample import SynthSample
+
+#: Makes the stored rows of a picture: of its number, and of everybody in it.
+MakeRows = Callable[[int, Sequence[SynthSample]], list[dict[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -66,31 +69,31 @@ class SynthJob:
         """Return the file of shard number ``shard``."""
         return self.out / f"{self.split}-{shard:05d}.npz"
 
+    def indices(self, shard: int) -> range:
+        """Return the numbers of the images of shard number ``shard``."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.count))
+
     @property
     def num_shards(self) -> int:
         """Files of the set."""
         return -(-self.count // self.shard_size)
 
 
-def render_shards(job: SynthJob, *, processes: int = 1) -> list[Path]:
+def render_shards(job: SynthJob, *, processes: int = 1, progress: bool = True) -> list[Path]:
     """Render a set; shards that are there already are kept.
 
     Args:
         job: What to render.
         processes: Worker processes; 1 renders in this one. Images do not depend on it.
+        progress: Whether to show a bar on stderr.
 
     Returns:
         The files, in order of the images.
     """
     job.out.mkdir(parents=True, exist_ok=True)
     todo = [s for s in range(job.num_shards) if not job.shard_path(s).is_file()]
-    done = job.num_shards - len(todo)
-    if processes <= 1:
-        _follow(map(_ShardWriter(job), todo), job, done)
-    else:
-        # Fork would copy the locks of torch's threads; spawn starts clean.
-        with multiprocessing.get_context("spawn").Pool(min(processes, len(todo) or 1)) as workers:
-            _follow(workers.imap_unordered(_ShardWriter(job), todo), job, done)
+    write_shards(job, todo, _labelled_person, processes=processes, progress=progress)
     return [job.shard_path(s) for s in range(job.num_shards)]
 
 
@@ -126,38 +129,68 @@ def stack_samples(samples: Iterable[SynthSample]) -> SynthArrays:
     return SynthArrays(**{name: np.stack([getattr(row, name) for row in rows]) for name in names})
 
 
-class _ShardWriter:
-    """Renders one shard and writes it; picklable, so that workers can run it."""
-
-    def __init__(self, job: SynthJob) -> None:
-        self.job = job
-
-    def __call__(self, shard: int) -> int:
-        """Render shard number ``shard`` and return how many images it has."""
-        job = self.job
-        torch.set_num_threads(1)
-        renderer = renderer_of(job)
-        first = shard * job.shard_size
-        last = min(first + job.shard_size, job.count)
-        arrays = stack_samples(renderer.render(index) for index in range(first, last))
-        save_arrays(job.shard_path(shard), vars(arrays))
-        return last - first
-
-
 @lru_cache(maxsize=1)
-def renderer_of(job: SynthJob) -> Renderer:
+def _renderer_of(job: SynthJob) -> Renderer:
     """Build the renderer of a job, once per process."""
     return make_renderer(
         load_body(job.body), job.motion, job.split, backgrounds=job.backgrounds, config=job.config
     )
 
 
-def _follow(counts: Iterable[int], job: SynthJob, done: int) -> None:
-    """Show progress in images."""
-    start = min(done * job.shard_size, job.count)
-    with tqdm(total=job.count, initial=start, desc=f"render {job.split}", unit="img") as bar:
-        for count in counts:
-            bar.update(count)
+def write_shards(
+    job: SynthJob,
+    todo: Sequence[int],
+    make_rows: MakeRows,
+    *,
+    processes: int = 1,
+    progress: bool = True,
+) -> None:
+    """Render some shards of a set, with a bar of their images on stderr.
+
+    Args:
+        job: The set.
+        todo: Numbers of the shards.
+        make_rows: Makes what is stored of an image; picklable, so that workers can run it.
+        processes: Worker processes; 1 renders in this one.
+        progress: Whether to show the bar.
+    """
+    write = _ShardWriter(job, make_rows)
+    done = job.count - sum(len(job.indices(shard)) for shard in todo)
+    with tqdm(
+        total=job.count, initial=done, desc=f"render {job.split}", unit="img", disable=not progress
+    ) as bar:
+        if processes <= 1 or len(todo) <= 1:
+            for shard in todo:
+                bar.update(write(shard))
+            return
+        # Fork would copy the locks of torch's threads; spawn starts clean.
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(todo))) as workers:
+            for count in workers.imap_unordered(write, todo):
+                bar.update(count)
+
+
+@dataclass(frozen=True)
+class _ShardWriter:
+    """Renders the images of one shard and writes their rows."""
+
+    job: SynthJob
+    make_rows: MakeRows
+
+    def __call__(self, shard: int) -> int:
+        """Write shard number ``shard`` and return how many images it has."""
+        torch.set_num_threads(1)
+        renderer, indices = _renderer_of(self.job), self.job.indices(shard)
+        rows = []
+        for index in indices:
+            rows += self.make_rows(index, renderer.draw_people(renderer.scene(index)))
+        arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        save_arrays(self.job.shard_path(shard), arrays)
+        return len(indices)
+
+
+def _labelled_person(index: int, people: Sequence[SynthSample]) -> list[dict[str, np.ndarray]]:
+    """The picture and the labels of the person that the crop is around."""
+    return [{item.name: getattr(people[0], item.name) for item in fields(SynthArrays)}]
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

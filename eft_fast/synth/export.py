@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set
-from eft_fast.synth.dataset import SynthJob, renderer_of, save_arrays
+from eft_fast.synth.dataset import SynthJob, save_arrays, write_shards
 from eft_fast.synth.landmarks import LANDMARKS, NUM_COCO
 from eft_fast.synth.sample import SynthSample
 
@@ -73,30 +71,21 @@ def write_set(job: SynthJob, *, processes: int = 1, progress: bool = True) -> Wr
     """
     if job.count < 1:
         raise ValueError(f"write_set: count must be at least 1, got {job.count}")
-    images, parts = job.out / "images", job.out / "parts"
-    for folder in (images, parts):
+    images, parts = job.out / "images", replace(job, out=job.out / "parts")
+    for folder in (images, parts.out):
         folder.mkdir(parents=True, exist_ok=True)
     _check_settings(job)
-    todo = [shard for shard in range(job.num_shards) if not _is_done(job, shard)]
-    expected = [_rows(job, shard) for shard in range(job.num_shards)]
-    missing = sum(expected[shard] for shard in todo)
-    with tqdm(total=missing, desc="render", unit="img", disable=not progress) as bar:
-        if processes <= 1 or len(todo) <= 1:
-            _follow(map(_PartWriter(job), todo), bar)
-        else:
-            # Fork would copy the locks of torch's threads; spawn starts clean.
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(min(processes, len(todo))) as workers:
-                _follow(workers.imap_unordered(_PartWriter(job), todo), bar)
-    arrays = _load_parts(job)
+    todo = [shard for shard in range(parts.num_shards) if not _is_done(parts, shard)]
+    write_shards(parts, todo, _PictureWriter(images, job), processes=processes, progress=progress)
+    arrays = _load_parts(parts)
     annotations = job.out / "annotations.json"
     _write_text(annotations, json.dumps(make_coco(arrays, job)))
     parameters = job.out / "parameters.npz"
     save_arrays(parameters, _make_parameters(arrays, job))
     sheet = job.out / "contact_sheet.png"
     _make_sheet(images, arrays, job).save(sheet)
-    people = len(arrays["box"])
-    return WrittenSet(images, annotations, parameters, sheet, people, job.count, missing)
+    people, rendered = len(arrays["box"]), sum(len(parts.indices(shard)) for shard in todo)
+    return WrittenSet(images, annotations, parameters, sheet, people, job.count, rendered)
 
 
 def image_name(job: SynthJob, index: int) -> str:
@@ -177,33 +166,27 @@ def _make_parameters(arrays: dict[str, np.ndarray], job: SynthJob) -> dict[str, 
     }
 
 
-class _PartWriter:
-    """Renders the pictures of one part and writes them; picklable, so that workers can run it."""
+@dataclass(frozen=True)
+class _PictureWriter:
+    """Writes a picture and makes the rows of everybody in it.
 
-    def __init__(self, job: SynthJob) -> None:
-        self.job = job
+    The rows of a part are stored after its pictures, as the sign that the part is whole.
+    """
 
-    def __call__(self, shard: int) -> int:
-        """Write part number ``shard``; its labels come last, as the sign that it is whole."""
-        job = self.job
-        torch.set_num_threads(1)
-        renderer = renderer_of(job)
-        first = shard * job.shard_size
-        rows: list[dict[str, np.ndarray]] = []
-        for index in range(first, first + _rows(job, shard)):
-            people = renderer.draw_people(renderer.scene(index))
-            path = job.out / "images" / image_name(job, index)
-            partial = path.with_name(f".{path.name}.{os.getpid()}")
-            # Noise does not compress: a higher level costs time and saves hardly a byte.
-            Image.fromarray(people[0].image).save(partial, format="PNG", compress_level=1)
-            partial.replace(path)
-            rows += [
-                {"picture": np.array(index), **_labels(sample)}
-                for number, sample in enumerate(people)
-                if number == 0 or sample.mask.any()
-            ]
-        save_arrays(_part_path(job, shard), {k: np.stack([r[k] for r in rows]) for k in rows[0]})
-        return _rows(job, shard)
+    images: Path
+    job: SynthJob
+
+    def __call__(self, index: int, people: Sequence[SynthSample]) -> list[dict[str, np.ndarray]]:
+        path = self.images / image_name(self.job, index)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        # Noise does not compress: a higher level costs time and saves hardly a byte.
+        Image.fromarray(people[0].image).save(partial, format="PNG", compress_level=1)
+        partial.replace(path)
+        return [
+            {"picture": np.array(index), **_labels(sample)}
+            for number, sample in enumerate(people)
+            if number == 0 or sample.mask.any()
+        ]
 
 
 def _labels(sample: SynthSample) -> dict[str, np.ndarray]:
@@ -235,31 +218,22 @@ def _box(mask: np.ndarray, pixels: Float[np.ndarray, "K 2"]) -> Float[np.ndarray
     return np.concatenate([low, high - low]).astype(np.float32)
 
 
-def _part_path(job: SynthJob, shard: int) -> Path:
-    return job.out / "parts" / f"{job.split}-{shard:05d}.npz"
-
-
-def _rows(job: SynthJob, shard: int) -> int:
-    return min(job.shard_size, job.count - shard * job.shard_size)
-
-
-def _is_done(job: SynthJob, shard: int) -> bool:
+def _is_done(parts: SynthJob, shard: int) -> bool:
     """Whether a part has all its rows; a last part may be shorter than a larger set needs."""
-    path = _part_path(job, shard)
+    path = parts.shard_path(shard)
     if not path.is_file():
         return False
     with np.load(path, allow_pickle=False) as archive:
-        last = int(archive["picture"].max())
-    return last + 1 >= shard * job.shard_size + _rows(job, shard)
+        return int(archive["picture"].max()) >= parts.indices(shard)[-1]
 
 
-def _load_parts(job: SynthJob) -> dict[str, np.ndarray]:
-    parts: list[dict[str, np.ndarray]] = []
-    for shard in range(job.num_shards):
-        with np.load(_part_path(job, shard), allow_pickle=False) as archive:
-            wanted = archive["picture"] < job.count
-            parts.append({key: archive[key][wanted] for key in archive.files})
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def _load_parts(parts: SynthJob) -> dict[str, np.ndarray]:
+    loaded: list[dict[str, np.ndarray]] = []
+    for shard in range(parts.num_shards):
+        with np.load(parts.shard_path(shard), allow_pickle=False) as archive:
+            wanted = archive["picture"] < parts.count
+            loaded.append({key: archive[key][wanted] for key in archive.files})
+    return {key: np.concatenate([part[key] for part in loaded]) for key in loaded[0]}
 
 
 def _check_settings(job: SynthJob) -> None:
@@ -317,8 +291,3 @@ def _draw_points(tile: Image.Image, points: Float[np.ndarray, "K 3"], zoom: floa
         if int(flag) in _COLOURS:
             u, v = zoom * (x + 0.5), zoom * (y + 0.5)
             draw.ellipse((u - 2, v - 2, u + 2, v + 2), fill=_COLOURS[int(flag)])
-
-
-def _follow(counts: Iterable[int], bar: Any) -> None:
-    for count in counts:
-        bar.update(count)

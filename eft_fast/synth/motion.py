@@ -1,4 +1,4 @@
-"""Motion capture as a pool of poses; test and validation motion are split off by recording."""
+"""Pools of poses: motion capture, split by recording, or draws from the shipped pose prior."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Float
+
+from eft_fast.smplify.prior import PosePrior, load_pose_prior
 
 Split = Literal["train", "test", "val"]
 #: The order is part of every image's seed.
@@ -33,6 +35,10 @@ TEST_ACTIONS: Final = ("basketball", "washwindow", "everyday")
 VAL_RECORDINGS: Final = ("indian/08", "martial/05", "salsa/10", "salsa/25")
 VAL_SUBJECTS: Final = (10, 11, 131)
 VAL_ACTIONS: Final = ("soccer", "soccer kick")
+#: Frames of a pool that is drawn from the pose prior; each split draws its own.
+_PRIOR_FRAMES: Final = 8000
+#: First number of their seed, so that no picture shares its random numbers.
+_PRIOR_BRANCH: Final = 7919
 
 
 @dataclass(frozen=True)
@@ -129,3 +135,44 @@ def load_motion(folder: str | Path, split: Split) -> PosePool:
         names.append(recording[keep])
     weight_all = np.concatenate(weights)
     return PosePool(np.concatenate(poses), weight_all / weight_all.sum(), np.concatenate(names))
+
+
+def sample_prior_poses(
+    split: Split, *, frames: int = _PRIOR_FRAMES, prior: PosePrior | None = None
+) -> PosePool:
+    """Draw a pool of upright poses from the prior, each number kept inside its joint limit.
+
+    The prior knows standing, walking, dancing and sports, and hardly any sitting or lying: the
+    procedural postures of ``synth.poses`` add those. Splits hold different draws of one
+    distribution, so they test a network on other people, not on other kinds of motion.
+
+    Args:
+        split: Name of the split, part of the seed.
+        frames: Poses to draw.
+        prior: A loaded prior; None: the one that ships.
+
+    Raises:
+        ValueError: If ``split`` is unknown.
+    """
+    if split not in SPLITS:
+        raise ValueError(
+            f'sample_prior_poses: split must be one of {", ".join(SPLITS)}, got "{split}"'
+        )
+    prior = prior if prior is not None else load_pose_prior()
+    mixture, limits = prior.mixture, prior.limits
+    rng = np.random.default_rng([_PRIOR_BRANCH, SPLITS.index(split)])
+    means, dims = mixture.means.numpy(), mixture.dims
+    weights = mixture.weights.numpy() / float(mixture.weights.sum())
+    # precision = L L^T, so mean + L^-T z has the covariance precision^-1.
+    factors = np.linalg.cholesky(mixture.precision.numpy())
+    chosen = rng.choice(len(weights), frames, p=weights)
+    noise = rng.normal(size=(frames, dims))
+    pose = np.zeros((frames, 72))
+    for gaussian in range(len(weights)):
+        rows = np.flatnonzero(chosen == gaussian)
+        spread = np.linalg.solve(factors[gaussian].T, noise[rows].T).T
+        pose[rows, 3 : 3 + dims] = means[gaussian] + spread
+    pose[:, 3:] = np.clip(pose[:, 3:], limits.lower.numpy(), limits.upper.numpy())
+    names = np.array([f"prior/{gaussian}" for gaussian in chosen.tolist()])
+    full_pose = pose.reshape(frames, 24, 3).astype(np.float32)
+    return PosePool(full_pose, np.full(frames, 1 / frames), names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import cos, radians, sin
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,6 @@ from jaxtyping import Float
 
 from eft_fast.synth.config import PoseConfig
 from eft_fast.synth.motion import PosePool
-from eft_fast.synth.rotations import axis_angle_matrix, euler_matrix
 
 #: Left/right permutation of the 24 joints.
 MIRROR: Final = (
@@ -29,11 +29,38 @@ _POSTURES: Final = {
     "ride": ((-85.0, -25.0), (5.0, 40.0), (0.0, 25.0), (35.0, 115.0), 25.0),
     "stride": ((-90.0, 30.0), (-15.0, 35.0), (-25.0, 30.0), (0.0, 110.0), 30.0),
 }
+_POSTURE_ODDS: Final = (0.32, 0.10, 0.16, 0.08, 0.12, 0.22)
+
+
+def euler_matrix(x: float, y: float, z: float) -> Float[np.ndarray, "3 3"]:
+    """Return Rx Ry Rz of three angles in degrees."""
+    cx, sx = cos(radians(x)), sin(radians(x))
+    cy, sy = cos(radians(y)), sin(radians(y))
+    cz, sz = cos(radians(z)), sin(radians(z))
+    return np.array(
+        [
+            [cy * cz, -cy * sz, sy],
+            [cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy],
+            [sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy],
+        ]
+    )
+
+
+def axis_angle_matrix(axis_angle: Float[np.ndarray, "J 3"]) -> Float[np.ndarray, "J 3 3"]:
+    """Return the rotation matrices of axis-angle vectors in radians."""
+    angle = np.linalg.norm(axis_angle, axis=-1)
+    x, y, z = (axis_angle / np.maximum(angle, 1e-8)[:, None]).T
+    zero = np.zeros_like(x)
+    skew = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
+    s, c = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
+    result: np.ndarray = np.eye(3) + s * skew + (1 - c) * (skew @ skew)
+    return result
+
+
 #: From upright to lying: on the back, on the front, on either side.
 _LYING: Final = (
     euler_matrix(-90, 0, 0), euler_matrix(90, 0, 0), euler_matrix(0, 0, 90), euler_matrix(0, 0, -90)
 )  # fmt: skip
-_POSTURE_ODDS: Final = (0.32, 0.10, 0.16, 0.08, 0.12, 0.22)
 
 
 def sample_posture(rng: np.random.Generator) -> Float[np.ndarray, "24 3 3"]:

@@ -47,7 +47,6 @@ class Placed(NamedTuple):
 
     Attributes:
         person: Pose, shape and looks.
-        pelvis: Where the pelvis joint is.
         transl: What was added to the posed body.
         joints: Kinematic joints.
         surface: Vertices with clothes.
@@ -55,7 +54,6 @@ class Placed(NamedTuple):
     """
 
     person: Person
-    pelvis: Float[np.ndarray, " 3"]
     transl: torch.Tensor
     joints: torch.Tensor
     surface: torch.Tensor

@@ -1,11 +1,11 @@
 """Training of the open regressor on rendered people.
 
-``Recipe`` holds the stages; ``python -m eft_fast.training`` runs them.
+``RegressorTraining`` holds the stages; ``eft-fast train`` runs them.
 """
 
 from __future__ import annotations
 
 from eft_fast.training.config import FinetuneConfig, HeadConfig, LossConfig
-from eft_fast.training.recipe import Recipe
+from eft_fast.training.regressor import RegressorTraining
 
-__all__ = ["FinetuneConfig", "HeadConfig", "LossConfig", "Recipe"]
+__all__ = ["FinetuneConfig", "HeadConfig", "LossConfig", "RegressorTraining"]

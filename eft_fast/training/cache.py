@@ -60,29 +60,6 @@ class Source(Protocol):
         """Return the inputs of some people, each mirrored or not."""
 
 
-class PictureStack:
-    """Pictures in memory: a ``Source`` for training the open regressor from the first layer on.
-
-    Args:
-        images: Rendered crops.
-    """
-
-    stages = 0
-
-    def __init__(self, images: UInt8[np.ndarray, "N S S 3"]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def take(
-        self, rows: Int[Tensor, " B"], mirrored: Bool[Tensor, " B"]
-    ) -> Float[Tensor, "B 3 S S"]:
-        """Return crops as the open regressor takes them."""
-        pictures = normalise_images(self._images[rows.numpy()], OpenRegressor)
-        return torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
-
-
 class FrozenMaps:
     """Maps behind the frozen stages, read from disk as they are needed: a fast ``Source``.
 

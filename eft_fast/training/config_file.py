@@ -1,4 +1,4 @@
-"""Options of a training run in a TOML file: the fields of ``Recipe``, by their own names."""
+"""Options of a training run in a TOML file, by the names of the dataclasses' fields."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from eft_fast.training.recipe import Recipe
+from eft_fast.training.regressor import RegressorTraining
 
-#: Stages that a run may consist of, in their order; ``export`` needs a file name and a hash.
+#: Stages that a run may consist of, in their order.
 STAGES: Final = ("render", "head", "finetune", "evaluate")
 
 _T = TypeVar("_T")
@@ -31,7 +31,7 @@ class TrainingRun:
         source_sha256: Hash of the trunk's source file; an export names it.
     """
 
-    recipe: Recipe
+    recipe: RegressorTraining
     stages: tuple[str, ...] = STAGES
     processes: int = 1
     threads: int = 1
@@ -43,15 +43,20 @@ class TrainingRun:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown:
             raise ValueError(f"train: stages must be of {', '.join(STAGES)}, got {unknown[0]!r}")
+        if self.out is not None and not self.source_sha256:
+            raise ValueError(
+                f"train: an export needs the hash of the trunk's source file, got only out = "
+                f"{self.out}; give source_sha256, too"
+            )
 
 
 def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingRun:
     """Read a run from a TOML file.
 
     The file holds ``stages``, ``threads`` and the other fields of ``TrainingRun``, and a table
-    ``[recipe]`` with the fields of ``Recipe``; ``[recipe.head]``, ``[recipe.synth.camera]`` and so
-    on are the fields of the dataclasses in it. What is left out has its default. Paths count from
-    the file's folder.
+    ``[recipe]`` with the fields of ``RegressorTraining``; ``[recipe.head]``,
+    ``[recipe.synth.camera]`` and so on are the fields of the dataclasses in it. What is left out
+    has its default. Paths count from the file's folder.
 
     Args:
         path: The file.

@@ -18,7 +18,6 @@ from eft_fast.training.cache import Source, run_trunk
 from eft_fast.training.config import FinetuneConfig
 from eft_fast.training.loss import regression_loss, trunk_error
 from eft_fast.training.state import Run, append_log, choose
-from eft_fast.training.stream import RenderedStream
 from eft_fast.training.targets import Targets, mirror_targets
 
 #: Crop side that mirrored pictures are measured in: reversing S columns shifts u by 2 / S.
@@ -55,8 +54,8 @@ def parameter_groups(network: OpenRegressor, config: FinetuneConfig) -> list[dic
 def finetune(
     network: OpenRegressor,
     body: Smpl,
-    source: Source | RenderedStream,
-    targets: Targets | None,
+    source: Source,
+    targets: Targets,
     config: FinetuneConfig,
     *,
     state: Path | None = None,
@@ -72,8 +71,8 @@ def finetune(
     Args:
         network: Trunk and trained head; changed in place.
         body: The body model that the labels belong to, on the same device.
-        source: Rendered crops, what the frozen stages made of them, or a stream of new crops.
-        targets: Their labels; None for a stream, which brings its own.
+        source: Rendered crops, or what the frozen stages made of them.
+        targets: Their labels.
         config: Steps and rates.
         state: File to resume from and to save to, or None. A log lies beside it.
         save_every: Updates between two saves.
@@ -123,15 +122,11 @@ def finetune(
 
 
 def _batch(
-    run: Run, source: Source | RenderedStream, targets: Targets | None, device: torch.device
+    run: Run, source: Source, targets: Targets, device: torch.device
 ) -> tuple[Tensor, Targets]:
     """Return the inputs and labels of one update, each person mirrored or not."""
     config: FinetuneConfig = run.config
     generator = run.generator()
-    if isinstance(source, RenderedStream):
-        return source.draw(run.step)
-    if targets is None:
-        raise ValueError("finetune: the labels of the source expected as targets, got None")
     rows = torch.randint(len(source), (config.batch,), generator=generator)
     mirrored = choose(config.batch, config.mirror, generator)
     people = mirror_targets(targets.take(rows), mirrored, MIRROR_OFFSET)

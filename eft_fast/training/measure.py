@@ -9,15 +9,15 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from eft_fast.body import Smpl
 from eft_fast.evaluation import metrics
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.synth import SynthArrays
 from eft_fast.synth.landmarks import NUM_COCO
 from eft_fast.training.cache import normalise_images
-from eft_fast.training.targets import Targets, body_points
+from eft_fast.training.targets import Targets, body_points, make_targets
 
 #: Hips, knees, ankles, shoulders, elbows, wrists, neck and head: the 14 joints of the errors.
 JOINTS_14: Final = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21, 12, 15)
@@ -83,6 +83,13 @@ def predict(
 
 
 @torch.no_grad()
+def score_renders(network: Regressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:
+    """Return the summary of a regressor's errors on rendered people; ``body`` is who they show."""
+    output = predict(network, arrays.image)
+    return score_output(output, make_targets(arrays, body), body).summary()
+
+
+@torch.no_grad()
 def score_output(output: RegressorOutput, targets: Targets, body: Smpl) -> SynthScore:
     """Compare predictions with labels."""
     points = body_points(body, output.pred_rotmat, output.pred_betas)
@@ -97,7 +104,7 @@ def score_output(output: RegressorOutput, targets: Targets, body: Smpl) -> Synth
     angle = torch.rad2deg(torch.arccos(((turn - 1) / 2).clamp(-1, 1)))
     return SynthScore(
         mpjpe_mm=1e3 * (joints - true).norm(dim=-1).mean(1).cpu().numpy(),
-        pa_mpjpe_mm=1e3 * procrustes_error(joints, true).cpu().numpy(),
+        pa_mpjpe_mm=1e3 * metrics.pa_mpjpe(joints, true).cpu().numpy(),
         pve_mm=1e3 * _vertex_error(output, targets, body),
         pck=hits.cpu().numpy(),
         root_deg=angle.cpu().numpy(),
@@ -127,20 +134,4 @@ def choice_score(output: RegressorOutput, targets: Targets, body: Smpl) -> float
     points = body_points(body, output.pred_rotmat, output.pred_betas)
     joints, true = points.joints[:, list(JOINTS_14)], targets.joints[:, list(JOINTS_14)]
     plain = (joints - true).norm(dim=-1).mean()
-    return 500 * float(plain + procrustes_error(joints, true).mean())
-
-
-def procrustes_error(
-    points: Float[Tensor, "N J 3"], true: Float[Tensor, "N J 3"]
-) -> Float[Tensor, " N"]:
-    """Return the mean joint error after the best similarity transform, in the unit given."""
-    a, b = points - points.mean(1, keepdim=True), true - true.mean(1, keepdim=True)
-    u, s, vt = torch.linalg.svd(a.transpose(1, 2) @ b)
-    # A reflection would fit mirrored people too well: the last axis is turned back.
-    sign = torch.det(u @ vt).sign()
-    flip = torch.ones_like(s)
-    flip[:, 2] = sign
-    rotation = u @ (flip[:, :, None] * vt)
-    scale = (s * flip).sum(1) / a.square().sum((1, 2)).clamp_min(1e-12)
-    error: Tensor = (scale[:, None, None] * a @ rotation - b).norm(dim=-1).mean(1)
-    return error
+    return 500 * float(plain + metrics.pa_mpjpe(joints, true).mean())

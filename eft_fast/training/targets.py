@@ -45,7 +45,7 @@ class Targets(NamedTuple):
         return Targets(*(field.to(device) for field in self))
 
 
-class BodyPoints(NamedTuple):
+class PosedPoints(NamedTuple):
     """Points of posed bodies about the pelvis joint, metres."""
 
     joints: Float[Tensor, "B 24 3"]
@@ -55,7 +55,7 @@ class BodyPoints(NamedTuple):
 
 def body_points(
     body: Smpl, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
-) -> BodyPoints:
+) -> PosedPoints:
     """Pose the body and return its joints and landmarks; differentiable.
 
     ``root`` is the pelvis joint in the frame that a ``pred_cam`` projects from.
@@ -63,7 +63,7 @@ def body_points(
     joints = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="smpl24", pose2rot=False)
     landmarks = body_landmarks(body, rotmat, betas)
     root = joints[:, :1]
-    return BodyPoints(joints - root, landmarks - root, root)
+    return PosedPoints(joints - root, landmarks - root, root)
 
 
 def fit_weak_camera(
@@ -97,21 +97,21 @@ def make_targets(arrays: SynthArrays, body: Smpl, *, chunk: int = 1000) -> Targe
         for part in (arrays.rotmat, arrays.betas, arrays.transl, arrays.camera)
     ]
     parts = [
-        targets_from_labels(body, *(label[start : start + chunk] for label in labels))
+        _make_targets(body, *(label[start : start + chunk] for label in labels))
         for start in range(0, len(arrays), chunk)
     ]
     return Targets(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def targets_from_labels(
+def _make_targets(
     body: Smpl,
     rotmat: Float[Tensor, "B 24 3 3"],
     betas: Float[Tensor, "B 10"],
     transl: Float[Tensor, "B 3"],
     pinhole: Float[Tensor, "B 3"],
 ) -> Targets:
-    """``make_targets`` of labels that are tensors already, on the device of the body."""
+    """``make_targets`` of one chunk."""
     points = body_points(body, rotmat, betas)
     placed = points.landmarks + points.root
     seen = placed + transl[:, None]

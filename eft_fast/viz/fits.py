@@ -167,7 +167,7 @@ def _read(image: Photo) -> npt.NDArray[np.uint8] | None:
 
 
 def _make_row(result: FitResult, k: int, name: str, person: str) -> ReportRow:
-    sure = result.joint_confidence
+    confidence = result.joint_confidence
     return ReportRow(
         name=name,
         person=person,
@@ -177,7 +177,7 @@ def _make_row(result: FitResult, k: int, name: str, person: str) -> ReportRow:
         steps=int(result.steps[k]),
         stop_reason=result.stop_reason[k],
         message=result.message[k],
-        joint_confidence=None if sure is None else sure[k].double().numpy(),
+        joint_confidence=None if confidence is None else confidence[k].double().numpy(),
     )
 
 

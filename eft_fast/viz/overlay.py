@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-from eft_fast.viz.raster import FIT_COLOUR, PEOPLE_COLOURS, composite, render_mesh
+from eft_fast.viz.raster import FIT_COLOUR, composite, render_mesh
 
 #: Background of pictures that show no photo.
 PLAIN_BACKGROUND = (233, 236, 240)
@@ -55,50 +53,6 @@ def overlay(
     )
     mixed[y0:y1, x0:x1] = composite(mixed[y0:y1, x0:x1], mesh.rgba, opacity)
     return mixed
-
-
-def overlay_people(
-    photo: UInt8[np.ndarray, "H W 3"],
-    people: Sequence[Float[np.ndarray, "V 3"]],
-    faces: Integer[np.ndarray, "F 3"],
-    *,
-    scales: Sequence[float] | None = None,
-    opacity: float = 0.88,
-    samples: int = 2,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw several bodies over their photo, each in a colour of its own.
-
-    Weak perspective does not say who stands in front. With ``scales`` the larger person is taken
-    for the nearer one and is drawn later; it is a guess, and wrong for children beside adults.
-
-    Args:
-        photo: The picture, RGB; it is not changed.
-        people: Vertices of each body as in `overlay`.
-        faces: Indices of the vertices, the same for all.
-        scales: Pixels per metre of each body; ``None`` draws in the given order.
-        opacity: How much a body hides what is behind it, in [0, 1].
-        samples: Sub-samples along each side of a pixel.
-
-    Returns:
-        The mixture, of the size of the photo.
-
-    Raises:
-        ValueError: If there are more or fewer scales than people.
-    """
-    if scales is not None and len(scales) != len(people):
-        raise ValueError(
-            f"overlay_people: one scale per person expected, got {len(scales)} scales "
-            f"for {len(people)} people"
-        )
-    check_photo("overlay_people", photo)
-    order = range(len(people)) if scales is None else np.argsort(np.asarray(scales), kind="stable")
-    mixed = photo
-    for person in order:
-        colour = PEOPLE_COLOURS[int(person) % len(PEOPLE_COLOURS)]
-        mixed = overlay(
-            mixed, people[person], faces, colour=colour, opacity=opacity, samples=samples
-        )
-    return np.array(mixed)
 
 
 def side_view(

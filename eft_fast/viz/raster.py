@@ -14,17 +14,6 @@ from eft_fast.ops.raster import rasterize, vertex_normals
 #: apart under every common colour-vision deficiency.
 FIT_COLOUR = (0.52, 0.76, 0.95)
 START_COLOUR = (0.96, 0.74, 0.45)
-#: For several people in one photo; the first is the colour of a fit.
-PEOPLE_COLOURS = (
-    FIT_COLOUR,
-    (0.97, 0.77, 0.40),
-    (0.45, 0.80, 0.68),
-    (0.90, 0.66, 0.82),
-    (0.94, 0.90, 0.52),
-    (0.92, 0.58, 0.42),
-    (0.50, 0.62, 0.90),
-)
-
 # Directions towards the lights in picture axes (x right, y down, z away from the viewer).
 _KEY = np.array([-0.45, -0.70, -0.75])
 _FILL = np.array([0.80, -0.05, -0.60])

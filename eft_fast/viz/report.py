@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from eft_fast.viz.certainty import SIZE, Figure, make_figure
+from eft_fast.viz.confidence import SIZE, Figure, make_figure
 
 #: Thumbnails of more people than this are files beside the report instead of part of it.
 INLINE_LIMIT = 250
@@ -167,7 +167,7 @@ def write_report(
         explanations=STOP_REASONS,
         bars=_histogram(rows),
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 import eft_fast.api
+from eft_fast.body import load_body
 from eft_fast.cli import main
+from eft_fast.models import load_regressor
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
 from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
+from eft_fast.training.measure import score_renders
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,21 @@ def test_openbench_without_motion_says_where_its_poses_come_from(tiny, tmp_path,
     page = (tmp_path / "openbench.md").read_text()
     assert "in poses drawn from the shipped pose prior" in page
     assert "--motion" not in page
+
+
+def test_renders_scores_a_regressor_alone(motion, tiny, tmp_path, capsys):
+    """On the pictures of a training run's test split, by the run's own measure."""
+    job = SynthJob(tmp_path / "run", "test", 3, motion=motion, config=SynthConfig(seed=4))
+    expected = score_renders(load_regressor(tiny), load_body(), load_shards(render_shards(job)))
+    arguments = ["eval", "renders", "--motion", str(motion), "--count", "3", "--seed", "4"]
+    arguments += ["--out", str(tmp_path / "b"), "--json", "--quiet"]
+    assert main([*arguments, "--regressor", tiny]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["people"] == 3
+    assert summary["poses"] == "motion"
+    assert {name: summary[name] for name in expected} == expected
+    assert main([*arguments, "--count", "0"]) == 2
+    assert "--count must be at least 1" in capsys.readouterr().err
 
 
 def test_cards(capsys):

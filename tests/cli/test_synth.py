@@ -89,3 +89,9 @@ def test_train_says_what_is_missing(tmp_path, capsys):
     assert "tools/convert_blazepose.py" in capsys.readouterr().err
     assert main([*arguments, "--stages", "sing"]) == 2
     assert "--stages must be one of render" in capsys.readouterr().err
+    assert main([*arguments, "--stages", "evaluate"]) == 2
+    assert "no finetune.npz or head.npz" in capsys.readouterr().err
+    assert main([*arguments, "--stages", "render", "--train", "1", "--test", "1"]) == 2
+    assert "no file cmu_smpl24_12fps.npz" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "weights.npz")]) == 2
+    assert "give source_sha256, too" in capsys.readouterr().err

@@ -11,7 +11,6 @@ from eft_fast.evaluation.protocols import (
     J24_TO_J17,
     PROTOCOLS,
     protocol,
-    summarise,
 )
 from eft_fast.keypoints import JOINT_SETS
 
@@ -78,12 +77,6 @@ def test_label_images_are_measured_with_the_background():
     assert values["f1"] == pytest.approx((2 * 2 / 5 + 2 * 3 / 7) / 2)
     with pytest.raises(ValueError, match="coco_pck has no label images"):
         protocol("coco_pck").measure_labels(pred, gt, classes=2)
-
-
-def test_summarise_leaves_people_without_a_value_out():
-    mean, low, high = summarise({"x": np.array([1.0, 2.0, 3.0, np.nan])})["x"]
-    assert mean == 2.0
-    assert 1.0 <= low < mean < high <= 3.0
 
 
 def test_wrong_use_is_refused():

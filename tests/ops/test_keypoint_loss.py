@@ -193,13 +193,13 @@ def test_loss_nan_stays_in_its_person(device):
 
 def test_loss_registration(device):
     plan, inputs, keypoints = make_case(3, device=device)
-    ops._register.ensure()
+    ops._operators.load()
     limbs = ops.make_limb_targets(keypoints, LIMBS)
-    rest = (*plan.rows, *WEIGHTS.as_tuple(), 1.0, 0.0)
+    rest = (*WEIGHTS.as_tuple(), 1.0, 0.0)
     op = torch.ops.eft_fast.keypoint_loss.default
     for grad in (False, True):
         betas, pose, transl, camera = (t.requires_grad_(grad) for t in inputs)
-        head = (betas, pose, transl, plan.skeleton, plan.parents, camera, keypoints)
+        head = (betas, pose, transl, camera, plan.tensors, keypoints)
         torch.library.opcheck(op, (*head, limbs.index, limbs.target, *rest))
         torch.library.opcheck(op, (*head, None, None, *rest))
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from eft_fast.models.blazepose import BlazePose
 from eft_fast.ops import mobile
+from eft_fast.ops._operators import load
 from eft_fast.ops.mobile import DepthwiseForm, depthwise_conv2d, pointwise_conv2d
 
 F32 = {"rtol": 1e-4, "atol": 2e-5}
@@ -56,13 +57,13 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, form: DepthwiseForm
 def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the native calls that follow."""
     calls: list[str] = []
-    forward, backward = mobile._operators()
 
     def count(name, function):
         return lambda *args: (calls.append(name), function(*args))[1]
 
-    pair = (count("forward", forward), count("backward", backward))
-    monkeypatch.setattr(mobile, "_operators", lambda: pair)
+    for name in ("_DEPTHWISE", "_DEPTHWISE_BACKWARD"):
+        label = "backward" if name.endswith("BACKWARD") else "forward"
+        monkeypatch.setattr(mobile, name, count(label, getattr(mobile, name)))
     return calls
 
 
@@ -273,7 +274,9 @@ def test_several_filters_per_channel_go_to_torch(monkeypatch):
 
 def test_operators_pass_opcheck():
     x, weight, bias = (t.detach() for t in make_case((2, 20, 7, 7, 3)))
-    forward, backward = mobile._operators()
+    load()
+    forward = torch.ops.eft_fast.depthwise.default
+    backward = torch.ops.eft_fast.depthwise_backward.default
     rows = x.permute(0, 2, 3, 1).contiguous()
     utilities = ("test_schema", "test_faketensor")
     options = (2, 1, 1, True)
@@ -302,7 +305,7 @@ def test_direct_calls_are_checked(change, words):
     for at, value in change.items():
         given[at] = value
     with pytest.raises(RuntimeError, match=words):
-        mobile._operators()[0](*given)
+        mobile._DEPTHWISE(*given)
 
 
 @pytest.mark.parametrize("last", [True, False])

@@ -1,6 +1,6 @@
 """Layers with private weights against torch's own layers and Adam, one person after the other.
 
-On a CPU this tests the plain form, on a GPU the kernels, and tests/cuda_on_host runs it on the
+On a CPU this tests the plain form, on a GPU the kernels, and tests/cuda_emulator runs it on the
 kernels without a GPU.
 """
 
@@ -167,20 +167,20 @@ def operator_arguments(device: torch.device) -> dict[str, tuple]:
     flat = draw(3, 2, 9).to(device), draw(7, 9).to(device), draw(3, 2, 7).to(device)
     times = clock.time, clock.active
     return {
-        "ps_conv_forward": (x, weight, delta, *(None,) * 5, *times, geometry, 0, 0),
-        "ps_conv_backward": (g, None, None, weight, delta, None, *times, 6, 5, geometry, 0, 0),
-        "ps_conv_update": (g, None, None, x, *adam(3, 2, 4, 3, 3), geometry, 0, 0),
-        "ps_bias_update": (g.flatten(2)[:, None].contiguous(), None, None, *adam(3, 2), 0),
-        "ps_adam_update": (draw(3, 5).to(device), *adam(3, 5)),
-        "ps_linear_forward": (flat[0], flat[1], None, None, None, *times),
-        "ps_linear_backward": (flat[2], flat[1], None, *times),
-        "ps_linear_update": (flat[2], flat[0], *adam(3, 7, 9)),
+        "slot_conv_forward": (x, weight, delta, *(None,) * 5, *times, geometry, 0, 0),
+        "slot_conv_backward": (g, None, None, weight, delta, None, *times, 6, 5, geometry, 0, 0),
+        "slot_conv_update": (g, None, None, x, *adam(3, 2, 4, 3, 3), geometry, 0, 0),
+        "slot_bias_update": (g.flatten(2)[:, None].contiguous(), None, None, *adam(3, 2), 0),
+        "slot_adam_update": (draw(3, 5).to(device), *adam(3, 5)),
+        "slot_linear_forward": (flat[0], flat[1], None, None, None, *times),
+        "slot_linear_backward": (flat[2], flat[1], None, *times),
+        "slot_linear_update": (flat[2], flat[0], *adam(3, 7, 9)),
     }
 
 
 def needs_kernels(device: torch.device) -> None:
     if not ops.has_kernels(torch.zeros(1, device=device)):
-        pytest.skip("these operators have no kernel here; tests/cuda_on_host runs this test")
+        pytest.skip("these operators have no kernel here; tests/cuda_emulator runs this test")
 
 
 @pytest.mark.parametrize("name", operator_arguments(torch.device("cpu")))
@@ -193,24 +193,24 @@ def test_operators_keep_their_schemas(name, device):
 
 
 WRONG = [
-    ("ps_conv_forward", 0, lambda t: t.half(), "float32 or float64"),
-    ("ps_conv_forward", 0, lambda t: t[:, :3], r"x must be \[any, 4, any, any\], got \[3, 3, 6"),
-    ("ps_conv_forward", 1, lambda t: t.float(), "weight must have the type of the activations"),
-    ("ps_conv_forward", 2, lambda t: t[:2], "delta must be"),
-    ("ps_conv_forward", 2, lambda t: t.transpose(3, 4), "delta must be contiguous"),
-    ("ps_conv_forward", 8, lambda t: t.long(), "time must be int32"),
-    ("ps_conv_forward", 9, lambda t: t.int(), "active must be bool"),
-    ("ps_conv_forward", 10, lambda _: [1, 1, 0], "geometry must be stride, padding and dilation"),
-    ("ps_conv_forward", 10, lambda _: [0, 1, 0, 0, 1, 1, 1], "must be positive"),
-    ("ps_conv_forward", 10, lambda _: [1, 1, 0, 0, 9, 9, 1], "larger than the padded input"),
-    ("ps_conv_forward", 11, lambda _: 3, "activation must be 0"),
-    ("ps_conv_forward", 12, lambda _: 1, "arithmetic must be 0 in float64"),
-    ("ps_conv_backward", 10, lambda _: 2, "y, the output, is needed"),
-    ("ps_conv_backward", 0, lambda t: t[:, :, 1:], r"g must be \[3, 2, 4, 3\], got \[3, 2, 3, 3\]"),
-    ("ps_conv_update", 5, lambda t: t[:2], "first must be"),
-    ("ps_conv_update", 6, lambda t: t.float(), "second must have the type of the activations"),
-    ("ps_conv_update", 7, lambda t: t.float(), "constants must be float64"),
-    ("ps_linear_update", 0, lambda t: t[:, :1], r"g must be \[3, 2, any\]"),
+    ("slot_conv_forward", 0, lambda t: t.half(), "float32 or float64"),
+    ("slot_conv_forward", 0, lambda t: t[:, :3], r"x must be \[any, 4, any, any\], got \[3, 3, 6"),
+    ("slot_conv_forward", 1, lambda t: t.float(), "weight must have the type of the activations"),
+    ("slot_conv_forward", 2, lambda t: t[:2], "delta must be"),
+    ("slot_conv_forward", 2, lambda t: t.transpose(3, 4), "delta must be contiguous"),
+    ("slot_conv_forward", 8, lambda t: t.long(), "time must be int32"),
+    ("slot_conv_forward", 9, lambda t: t.int(), "active must be bool"),
+    ("slot_conv_forward", 10, lambda _: [1, 1, 0], "geometry must be stride, padding and dilation"),
+    ("slot_conv_forward", 10, lambda _: [0, 1, 0, 0, 1, 1, 1], "must be positive"),
+    ("slot_conv_forward", 10, lambda _: [1, 1, 0, 0, 9, 9, 1], "larger than the padded input"),
+    ("slot_conv_forward", 11, lambda _: 3, "activation must be 0"),
+    ("slot_conv_forward", 12, lambda _: 1, "arithmetic must be 0 in float64"),
+    ("slot_conv_backward", 10, lambda _: 2, "y, the output, is needed"),
+    ("slot_conv_backward", 0, lambda t: t[:, :, 1:], r"g must be \[3, 2, 4, 3\], got"),
+    ("slot_conv_update", 5, lambda t: t[:2], "first must be"),
+    ("slot_conv_update", 6, lambda t: t.float(), "second must have the type of the activations"),
+    ("slot_conv_update", 7, lambda t: t.float(), "constants must be float64"),
+    ("slot_linear_update", 0, lambda t: t[:, :1], r"g must be \[3, 2, any\]"),
 ]  # fmt: skip
 
 
@@ -218,7 +218,7 @@ WRONG = [
 def test_wrong_inputs_are_refused(name, place, spoil, words, device):
     needs_kernels(device)
     arguments = list(operator_arguments(device)[name])
-    if name == "ps_conv_backward" and place == 10:
+    if name == "slot_conv_backward" and place == 10:
         arguments[11] = 2
     else:
         arguments[place] = spoil(arguments[place])

@@ -175,8 +175,8 @@ def test_mesh_without_transl(device):
 
 def test_mesh_registration(device):
     plan, _ = make_plans(37, device, torch.float32)
-    rest = plan.arguments
-    ops._register.ensure()
+    rest = (plan.tensors, plan.num_vertices)
+    ops._operators.load()
     for grad in (False, True):
         betas, pose, transl = make_inputs(3, device=device, grad=grad)
         op = torch.ops.eft_fast.smpl_mesh.default
@@ -196,7 +196,7 @@ def test_mesh_compiles_as_one_graph():
         return ops.smpl_mesh(plan, betas, pose, transl)[0].square().sum()
 
     expected = torch.autograd.grad(loss(betas, pose, transl), (betas, pose))
-    ops._register.ensure()
+    ops._operators.load()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     got = torch.autograd.grad(compiled(betas, pose, transl), (betas, pose))
     torch.testing.assert_close(got, expected)
@@ -262,15 +262,24 @@ def test_mesh_refuses_a_plan_of_another_type():
 def test_native_checks_guard_direct_calls():
     """The C++ side says a sentence too, with the sizes."""
     plan, _ = make_plans(37, "cpu", torch.float32)
-    ops._register.ensure()
+    ops._operators.load()
     betas, pose, _ = make_inputs(2)
-    rest = plan.arguments
+    rest = (plan.tensors, plan.num_vertices)
     op = torch.ops.eft_fast.smpl_mesh
     with pytest.raises(RuntimeError, match=r"smpl_mesh: pose must be .* got \[2, 24, 4\]"):
         op(betas, torch.zeros(2, 24, 4), None, *rest, False)
     with pytest.raises(RuntimeError, match="smpl_mesh: betas must be float32 or float64"):
         op(betas.half(), pose, None, *rest, False)
     with pytest.raises(RuntimeError, match="smpl_mesh: run_joint must be int32"):
-        op(betas, pose, None, *rest[:6], rest[6].long(), *rest[7:], False)
+        op(
+            betas,
+            pose,
+            None,
+            [*plan.tensors[:6], plan.run_joint.long(), plan.run_weight],
+            37,
+            False,
+        )
     with pytest.raises(RuntimeError, match=r"smpl_mesh: basis must be \[4, 218, 3, 16\]"):
-        op(betas, pose, None, *rest[:-1], 64, False)
+        op(betas, pose, None, plan.tensors, 64, False)
+    with pytest.raises(RuntimeError, match="smpl_mesh: plan must be 8 tensors, got 7"):
+        op(betas, pose, None, plan.tensors[1:], 37, False)

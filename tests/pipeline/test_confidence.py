@@ -117,7 +117,7 @@ def test_the_loop_and_its_workers_need_no_second_pass(regressor, body):
 
 
 def test_networks_that_do_not_say_it_give_none(people, body):
-    network = make_regressor(certainty=False)
+    network = make_regressor(confidence=False)
     for options in ({}, {"slots": 2}, {"method": "none"}):
         assert fit(people, network, body, **options).joint_confidence is None
 
@@ -130,7 +130,7 @@ def test_files_and_rows_hold_it(people, regressor, body, tmp_path):
     result.save(tmp_path / "fits.npz")
     loaded = FitResult.load(tmp_path / "fits.npz")
     torch.testing.assert_close(loaded.joint_confidence, result.joint_confidence, equal_nan=True)
-    without = fit(people, make_regressor(certainty=False), body)
+    without = fit(people, make_regressor(confidence=False), body)
     without.save(tmp_path / "without.npz")
     assert FitResult.load(tmp_path / "without.npz").joint_confidence is None
     assert "joint_confidence" not in np.load(tmp_path / "without.npz").files

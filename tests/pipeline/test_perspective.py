@@ -163,7 +163,7 @@ def make_eft_jobs(regressor, body, count: int = 3) -> list[Prepared]:
 
 def test_eft_lowers_the_error_under_the_pinhole(regressor, body):
     jobs = make_eft_jobs(regressor, body)
-    config = eft_fast.EftConfig(lr=1e-3, max_steps=12, threshold=0.0)
+    config = eft_fast.EftConfig.released(lr=1e-3, max_steps=12, threshold=0.0)
     alone = RegressorFitter(regressor, body)
     for job, (_, fit) in zip(
         jobs, LoopFitter(regressor, body, config=config).fit(jobs), strict=True

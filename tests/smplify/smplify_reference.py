@@ -31,6 +31,7 @@ class Expected:
     data: float = 1.0
     rows: list[int] = field(default_factory=lambda: list(range(49)))
     openpose_torso: bool = True
+    ignored: list[int] = field(default_factory=lambda: IGNORED)
 
 
 def stairs(squared: bool) -> list[dict]:
@@ -55,6 +56,11 @@ RECIPES = {
         openpose_torso=False,
     ),
     "smplifyx": Expected(weak=False, stages=[DEPTH, *stairs(False)], data=(1000 / 224) ** 2),
+    "smplify_tied": Expected(
+        weak=False,
+        stages=[DEPTH | {"free": slice(82, 85)}, SPIN | {"free": slice(0, 85)}],
+        ignored=[1, 9, 12],
+    ),
 }
 
 
@@ -95,7 +101,7 @@ def loss(expected: Expected, stage: dict, body, target: Tensor, x: Tensor, depth
         rows = torso_rows(expected, target)
         total = expected.data * (image - given)[rows].square().sum()
         return total + stage.get("depth", 0.0) * (x[84] - depth).square()
-    rows = [row for row in expected.rows if row not in IGNORED and target[row, 2] > 0]
+    rows = [row for row in expected.rows if row not in expected.ignored and target[row, 2] > 0]
     error = (112.0 if expected.weak else 1.0) * (image - given)[rows]
     rho = 100.0**2 * error**2 / (100.0**2 + error**2)
     total = expected.data * (target[rows, 2:] ** 2 * rho).sum()
@@ -112,7 +118,9 @@ def loss(expected: Expected, stage: dict, body, target: Tensor, x: Tensor, depth
 
 def free_parameters(stage: dict) -> Tensor:
     free = torch.zeros(85, dtype=torch.float64)
-    if stage.get("torso"):
+    if "free" in stage:
+        free[stage["free"]] = 1
+    elif stage.get("torso"):
         free[:3] = free[82:] = 1
     else:
         free[:82] = 1
@@ -152,7 +160,7 @@ def residuals(
         rows = torso_rows(expected, target)
         first = expected.data**0.5 * (image - given)[rows].flatten()
         return torch.cat([first, stage.get("depth", 0.0) ** 0.5 * (x[84:] - depth)])
-    rows = [row for row in expected.rows if row not in IGNORED and target[row, 2] > 0]
+    rows = [row for row in expected.rows if row not in expected.ignored and target[row, 2] > 0]
     error = (112.0 if expected.weak else 1.0) * (image - given)[rows]
     data = expected.data**0.5 * target[rows, 2:] * 100 * error / (100.0**2 + error**2).sqrt()
     pose = x[3:72]

@@ -105,6 +105,55 @@ def test_losses_and_gradients_of_every_stage(name, body, plain_body):
             torch.testing.assert_close(got.gradient[person], gradient, rtol=1e-6, atol=1e-8 * scale)
 
 
+def test_a_trusted_start_ties_the_root(body):
+    """Prior ``anchor``: the same square as of the body pose, about where the fit began."""
+    init, target = make_people(body, 2)
+    tied = resolve_recipe(SmplifyConfig(recipe="smplify_tied", prior="anchor", anchor_weight=20.0))
+    spin = resolve_recipe(SmplifyConfig(recipe="smplify_spin", prior="anchor", anchor_weight=20.0))
+    x = begin(tied, init)
+    moved = x + 0.02 * torch.randn_like(x)
+    prior = load_pose_prior().to(x)
+
+    def stage_of(root_anchor: float):
+        stage = replace(tied.stages[1], root_anchor=root_anchor)
+        return obj.StageObjective(body, prior, tied, stage, target, moved, x)
+
+    assert (tied.stages[1].root_anchor, spin.stages[1].root_anchor) == (20.0, 0.0)
+    with_root, without = stage_of(20.0), stage_of(0.0)
+    turned = moved[:, :3] - x[:, :3]
+    more = with_root.evaluate(moved).loss - without.evaluate(moved).loss
+    torch.testing.assert_close(more, 400 * turned.square().sum(1), rtol=1e-6, atol=1e-9)
+    slope = with_root.evaluate(moved).gradient - without.evaluate(moved).gradient
+    torch.testing.assert_close(slope[:, :3], 800 * turned, rtol=1e-6, atol=1e-9)
+    assert not slope[:, 3:].any()
+    bend = with_root.curvature(moved) - without.curvature(moved)
+    want = torch.zeros_like(bend)
+    want[:, range(3), range(3)] = 800
+    torch.testing.assert_close(bend, want, rtol=0, atol=1e-6)
+
+
+def test_without_a_start_nothing_is_trusted():
+    """From the mean pose somebody has to turn the root."""
+    tied, mean = (
+        resolve_recipe(SmplifyConfig(recipe="smplify_tied", prior="anchor", start=start))
+        for start in (None, "mean")
+    )
+    assert tied.stages[0].free == ("camera",)
+    assert mean.stages[0].free == ("global_orient", "camera")
+    assert mean.stages[1].root_anchor == 0
+
+
+def test_torso_stage_of_a_trusted_start_keeps_the_root(body):
+    init, target = make_people(body, 2)
+    recipe = resolve_recipe(SmplifyConfig(recipe="smplify_tied"))
+    x = begin(recipe, init)
+    prior = load_pose_prior().to(x)
+    objective = obj.StageObjective(body, prior, recipe, recipe.stages[0], target, x, x)
+    end = minimise(objective, x, solver="adam", steps=10, lr=1e-2).x
+    assert torch.equal(end[:, :82], x[:, :82])
+    assert not torch.equal(end[:, 82:], x[:, 82:])
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_traces_of_every_recipe(name, body, plain_body):
     """Twenty updates of each stage, one stage after the other."""

@@ -7,9 +7,14 @@ import torch
 from eft_fast.body import Smpl
 from eft_fast.synth.config import PoseConfig
 from eft_fast.synth.landmarks import MIRROR_LANDMARKS, body_landmarks
-from eft_fast.synth.poses import mirror_rotations, sample_pose, sample_posture
+from eft_fast.synth.poses import (
+    axis_angle_matrix,
+    euler_matrix,
+    mirror_rotations,
+    sample_pose,
+    sample_posture,
+)
 from eft_fast.synth.render import Renderer
-from eft_fast.synth.rotations import axis_angle_matrix, euler_matrix
 
 
 def test_euler_is_the_product_of_three_turns() -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 
 from eft_fast.synth import CameraConfig, PhotoConfig, PoseConfig, Renderer, SynthConfig
-from eft_fast.synth.batch import stack_scenes
 from eft_fast.synth.config import varied
 from eft_fast.synth.poses import sample_viewed_pose
 
@@ -125,13 +123,6 @@ def test_lying_people_lie(renderer: Renderer) -> None:
     for _ in range(12):
         rotmat, view = sample_viewed_pose(rng, renderer.pool, config)
         assert abs((rotmat[0] @ [0, 1, 0]) @ view[:, 1]) < 0.75  # the spine is far from upright
-
-
-def test_batches_refuse_floors(renderer: Renderer) -> None:
-    with_floor = variant(renderer, ground=1.0)
-    scenes = [scene for scene in map(with_floor.scene, range(8)) if scene.props is not None]
-    with pytest.raises(ValueError, match="scenes without floor and seat expected"):
-        stack_scenes(scenes, 64, torch.device("cpu"))
 
 
 def test_varied_has_everything() -> None:

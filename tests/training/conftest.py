@@ -8,8 +8,9 @@ import pytest
 from eft_fast.body import Smpl, load_body
 from eft_fast.models.open_regressor import OpenRegressor, landmark_features
 from eft_fast.synth import PosePool, Renderer, SynthArrays, SynthConfig, stack_samples
-from eft_fast.training.cache import CachedFeatures, CachedPair, PictureStack, run_source
+from eft_fast.training.cache import CachedFeatures, CachedPair, run_source
 from eft_fast.training.targets import Targets, make_targets
+from tests.training.pictures import Pictures
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,7 @@ def network() -> OpenRegressor:
 
 @pytest.fixture(scope="session")
 def rendered(arrays: SynthArrays) -> CachedPair:
-    network, source = OpenRegressor.make_tiny(), PictureStack(arrays.image)
+    network, source = OpenRegressor.make_tiny(), Pictures(arrays.image)
 
     def cached(mirrored: bool) -> CachedFeatures:
         output = run_source(network, source, mirrored=mirrored)

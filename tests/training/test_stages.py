@@ -14,12 +14,13 @@ from eft_fast.body import Smpl
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import PosePool, SynthArrays
 from eft_fast.training import FinetuneConfig, HeadConfig
-from eft_fast.training.cache import CachedPair, PictureStack, normalise_images
+from eft_fast.training.cache import CachedPair, normalise_images
 from eft_fast.training.finetune import finetune, freeze_early_layers, parameter_groups
 from eft_fast.training.head import prepare_head, train_head
 from eft_fast.training.loss import regression_loss
 from eft_fast.training.state import Run, learning_rate
 from eft_fast.training.targets import Targets
+from tests.training.pictures import Pictures
 
 HEAD = HeadConfig(steps=30, batch=12, warmup=3, num_simulated=30)
 FINETUNE = FinetuneConfig(
@@ -100,7 +101,7 @@ def test_finetuning_learns_and_keeps_the_early_layers(
     # An untrained trunk's metres are off by tens, which would hide everything else.
     quiet = replace(FINETUNE.loss, trunk_world=0)
     config = replace(FINETUNE, steps=40, batch=12, mirror=0, head_lr=1e-2, loss=quiet)
-    losses = finetune(network, open_body, PictureStack(arrays.image), targets, config)
+    losses = finetune(network, open_body, Pictures(arrays.image), targets, config)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     end = network.state_dict()
     frozen = ("trunk.stem", "trunk.stages.0.")
@@ -122,15 +123,15 @@ def test_finetuning_resumes_with_the_same_result(
 ) -> None:
     config = replace(FINETUNE, ema=0.9)
     whole = OpenRegressor.make_tiny()
-    finetune(whole, open_body, PictureStack(arrays.image), targets, config)
+    finetune(whole, open_body, Pictures(arrays.image), targets, config)
     state = tmp_path / "finetune.pt"
     with pytest.raises(KeyboardInterrupt):
         finetune(
-            OpenRegressor.make_tiny(), open_body, PictureStack(arrays.image), targets, config,
+            OpenRegressor.make_tiny(), open_body, Pictures(arrays.image), targets, config,
             state=state, save_every=2, on_save=interrupt,
         )  # fmt: skip
     resumed = OpenRegressor.make_tiny(seed=9)
-    losses = finetune(resumed, open_body, PictureStack(arrays.image), targets, config, state=state)
+    losses = finetune(resumed, open_body, Pictures(arrays.image), targets, config, state=state)
     assert len(losses) == 2
     assert_same_weights(state_of(whole), state_of(resumed))
 
@@ -149,7 +150,7 @@ def test_finetuning_keeps_the_weights_that_validate_best(
 
     config = replace(FINETUNE, ema=0.9, validate_every=1)
     state = tmp_path / "finetune.pt"
-    source = PictureStack(arrays.image)
+    source = Pictures(arrays.image)
     finetune(network, open_body, source, targets, config, state=state, validate=validate)
     assert len(seen) == 4
     assert_same_weights(state_of(network), seen[1])

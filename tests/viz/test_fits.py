@@ -88,12 +88,12 @@ def test_panel_and_row_for_everyone(result, photo_file, tmp_path):
     assert widths[2] < 0.7 * widths[1]
 
 
-def test_rows_say_how_sure_the_regressor_was(result, photo_file, tmp_path):
+def test_rows_carry_the_confidence_of_the_regressor(result, photo_file, tmp_path):
     arguments = [photo_file] * 3, ["x"] * 3, [""] * 3, tmp_path
     assert [row.joint_confidence for row in write_overlays(result, *arguments)] == [None] * 3
-    sure = torch.arange(72).reshape(3, 24) / 72
-    rows = write_overlays(replace(result, joint_confidence=sure), *arguments)
-    np.testing.assert_allclose(np.stack([row.joint_confidence for row in rows]), sure.numpy())
+    confidence = torch.arange(72).reshape(3, 24) / 72
+    rows = write_overlays(replace(result, joint_confidence=confidence), *arguments)
+    np.testing.assert_allclose(np.stack([row.joint_confidence for row in rows]), confidence.numpy())
 
 
 def test_photo_is_read_once(result, photo_file, tmp_path, monkeypatch):

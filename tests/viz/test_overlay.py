@@ -7,9 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from eft_fast.keypoints import JointSet, joint_set
-from eft_fast.viz.overlay import overlay, overlay_people, side_view
+from eft_fast.viz.overlay import overlay, side_view
 from eft_fast.viz.panel import ProjectedBody, person_panel
-from eft_fast.viz.raster import PEOPLE_COLOURS
 from eft_fast.viz.skeleton import SIDE_COLOURS, draw_comparison, draw_skeleton, side_of
 
 COCO = joint_set("coco17")
@@ -60,24 +59,6 @@ def test_opacity_lets_the_photo_through(photo, sphere):
     np.testing.assert_array_equal(overlay(photo, body, sphere[1], opacity=0), photo)
     weak, strong = (overlay(photo, body, sphere[1], opacity=o).astype(int) for o in (0.3, 1))
     assert np.abs(weak - photo).sum() < 0.4 * np.abs(strong - photo).sum()
-
-
-def test_larger_person_is_drawn_in_front_of_the_smaller(photo, sphere):
-    vertices, faces = sphere
-    people = [vertices * 14 + (35, 30, 0), vertices * 8 + (35, 30, 0)]
-    given = overlay_people(photo, people, faces, opacity=1)
-    guessed = overlay_people(photo, people, faces, scales=[14, 8], opacity=1)
-    front, back = (np.array(c) for c in PEOPLE_COLOURS[:2])
-    for picture, colour, other in ((guessed, front, back), (given, back, front)):
-        pixel = picture[30, 35] / 255
-        hue, expected, wrong = (v / np.linalg.norm(v) for v in (pixel, colour, other))
-        assert hue @ expected > hue @ wrong
-
-
-def test_overlay_people_without_people_is_a_copy(photo, sphere):
-    drawn = overlay_people(photo, [], sphere[1])
-    np.testing.assert_array_equal(drawn, photo)
-    assert drawn is not photo
 
 
 def test_side_view_shows_depth_as_width(sphere):
@@ -226,5 +207,3 @@ def test_refusals(photo, sphere, keypoints):
         overlay(photo / 255, *sphere)
     with pytest.raises(ValueError, match=r"keypoints of coco17 must be \[17, 3\], got \[16, 3\]"):
         person_panel(photo, sphere[1], keypoints[:16], COCO)
-    with pytest.raises(ValueError, match="got 1 scales for 2 people"):
-        overlay_people(photo, [sphere[0]] * 2, sphere[1], scales=[1.0])

@@ -177,15 +177,19 @@ def test_unknown_numbers_are_dashes_and_leave_the_means(tmp_path):
 
 def test_confidence_is_a_number_and_a_dot_per_joint(tmp_path):
     """Sure of all but the right wrist; nothing is known of the second one."""
-    sure = np.full(24, 0.8)
-    sure[21], sure[0] = 0.1, 1.0
-    rows = [make_row(0, joint_confidence=sure), make_row(1), make_row(2, joint_confidence=sure / 2)]
+    said = np.full(24, 0.8)
+    said[21], said[0] = 0.1, 1.0
+    rows = [
+        make_row(0, joint_confidence=said),
+        make_row(1),
+        make_row(2, joint_confidence=said / 2),
+    ]
     page = read(write_report(tmp_path / "report.html", rows))
     mean = (22 * 0.8 + 0.1) / 23
-    lines = [a for a in page.all("tr") if "data-sure" in a]
-    assert float(lines[0]["data-sure"]) == pytest.approx(mean)
-    assert [a["data-sure"] for a in lines][1] == "nan"
-    assert {a["data-key"] for a in page.all("button") if "data-key" in a} >= {"sure"}
+    lines = [a for a in page.all("tr") if "data-confidence" in a]
+    assert float(lines[0]["data-confidence"]) == pytest.approx(mean)
+    assert [a["data-confidence"] for a in lines][1] == "nan"
+    assert {a["data-key"] for a in page.all("button") if "data-key" in a} >= {"confidence"}
     classes = [a["class"] for a in page.all("circle")]
     assert len(classes) == 48
     assert classes[:24].count("s3") == 23
@@ -197,7 +201,7 @@ def test_confidence_is_a_number_and_a_dot_per_joint(tmp_path):
     assert "mean confidence of the start" in text
     assert f"{0.75 * mean:.0%}" in text
     (figure, _) = (a for a in page.all("svg"))
-    assert figure["aria-label"].startswith("least sure: rwri 10%")
+    assert figure["aria-label"].startswith("least confident: rwri 10%")
     places = {(a["cx"], a["cy"]) for a in page.all("circle")}
     assert len(places) == 24
 
@@ -206,7 +210,7 @@ def test_without_confidence_there_is_no_column(tmp_path):
     unknown = make_row(1, joint_confidence=np.full(24, np.nan))
     page = read(write_report(tmp_path / "report.html", [make_row(0), unknown]))
     assert not page.all("circle")
-    assert "sure" not in {a.get("data-key") for a in page.all("button")}
+    assert "confidence" not in {a.get("data-key") for a in page.all("button")}
     assert "mean confidence of the start" not in " ".join(page.texts)
     with pytest.raises(ValueError, match=r"confidence must be \[24\], got \[23\]"):
         write_report(tmp_path / "report.html", [make_row(0, joint_confidence=np.ones(23))])

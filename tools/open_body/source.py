@@ -38,8 +38,6 @@ MEMBER_SHA256 = {
 # MakeHuman files are in decimetres.
 UNIT = 0.1
 NUM_VERTICES = 19158
-NUM_TARGETS = 564
-NUM_BONES = 104
 BODY = slice(0, 13380)
 EYES = slice(14598, 14742)
 # Concentric rings around the nipple, right and left: dense, and not needed at 6890 vertices.

@@ -45,13 +45,6 @@ class StackedAdam:
             for tensor in (state.storage, state.first, state.second):
                 tensor[slot].zero_()
 
-    def move(self, source: int, target: int) -> None:
-        """Copy everything of one slot to another."""
-        self.time[target] = self.time[source]
-        for state in self._state:
-            for tensor in (state.storage, state.first, state.second):
-                tensor[target].copy_(tensor[source])
-
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor | None], first: int = 0) -> None:
         """Update as many slots as the gradients have rows, beginning with slot ``first``."""

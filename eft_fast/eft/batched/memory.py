@@ -1,9 +1,7 @@
-"""How much memory a person in a slot takes, and how many fit."""
+"""How much memory a person in a slot takes, and how many fit on a GPU."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -22,21 +20,13 @@ if TYPE_CHECKING:
 MOST_SLOTS: Final = 256
 #: Part of the free memory that slots may take; the rest is for workspaces and for others.
 _SHARE: Final = 0.8
-#: What a control group may use, in its two versions.
-_GROUP_FILES: Final = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
-)
 
 
 def slots_that_fit(regressor: Regressor, body: Smpl, *, mode: str, config: EftConfig) -> int:
-    """How many people the free memory of the regressor's device holds at once; at least one."""
-    device = next(regressor.parameters()).device
+    """How many people the free memory of the regressor's GPU holds at once; at least one."""
+    free, _ = torch.cuda.mem_get_info(next(regressor.parameters()).device)
     needed = bytes_per_slot(regressor, body, mode=mode, config=config)
-    return max(1, min(MOST_SLOTS, int(_SHARE * free_bytes(device)) // needed))
+    return max(1, min(MOST_SLOTS, int(_SHARE * free) // needed))
 
 
 def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftConfig) -> int:
@@ -70,32 +60,3 @@ def bytes_per_slot(regressor: Regressor, body: Smpl, *, mode: str, config: EftCo
     # Difference and two moments; without kernels also weight and gradient of the step at hand.
     passing = 0 if can_run_on_kernels(regressor, mode, config) else 2 * width
     return numbers * (3 * state + passing) + sum(kept.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is still to be had: of the GPU, or of the machine and this process's group."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return min(_machine_bytes(), *_group_bytes())
-
-
-def _machine_bytes() -> int:
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _group_bytes() -> list[int]:
-    limits = [_machine_bytes()]
-    for limit_file, usage_file in _GROUP_FILES:
-        try:
-            limit = Path(limit_file).read_text().strip()
-            usage = int(Path(usage_file).read_text())
-        except (OSError, ValueError):
-            continue
-        if limit.isdigit():
-            limits.append(max(0, int(limit) - usage))
-    return limits

@@ -1,0 +1,241 @@
+"""The training of the open regressor: which stage reads and writes what, in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from eft_fast.body import Smpl, load_body
+from eft_fast.models.blazepose import BlazePose
+from eft_fast.models.error_covariance import covariance_beside, load_error_covariance
+from eft_fast.models.open_file import load_open_regressor, save_open_regressor
+from eft_fast.models.open_regressor import BodyHead, OpenRegressor
+from eft_fast.synth import SynthConfig, SynthJob, load_motion, load_shards
+from eft_fast.synth.config import varied
+from eft_fast.synth.dataset import render_shards
+from eft_fast.synth.motion import SPLITS, Split
+from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
+from eft_fast.training.confidence import observe, train_confidence
+from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.error_covariance import measure_on_renders
+from eft_fast.training.finetune import finetune
+from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
+from eft_fast.training.measure import choice_score, score_renders
+from eft_fast.training.memory import keep_freed_memory
+from eft_fast.training.targets import Targets, make_targets
+
+#: Licence of the weights: that of the trunk and of this package.
+LICENCE = "Apache-2.0"
+#: People of the training split that the confidence is fitted on.
+_CONFIDENCE_PEOPLE = 4000
+#: Added to the seed of a run for the people of the error covariance.
+_CALIBRATION_SEED = 101
+
+
+@dataclass(frozen=True)
+class RegressorTraining:
+    """Options of a run.
+
+    Attributes:
+        work: Folder of the run: shards, states, weights.
+        motion: Folder of motion capture.
+        backgrounds: Folder of photographs, or None.
+        trunk: Weights of the untrained trunk, from ``tools/convert_blazepose.py``.
+        start: Weights to fine-tune; None: those of the stage ``head``.
+        train: Rendered training images.
+        varied: Further training images, of scenes with everything (``synth.config.varied``).
+        val: Rendered images that weights are chosen on.
+        test: Rendered held-out images.
+        calibration: Further images of the validation motion, on which the errors of the finished
+            weights are measured; 0: they are not.
+        synth: How pictures look, and their seed.
+        head: Options of the first stage.
+        finetune_config: Options of the second stage.
+    """
+
+    work: Path
+    motion: Path
+    backgrounds: Path | None = None
+    trunk: Path | None = None
+    start: Path | None = None
+    train: int = 20_000
+    varied: int = 0
+    val: int = 500
+    test: int = 1000
+    calibration: int = 1000
+    synth: SynthConfig = field(default_factory=SynthConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def job(self, split: Split) -> SynthJob:
+        """Return the set of one split."""
+        return SynthJob(
+            out=self.work / "shards",
+            split=split,
+            count={"train": self.train, "val": self.val, "test": self.test}[split],
+            motion=self.motion,
+            backgrounds=self.backgrounds,
+            config=self.synth,
+        )
+
+    def jobs(self, split: Split) -> list[SynthJob]:
+        """Return the sets of one split: training may have one of varied scenes beside the first."""
+        job = self.job(split)
+        if split != "train" or not self.varied:
+            return [job]
+        # Another seed, so that picture i of the two sets is not the same pose.
+        config = varied(self.synth.size, self.synth.seed + 1)
+        out = self.work / "varied"
+        return [job, replace(job, out=out, count=self.varied, config=config)]
+
+    def calibration_job(self) -> SynthJob:
+        """Return the set of the error covariance: other people than weights are chosen on."""
+        config = replace(self.synth, seed=self.synth.seed + _CALIBRATION_SEED)
+        out = self.work / "calibration"
+        return replace(self.job("val"), out=out, count=self.calibration, config=config)
+
+    def shards(self, split: Split) -> list[Path]:
+        """Return the files of one split."""
+        return [
+            job.shard_path(shard) for job in self.jobs(split) for shard in range(job.num_shards)
+        ]
+
+    def render(self, *, processes: int = 1) -> None:
+        """Render all splits."""
+        jobs = [job for split in SPLITS for job in self.jobs(split)]
+        jobs += [self.calibration_job()] if self.calibration else []
+        for job in jobs:
+            render_shards(job, processes=processes)
+
+    def train_head(self) -> dict[str, float]:
+        """Train the head on the stored outputs of the trunk; return its held-out score."""
+        keep_freed_memory()
+        body = load_body()
+        network = make_network(self._load_trunk(), self.head)
+        stages = self.finetune_config.frozen_stages
+        for split in ("train", "val"):
+            cache_maps(network, self.shards(split), stages)
+        rendered = cache_features(network, self.shards("train"), stages)
+        seen = cache_features(network, self.shards("val"), stages).plain
+        targets = self._targets("train", body)
+        prepare_head(network, rendered.plain, targets)
+        train_head(
+            network,
+            body,
+            rendered,
+            targets,
+            load_motion(self.motion, "train"),
+            self.head,
+            state=self.work / "head.pt",
+            synth=self.synth,
+            validate=_HeadScore(seen, self._targets("val", body), body),
+        )
+        self._save(network, "head.npz")
+        return self._score(self.work / "head.npz")
+
+    def finetune(self, device: torch.device | str = "cpu") -> dict[str, float]:
+        """Train trunk and head together, then the confidence; return the held-out score."""
+        keep_freed_memory()
+        device = torch.device(device)
+        start = self.start if self.start is not None else self.work / "head.npz"
+        network = load_open_regressor(start).to(device)
+        body = load_body().to(device)
+        stages = self.finetune_config.frozen_stages
+        source = cache_maps(network, self.shards("train"), stages)
+        seen = cache_maps(network, self.shards("val"), stages)
+        people = self._targets("val", load_body()).to(device)
+
+        def validate(candidate: nn.Module) -> float:
+            assert isinstance(candidate, OpenRegressor)
+            with torch.no_grad():
+                output = candidate.head_forward(run_source(candidate, seen))
+            return choice_score(output, people, body)
+
+        labels = self._targets("train", load_body())
+        finetune(
+            network,
+            body,
+            source,
+            labels,
+            self.finetune_config,
+            state=self.work / "finetune.pt",
+            validate=validate,
+        )
+        network, body = network.cpu(), body.cpu()
+        train_confidence(
+            network,
+            observe(network, body, source, labels, count=_CONFIDENCE_PEOPLE),
+            observe(network, body, seen, people.to(torch.device("cpu"))),
+        )
+        self._save(network, "finetune.npz")
+        self.measure_errors(self.work / "finetune.npz")
+        return self._score(self.work / "finetune.npz")
+
+    def measure_errors(self, weights: Path) -> None:
+        """Write the error covariance of stored weights beside them."""
+        if self.calibration:
+            network = load_open_regressor(weights)
+            found = measure_on_renders(network, load_body(), self.calibration_job())
+            found.save(covariance_beside(weights))
+
+    def export(self, out: Path, *, source_sha256: str) -> None:
+        """Write the weights of the last finished stage, with their errors, as they ship."""
+        network = load_open_regressor(self._last())
+        save_open_regressor(network, out, licence=LICENCE, source_sha256=source_sha256)
+        known = covariance_beside(self._last())
+        if known.is_file():
+            load_error_covariance(network, known).save(covariance_beside(out))
+        else:
+            self.measure_errors(out)
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the weights of the last finished stage on the held-out images."""
+        return self._score(self._last())
+
+    def _score(self, weights: Path) -> dict[str, float]:
+        network = load_open_regressor(weights)
+        return score_renders(network, load_body(), load_shards(self.shards("test")))
+
+    def _targets(self, split: Split, body: Smpl) -> Targets:
+        return make_targets(load_shards(self.shards(split), images=False), body)
+
+    def _last(self) -> Path:
+        for name in ("finetune.npz", "head.npz"):
+            if (self.work / name).is_file():
+                return self.work / name
+        raise FileNotFoundError(
+            f"train: no finetune.npz or head.npz in {self.work}; run the stage head first"
+        )
+
+    def _load_trunk(self) -> BlazePose:
+        if self.trunk is None or not self.trunk.is_file():
+            raise FileNotFoundError(
+                f"train: no file {self.trunk}; make it with tools/convert_blazepose.py and pass "
+                "it as --trunk"
+            )
+        with np.load(self.trunk, allow_pickle=False) as archive:
+            return BlazePose.from_arrays({key: archive[key] for key in archive.files})
+
+    def _save(self, network: OpenRegressor, name: str) -> None:
+        # Weights pass through the shipped precision between stages, so that what is measured
+        # is what is shipped.
+        save_open_regressor(network, self.work / name, licence=LICENCE, source_sha256="")
+
+
+@dataclass(frozen=True)
+class _HeadScore:
+    """Scores a head on stored outputs of the trunk."""
+
+    features: CachedFeatures
+    targets: Targets
+    body: Smpl
+
+    @torch.no_grad()
+    def __call__(self, head: nn.Module) -> float:
+        assert isinstance(head, BodyHead)
+        inputs = torch.cat([self.features.landmarks, self.features.trunk], 1)
+        return choice_score(head(inputs, frame_of(inputs)), self.targets, self.body)

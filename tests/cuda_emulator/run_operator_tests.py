@@ -1,0 +1,17 @@
+"""Runs operator tests with the CUDA kernels, on the CPU, behind torch.ops: a process of its own.
+
+Arguments: the library of ``emulator.build_operators``, then those of pytest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from eft_fast.ops import _load
+
+if __name__ == "__main__":
+    _load.LIBRARY = Path(sys.argv[1])
+    sys.exit(pytest.main(sys.argv[2:]))
