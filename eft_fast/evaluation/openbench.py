@@ -35,6 +35,7 @@ from eft_fast.evaluation.bench_scores import (
 from eft_fast.keypoints import to_spin49
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.models.error_covariance import find_error_covariance
 from eft_fast.pipeline.dispatch import make_fitter
 from eft_fast.pipeline.predict import RegressorFitter
 from eft_fast.pipeline.prepare import Prepared
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 #: Passes of the EFT runs that are followed, to compare methods where their 2D errors are equal.
 LONG_PASSES: Final = 50
+#: The direct fit without hypotheses, exchanged arms and robust weights.
+SOLVER_ONLY: Final = MapConfig(hypotheses=False, swaps=False, robust=False, posterior=False)
 #: Learning rate of the run that moves the head alone.
 HEAD_LR: Final = 1e-4
 #: Learning rate of the run that moves the last stage. The only one tried, and looked at on the
@@ -81,7 +84,8 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
     """The regressor, EFT in its modes, map, a SPIN-style refit, every recipe with every prior.
 
     Args:
-        regressor: Modes that it does not have are left out; None: all modes.
+        regressor: Modes that it does not have are left out, and the direct fit if its error
+            covariance is not known; None: all methods.
     """
     stages = EFT_MODES if regressor is None else regressor.stages
     modes = [mode for mode in EFT_MODES[1:] if mode in (*stages, "lora")]
@@ -89,8 +93,7 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
         Method("regressor", "none", "full", EftConfig()),
         Method("eft", "eft", "full", EftConfig()),
         *_followed_methods(modes),
-        Method("map", "map", "full", MapConfig()),
-        Method("map_weak", "map", "full", MapConfig(distance=None)),
+        *(_direct_methods() if _is_known(regressor) else ()),
         Method("eft_released", "eft", "full", EftConfig.released()),
         *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
         Method("spin_refit", "spin", "full", SmplifyConfig(recipe="smplify_spin")),
@@ -105,6 +108,22 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
                 config = SmplifyConfig(recipe=recipe, prior=prior, start=start)
                 rows.append(Method(name, recipe, prior, config))
     return tuple(rows)
+
+
+def _direct_methods() -> tuple[Method, ...]:
+    """The direct fit as it is, with the weak camera, and its solver alone."""
+    return (
+        Method("map", "map", "full", MapConfig()),
+        Method("map_weak", "map", "full", MapConfig(distance=None)),
+        Method("map_solver_only", "map", "full", SOLVER_ONLY),
+    )
+
+
+def _is_known(regressor: Regressor | None) -> bool:
+    """Whether the usual error of a regressor is known; that of nobody in particular is."""
+    if not isinstance(regressor, Regressor):
+        return True
+    return find_error_covariance(regressor) is not None
 
 
 def _followed_methods(modes: Sequence[str]) -> list[Method]:

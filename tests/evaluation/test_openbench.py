@@ -15,7 +15,9 @@ from eft_fast.evaluation import bench_scores, openbench
 from eft_fast.evaluation.bench_people import make_people
 from eft_fast.evaluation.bench_table import to_markdown
 from eft_fast.geometry.rotations import axis_angle_to_matrix
+from eft_fast.map_fit.config import MapConfig
 from eft_fast.models.base import RegressorOutput
+from eft_fast.models.error_covariance import estimate_covariance
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.prepare import Prepared
 from eft_fast.smplify.config import SmplifyConfig
@@ -155,6 +157,21 @@ def test_methods_run_on_the_same_people(body, regressor):
     assert fitted["worse_than_start"] == pytest.approx(worse.mean())
 
 
+def test_the_direct_fit_is_a_row(body, regressor, tmp_path):
+    """Of a regressor whose usual error is known; nobody else has it by default."""
+    states = 0.3 * torch.randn(200, 85)
+    estimate_covariance(states, regressor=regressor, source="made up").save(tmp_path / "c.npz")
+    config = MapConfig(covariance=tmp_path / "c.npz", distance=None, posterior=False)
+    people = make_set(body, regressor.input_size)
+    methods = (
+        *openbench.default_methods()[:1],
+        openbench.Method("map", "map", "full", config),
+    )
+    table = bench_scores.summarise(list(openbench.run_bench(regressor, body, people, methods)))
+    assert table["map"]["kp_error_px"] < table["regressor"]["kp_error_px"]
+    assert "map" not in {method.name for method in openbench.default_methods(regressor)}
+
+
 def test_the_long_fit_holds_the_short_one(body, regressor):
     """EFT cut from the run that is followed is EFT, person by person, and its curve is its own."""
     people = make_set(body, regressor.input_size, count=4)
@@ -279,6 +296,7 @@ def test_names_are_those_of_the_contract():
     assert len(set(names)) == len(names)
     assert {"eft_layer4", "eft_head_long"} <= set(names)
     without = openbench.default_methods(SimpleNamespace(stages=("head", "feature")))
+    assert {"map", "map_solver_only"} <= set(names)
     missing = {"eft_layer3", "eft_layer4", "eft_layer4_long"}
     assert set(names) - {method.name for method in without} == missing
 

@@ -14,7 +14,10 @@ from eft_fast.geometry.cameras import weak_to_pinhole
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fit import MapFits, fit_map
+from eft_fast.map_fit.hypotheses import BONES, flip_bone, try_flips
+from eft_fast.map_fit.problem import state_of
 from eft_fast.models.base import RegressorOutput
+from eft_fast.ops.map import MapState
 from tests.map_fit.people import COCO, People, make_people
 
 #: The solver alone, with the camera that made the keypoints.
@@ -250,3 +253,54 @@ def test_wrong_shapes_are_refused(
 def test_options_that_no_fit_can_use_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         MapConfig(**options)  # type: ignore[arg-type]
+
+
+def test_the_energy_is_that_of_the_problem_at_the_answer(body: Smpl, people: People) -> None:
+    """Turned centres and exchanged keypoints are in the problem that is given back."""
+    rotmat = people.init.pred_rotmat.clone()
+    rotmat[2::3, 0] = rotmat[2::3, 0] * torch.tensor([-1.0, 1.0, -1.0])
+    mixed = spoil(replace(people, init=people.init._replace(pred_rotmat=rotmat)))
+    fits = run(body, mixed, replace(WEAK, robust=False))
+    assert bool(fits.turned.any())
+    assert bool(fits.swapped_arms.any())
+    state = MapState(*fits.final)
+    torch.testing.assert_close(
+        fits.problem.evaluate(state).energy, fits.energy, rtol=1e-4, atol=0.1
+    )
+
+
+def test_a_turned_body_with_a_gross_error(body: Smpl, people: People) -> None:
+    rotmat = people.init.pred_rotmat.clone()
+    rotmat[:, 0] = rotmat[:, 0] * torch.tensor([-1.0, 1.0, -1.0])
+    keypoints = people.keypoints.clone()
+    keypoints[:, JOINT_SETS[COCO].names.index("rkne"), :2] += 0.8
+    wrong = People(
+        people.truth, people.init._replace(pred_rotmat=rotmat), keypoints, people.precision
+    )
+    fits = run(body, wrong, WEAK)
+    both = fits.turned & (fits.weight_factor[:, 14] < 0.1)
+    assert int(both.sum()) >= 12
+    clean = run(body, people, WEAK)
+    # The knee costs k^2 = 16; a prior that had not turned would cost (pi / 0.3)^2.
+    assert bool((fits.energy[both] < clean.energy[both] + 25).all())
+    error, right = (joint_error(body, people, each.final)[both] for each in (fits, clean))
+    assert float(error.mean()) < 1.3 * float(right.mean())
+
+
+def test_flips_leave_a_valley(body: Smpl, people: People) -> None:
+    """From the wrong lean of a thigh or an arm, the flips find the way back."""
+    config = replace(PLAIN, flip_margin=2.0)
+    fits = run(body, people, config)
+    good = fits.problem.solve(config)
+    plan = body.points_plan("smpl24")
+    found = 0
+    for bone in BONES:
+        begin = flip_bone(plan, state_of(good), bone)
+        stuck = fits.problem.solve(config, begin=begin)
+        is_stuck = stuck.energy > good.energy + 5
+        better, taken = try_flips(fits.problem, stuck, body, config)
+        assert bool((better.energy <= stuck.energy).all())
+        assert bool((~taken | (better.energy < stuck.energy - 2)).all())
+        found += int((is_stuck & (better.energy < good.energy + 1)).sum())
+        assert int((is_stuck & (better.energy < good.energy + 1)).sum()) >= int(is_stuck.sum()) // 2
+    assert found >= 5
