@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo_out
 
-.PHONY: help demo test native gpu bench lint format types clean
+.PHONY: help demo test fuzz native gpu bench lint format types clean
 
 help:
 	@sed -n '1,6p' Makefile
@@ -42,6 +42,10 @@ demo: native
 
 test: $(VENV)/.test native
 	$(BIN)/python -m pytest -q
+
+# A minute of each fuzzer; the suite runs a second of each. EFT_FAST_FUZZ_SEED goes on from a round.
+fuzz: $(VENV)/.test native
+	EFT_FAST_FUZZ_SECONDS=60 $(BIN)/python -m pytest -q tests/fuzz
 
 bench: $(VENV)/.dev native
 	$(BIN)/python -m pytest benchmarks --benchmark-only

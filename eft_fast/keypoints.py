@@ -134,6 +134,33 @@ _TABLES: Final[dict[str, tuple[str, str, str]]] = {
         "0 1 5 6 7 2 3 4 11 12 13 8 9 10 15 14 17 16",
         "19 12 8 7 6 9 10 11 2 1 0 3 4 5 21 20 23 22",
     ),
+    "op25b": (
+        "nose leye reye lear rear lsho rsho lelb relb lwri rwri lhip rhip lkne rkne lank rank "
+        "neck headtop lbtoe lstoe lheel rbtoe rstoe rheel",
+        _COCO17_FLIP + " 17 18 22 23 24 19 20 21",
+        _COCO17_TO_J24 + " 12 13" + " -1" * 6,
+    ),
+    "halpe26": (
+        "nose leye reye lear rear lsho rsho lelb relb lwri rwri lhip rhip lkne rkne lank rank "
+        "headtop neck pelvis lbtoe rbtoe lstoe rstoe lheel rheel",
+        _COCO17_FLIP + " 17 18 19 21 20 23 22 25 24",
+        _COCO17_TO_J24 + " 13 12 14" + " -1" * 6,
+    ),
+    "crowdpose14": (
+        "lsho rsho lelb relb lwri rwri lhip rhip lkne rkne lank rank headtop neck",
+        "1 0 3 2 5 4 7 6 9 8 11 10 12 13",
+        "9 8 10 7 11 6 3 2 4 1 5 0 13 12",
+    ),
+    "aic14": (
+        "rsho relb rwri lsho lelb lwri rhip rkne rank lhip lkne lank headtop neck",
+        "3 4 5 0 1 2 9 10 11 6 7 8 12 13",
+        "8 7 6 9 10 11 2 1 0 3 4 5 13 12",
+    ),
+    "jhmdb15": (
+        "neck belly head rsho lsho rhip lhip relb lelb rkne lkne rwri lwri rank lank",
+        "0 1 2 4 3 6 5 8 7 10 9 12 11 14 13",
+        "12 -1 18 8 9 2 3 7 10 1 4 6 11 0 5",
+    ),
     "panoptic19": (
         "neck nose pelvis lsho lelb lwri lhip lkne lank rsho relb rwri rhip rkne rank "
         "leye lear reye rear",
@@ -190,6 +217,34 @@ _APPROX: Final[dict[str, dict[str, str]]] = {
     "posetrack17": {"neck": "bottom of the head, while J24's neck is LSP's"},
     "op25": {"neck": _MID_SHOULDER, "pelvis": _MID_HIP, "lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},
     "op18": {"neck": _MID_SHOULDER, "lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},
+    "op25b": {
+        "neck": "upper neck as of MPII, while J24's neck is LSP's",
+        "lhip": _PICTURE_HIP,
+        "rhip": _PICTURE_HIP,
+    },
+    "halpe26": {
+        "headtop": "Halpe's head, the crown by another guideline than LSP's",
+        "neck": _MID_SHOULDER,
+        "pelvis": _MID_HIP,
+        "lhip": _PICTURE_HIP,
+        "rhip": _PICTURE_HIP,
+    },
+    "crowdpose14": {
+        "neck": "annotated by another guideline than LSP's neck",
+        "lhip": _PICTURE_HIP,
+        "rhip": _PICTURE_HIP,
+    },
+    "aic14": {
+        "neck": "annotated by another guideline than LSP's neck",
+        "lhip": _PICTURE_HIP,
+        "rhip": _PICTURE_HIP,
+    },
+    "jhmdb15": {
+        "neck": "joint of a puppet model, while J24's neck is LSP's",
+        "head": "middle of the face, while J24's is Human3.6M's head",
+        "lhip": "joint of a puppet model, while J24's hip is LSP's",
+        "rhip": "joint of a puppet model, while J24's hip is LSP's",
+    },
     "panoptic19": {"neck": _MID_SHOULDER, "pelvis": _MID_HIP, "lhip": _OWN_HIPS, "rhip": _OWN_HIPS},
     "h36m17_rightfirst": {
         "pelvis": _MID_HIP,
@@ -234,6 +289,12 @@ _TO_OP25: Final[dict[str, dict[str, int]]] = {
         for index, name in enumerate(_OP25_NAMES.split())
         if name in _TABLES["op18"][0].split()
     },
+    # The neck of BODY_25 is another point than that of BODY_25B.
+    "op25b": {
+        name: index
+        for index, name in enumerate(_OP25_NAMES.split())
+        if name in _TABLES["op25b"][0].split() and name != "neck"
+    },
 }
 _FEET: Final = {"lbtoe": 19, "lstoe": 20, "lheel": 21, "rbtoe": 22, "rstoe": 23, "rheel": 24}
 
@@ -258,16 +319,50 @@ def _make_spin49() -> JointSet:
 JOINT_SETS: Final[Mapping[str, JointSet]] = MappingProxyType(
     {name: _make_set(name) for name in _TABLES} | {"spin49": _make_spin49()}
 )
-#: Other names in use for the same sets.
+#: Other names in use for the same sets; capitals, and - or spaces for _, make no difference.
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "coco": "coco17",
+        "coco_foot": "coco23",
+        "mpii": "mpii16",
+        "lsp": "lsp14",
+        "lspet": "lsp14",
+        "penn_action": "penn13",
+        "posetrack": "posetrack17",
+        "posetrack18": "posetrack17",
+        "ochuman": "ochuman19",
+        "crowdpose": "crowdpose14",
+        "aic": "aic14",
+        "ai_challenger": "aic14",
+        "jhmdb": "jhmdb15",
+        "halpe": "halpe26",
         "openpose": "op25",
         "openpose25": "op25",
         "body25": "op25",
+        "body_25": "op25",
+        "body25b": "op25b",
+        "body_25b": "op25b",
         "openpose18": "op18",
+        "panoptic": "panoptic19",
+        "mediapipe": "mp33",
         "mediapipe33": "mp33",
+        "blazepose": "mp33",
         "blazepose33": "mp33",
+        "smpl": "smpl24",
         "spin24": "j24",
+    }
+)
+#: What to do with sets that are not here under one name.
+_HINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "h36m": "the right leg first is h36m17_rightfirst, the left leg first h36m17_Jreg",
+        "h36m17": "the right leg first is h36m17_rightfirst, the left leg first h36m17_Jreg",
+        "human3.6m": "the right leg first is h36m17_rightfirst, the left leg first h36m17_Jreg",
+        "coco_wholebody": "pass the first 23 of its 133 keypoints as coco23",
+        "wholebody": "pass the first 23 of its 133 keypoints as coco23",
+        "halpe136": "pass the first 26 of its 136 keypoints as halpe26",
+        "body_135": "pass the first 25 of its 135 keypoints as op25b",
+        "mpi_inf_3dhp": "its 28 are mpiinf28, the 17 of the test set mpiinf17test",
     }
 )
 
@@ -297,13 +392,17 @@ def joint_set(name: str | JointSet) -> JointSet:
     """
     if isinstance(name, JointSet):
         return name
-    key = ALIASES.get(name, name)
-    if key in JOINT_SETS:
+    word = str(name).strip().lower().replace("-", "_").replace(" ", "_")
+    key = _BY_LOWER_NAME.get(ALIASES.get(word, word))
+    if key is not None:
         return JOINT_SETS[key]
-    hint = did_you_mean(name, (*JOINT_SETS, *ALIASES)) or f"; use one of {', '.join(JOINT_SETS)}"
+    hint = _HINTS.get(word)
+    hint = f"; {hint}" if hint else did_you_mean(name, (*JOINT_SETS, *ALIASES))
+    hint = hint or f"; use one of {', '.join(JOINT_SETS)}"
     raise ValueError(f"joint_set: expected the name of a joint set, got {name!r}{hint}")
 
 
+_BY_LOWER_NAME: Final = {name.lower(): name for name in JOINT_SETS}
 # Functions below take an argument called joint_set.
 _lookup = joint_set
 

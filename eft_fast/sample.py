@@ -188,13 +188,20 @@ class Sample:
 
 
 class SampleList(list[Sample]):
-    """The samples of an annotation file, and a count of what was left out, by reason."""
+    """The samples of an annotation file, a count of what was left out, by reason, and notes.
+
+    ``notes`` holds what is odd about the file as a whole, a sentence each.
+    """
 
     def __init__(
-        self, samples: Iterable[Sample] = (), left_out: Mapping[str, int] | None = None
+        self,
+        samples: Iterable[Sample] = (),
+        left_out: Mapping[str, int] | None = None,
+        notes: Iterable[str] = (),
     ) -> None:
         super().__init__(samples)
         self.left_out: dict[str, int] = dict(left_out or {})
+        self.notes: list[str] = list(notes)
 
     @property
     def problems(self) -> list[str]:

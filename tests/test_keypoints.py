@@ -114,8 +114,8 @@ def test_sets_travel_between_processes():
 
 
 def test_unknown_set_names_close_ones():
-    with pytest.raises(ValueError, match=r"got 'coco'; did you mean .*coco17"):
-        kp.joint_set("coco")
+    with pytest.raises(ValueError, match=r"got 'cocoo17'; did you mean .*coco17"):
+        kp.joint_set("cocoo17")
     with pytest.raises(ValueError, match=r"h36m17_Jreg"):
         kp.joint_set("h36m17")
     with pytest.raises(ValueError, match="use one of j24"):

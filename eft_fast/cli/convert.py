@@ -26,9 +26,10 @@ def add(subparsers: Subparsers) -> None:
         summary="write fits in another format, or as meshes",
         description=(
             "Write fits in another format. eft-json: the JSON of the EFT dataset. spin-npz: the "
-            "labels of SPIN's training sets (no camera). amass-npz: one motion, z up, a row is a "
-            "frame. obj, ply, glb: one upright mesh per person, in metres. People whose fit "
-            "failed are left out. A mesh of a licensed body model falls under its licence."
+            "labels of SPIN's training sets (no camera). amass-npz: a motion, z up, a row is a "
+            "frame; of several people one file each. obj, ply, glb: one upright mesh per person, "
+            "in metres. People whose fit failed are left out. A mesh of a licensed body model "
+            "falls under its licence."
         ),
         examples=[
             "eft-fast convert fits/fits.npz --to eft-json --out fits.json",
@@ -104,7 +105,7 @@ def _write(job: RunFolder, kind: str, out: Path) -> int:
         return len(write_meshes(job.result, job.names, out, kind))
     from eft_fast.pseudo_gt import PersonNames, write_fits
 
-    return write_fits(job.result, PersonNames(job.photos, job.ids), kind, out)[1]
+    return write_fits(job.result, PersonNames(job.photos, job.ids, job.tracks), kind, out)[1]
 
 
 def _selected(job: RunFolder, given: dict[str, Any], summary: dict[str, Any]) -> RunFolder:
@@ -120,4 +121,5 @@ def _selected(job: RunFolder, given: dict[str, Any], summary: dict[str, Any]) ->
         raise UsageError(f"no fit passes the rules ({rules})")
     photos = [job.photos[row] for row in rows] if job.photos else []
     ids = [job.ids[row] for row in rows] if job.ids else []
-    return replace(job, result=job.result[rows], photos=photos, ids=ids)
+    tracks = [job.tracks[row] for row in rows] if job.tracks else []
+    return replace(job, result=job.result[rows], photos=photos, ids=ids, tracks=tracks)

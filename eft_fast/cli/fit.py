@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from eft_fast.cli.choices import ALL_JOINT_SETS
 from eft_fast.cli.fitting import add_fit_options, check_fit_options, fit_and_write
 from eft_fast.cli.options import add_out_folder, add_photos, at_least, not_negative
 from eft_fast.cli.output import UsageError
@@ -39,6 +40,13 @@ def add(subparsers: Subparsers) -> None:
         help="COCO person-keypoints JSON or an OpenPose output folder",
     )
     parser.add_argument(
+        "--joint-set",
+        choices=ALL_JOINT_SETS,
+        metavar="NAME",
+        help="of --annotations: order of the keypoints, such as coco17, op25b or "
+        "h36m17_rightfirst; default: as FILE names them",
+    )
+    parser.add_argument(
         "--min-keypoints",
         type=at_least(1),
         metavar="N",
@@ -63,8 +71,11 @@ def run(options: argparse.Namespace) -> int:
     check_fit_options(options)
     if options.annotations is not None:
         check_annotations(options.annotations)
-    elif options.min_keypoints is not None or options.min_area is not None:
-        raise UsageError("--min-keypoints and --min-area go with --annotations; leave them out")
+    else:
+        for name in ("min_keypoints", "min_area", "joint_set"):
+            if getattr(options, name) is not None:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} goes with --annotations; leave it out")
     if options.annotations is None or not is_one_folder(options.photos):
         options.photos = list_photos(options.photos)
     with output_folder(options.out) as out:
@@ -80,4 +91,5 @@ def _gather(options: argparse.Namespace) -> People:
         options.photos[0] if is_one_folder(options.photos) else options.photos,
         min_keypoints=options.min_keypoints or _MIN_KEYPOINTS,
         min_area=_MIN_AREA if options.min_area is None else options.min_area,
+        joint_set=options.joint_set,
     )

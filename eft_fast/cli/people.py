@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eft_fast.data.values import shown
 from eft_fast.sample import Sample
 
 
@@ -23,11 +24,12 @@ class People:
         keypoints: ``[N, K, 3]`` in photo pixels.
         boxes: ``[N, 4]``: x, y, width, height; NaN where unknown.
         joint_set: Order of the keypoints.
-        names: What each photo is called.
+        names: What each photo is called, fit to be shown.
         ids: Which person of the photo.
         source: Where the keypoints come from, for the report.
         problems: A sentence about everything that was left out.
         left_out: People left out, by reason.
+        tracks: Who each person is, over the frames of a video; empty where that is not known.
     """
 
     joint_set: str
@@ -41,6 +43,7 @@ class People:
     ids: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    tracks: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -54,12 +57,19 @@ class People:
 
 
 def people_from_annotations(
-    annotations: str, photos: Sequence[Path] | Path, *, min_keypoints: int, min_area: float
+    annotations: str,
+    photos: Sequence[Path] | Path,
+    *,
+    min_keypoints: int,
+    min_area: float,
+    joint_set: str | None = None,
 ) -> People:
     """Read an annotation file; people whose photo is missing are told of and left out."""
     from eft_fast.data import open_annotations
 
-    samples = open_annotations(annotations, photos, min_keypoints=min_keypoints, min_area=min_area)
+    samples = open_annotations(
+        annotations, photos, min_keypoints=min_keypoints, min_area=min_area, joint_set=joint_set
+    )
     usable = [sample for sample in samples if sample.problem is None and sample.image is not None]
     sets = {sample.keypoint_set for sample in usable}
     if len(sets) > 1:
@@ -69,15 +79,17 @@ def people_from_annotations(
         )
     people = People(joint_set=sets.pop() if sets else "coco17", source=str(annotations))
     people.left_out = dict(samples.left_out)
-    people.problems = samples.problems + [text for sample in usable for text in sample.notes]
+    people.problems = [*samples.notes, *samples.problems]
+    people.problems += [text for sample in usable for text in sample.notes]
     if usable:
         people.photos = [Path(str(sample.image)) for sample in usable]
         people.keypoints = np.stack([sample.keypoints_2d_px for sample in usable]).astype(
             np.float32
         )
         people.boxes = np.stack([_box(sample) for sample in usable])
-        people.names = [photo.name for photo in people.photos]
+        people.names = [shown(photo.name) for photo in people.photos]
         people.ids = [sample.id for sample in usable]
+        people.tracks = _tracks(usable)
     return people
 
 
@@ -92,8 +104,8 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
     people = People(joint_set="coco17", source="the built-in detector")
     regressor: Any = load_regressor()
     keypoints, boxes = [], []
-    shown = sys.stderr.isatty() and not quiet
-    for photo in tqdm(photos, unit="photo", disable=not shown, leave=False):
+    is_shown = sys.stderr.isatty() and not quiet
+    for photo in tqdm(photos, unit="photo", disable=not is_shown, leave=False):
         try:
             found = detect_people(imaging.load_image(photo), regressor, joint_set=people.joint_set)
         except (OSError, ValueError) as error:
@@ -103,7 +115,7 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
             people.problems.append(f"detector: no person was found in {photo.name}")
         for number, person in enumerate(found):
             people.photos.append(photo)
-            people.names.append(photo.name)
+            people.names.append(shown(photo.name))
             people.ids.append(str(number))
             keypoints.append(person.keypoints)
             boxes.append(person.box)
@@ -111,6 +123,13 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
         people.keypoints = np.stack(keypoints).astype(np.float32)
         people.boxes = np.stack(boxes).astype(np.float64)
     return people
+
+
+def _tracks(samples: Sequence[Sample]) -> list[str]:
+    """Tracks, if everybody has one and nobody is twice in a photo."""
+    tracks = [sample.track_id for sample in samples if sample.track_id is not None]
+    places = {(sample.image, sample.track_id) for sample in samples}
+    return tracks if len(tracks) == len(samples) == len(places) else []
 
 
 def _box(sample: Sample) -> npt.NDArray[np.float64]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.cli.output import UsageError, write_json
+from eft_fast.data.values import shown
 
 if TYPE_CHECKING:
     from eft_fast.cli.people import People
@@ -27,6 +28,7 @@ class RunFolder:
         photos: Path of each person's photo; empty where no names are known.
         ids: Annotation of each person.
         source: Where the keypoints came from.
+        tracks: Who each person is, over the frames of a video; empty where that is not known.
     """
 
     folder: Path
@@ -34,12 +36,13 @@ class RunFolder:
     photos: list[str]
     ids: list[str]
     source: str
+    tracks: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
         """Name of each photo; a number where none is known."""
         if self.photos:
-            return [Path(photo).name for photo in self.photos]
+            return [shown(Path(photo).name) for photo in self.photos]
         return [f"person {row + 1}" for row in range(len(self.result))]
 
 
@@ -49,6 +52,7 @@ def save_names(out: Path, people: People) -> None:
         "photos": [str(photo) for photo in people.photos],
         "ids": people.ids,
         "source": people.source,
+        "tracks": people.tracks,
     }
     write_json(str(out / NAMES), content)
 
@@ -77,7 +81,12 @@ def load_run_folder(path: Path, body: str) -> RunFolder:
     file = find_fits(path)
     result = FitResult.load(file, body=None if body == "open" else load_body(body))
     names = file.parent / NAMES
-    content: dict[str, Any] = {"photos": [], "ids": [], "source": "unknown"}
+    content: dict[str, Any] = {
+        "photos": [],
+        "ids": [],
+        "source": "unknown",
+        "tracks": [],
+    }
     if file.name == FITS and names.is_file():
         content |= json.loads(names.read_text(encoding="utf-8"))
         if len(content["photos"]) != len(result):
@@ -85,4 +94,5 @@ def load_run_folder(path: Path, body: str) -> RunFolder:
                 f"{names} names {len(content['photos'])} people, but {file} holds {len(result)}; "
                 "run eft-fast fit again"
             )
-    return RunFolder(file.parent, result, content["photos"], content["ids"], content["source"])
+    names_of = (content[key] for key in ("photos", "ids", "source", "tracks"))
+    return RunFolder(file.parent, result, *names_of)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Final, TypeAlias
+
+from eft_fast.data.values import shown
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Photos: TypeAlias = PathLike | Iterable[PathLike]
@@ -49,7 +51,48 @@ def list_photos(paths: Photos) -> list[Path]:
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sort key that takes runs of digits as numbers: frame 9 comes before frame 10."""
     parts = re.split(r"([0-9]+)", text.lower())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    # Digits are compared by their number and then as text: int() refuses endless ones, and takes
+    # none of the other scripts' digits, which count as letters here.
+    return [_key_of(part) for part in parts if part]
+
+
+def _key_of(part: str) -> tuple[int, int, str]:
+    if not (part.isascii() and part.isdigit()):
+        return 1, 0, part
+    digits = part.lstrip("0")
+    return 0, len(digits), digits
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def shortest_names(paths: Sequence[str]) -> list[str]:
+    """Base name of each path; with as many folders in front as tell equal ones apart.
+
+    The same path twice is one photo. ``a/1.jpg`` and ``b/1.jpg`` keep their folder, ``2.jpg`` of
+    ``c/2.jpg`` needs none.
+    """
+    by_name: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for path in paths:
+        by_name[PurePath(path).name][path] = None
+    shortest: dict[str, str] = {}
+    for name, same in by_name.items():
+        if len(same) == 1:
+            shortest[next(iter(same))] = name
+            continue
+        parts = {path: PurePath(path).parts for path in same}
+        depth = 2
+        while len({tails[-depth:] for tails in parts.values()}) < len(same):
+            depth += 1
+            if depth > max(map(len, parts.values())):
+                break
+        shortest.update({path: "/".join(tails[-depth:]) for path, tails in parts.items()})
+    return [shortest[path] for path in paths]
 
 
 def _as_paths(paths: Photos, who: str) -> list[Path]:
@@ -58,9 +101,17 @@ def _as_paths(paths: Photos, who: str) -> list[Path]:
         raise ValueError(f"{who}: expected at least one file or folder, got none")
     result = [Path(path) for path in several]
     for path in result:
-        if not path.exists():
-            raise FileNotFoundError(f"{who}: no file or folder {path}")
+        if not exists(path):
+            raise FileNotFoundError(f"{who}: no file or folder {shown(str(path), 300)}")
     return result
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False for names that none can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _suffixes() -> str:
@@ -124,7 +175,7 @@ class PhotoFinder:
         name = PurePosixPath(file_name.replace("\\", "/"))
         if not name.is_absolute() and ".." not in name.parts:
             for folder in self._folders:
-                if (folder / name).is_file():
+                if is_file(folder / name):
                     return folder / name
         return self._only(self._index().get(name.name, []), name)
 
@@ -160,13 +211,14 @@ class PhotoFinder:
     def _only(self, candidates: list[Path], name: PurePosixPath) -> Path:
         if not candidates:
             where = self._folders[0] if self._folders else "the given files"
-            raise FileNotFoundError(f"{self._who}: no photo {name} in {where}")
+            raise FileNotFoundError(f"{self._who}: no photo {shown(str(name))} in {where}")
         agreement = [_common_tail(path.parent.parts, name.parent.parts) for path in candidates]
         best = [path for path, n in zip(candidates, agreement, strict=True) if n == max(agreement)]
         if len(best) > 1:
             raise ValueError(
-                f"{self._who}: {len(best)} photos are called {name}, {best[0]} and {best[1]}; "
-                "give the folder of one of them"
+                f"{self._who}: {len(best)} photos are called {shown(str(name))}, "
+                f"{shown(str(best[0]), 300)} and {shown(str(best[1]), 300)}; give the folder of "
+                "one of them"
             )
         return best[0]
 

@@ -115,4 +115,4 @@ class LoopFitter(Fitter):
             total.sum().backward()
             optimiser.step()
             records.advance()
-        return records.fit(0, said)
+        return self._loss.with_camera(records.fit(0, said))

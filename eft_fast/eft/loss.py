@@ -16,7 +16,8 @@ from eft_fast.geometry.cameras import weak_to_pinhole
 from eft_fast.losses import tie
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import find_error_covariance, load_error_covariance
-from eft_fast.models.error_state import answer_frame
+from eft_fast.models.error_state import AnswerFrame, answer_frame
+from eft_fast.pipeline.fitter import PersonFit
 from eft_fast.pipeline.predict import output_loss
 from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
 
@@ -106,11 +107,30 @@ class EftLoss:
             return output_loss(
                 self._body, output, target.keypoints_2d, self._config.loss, target.intrinsics
             )
-        with torch.no_grad():
-            frame = answer_frame(self._joints(start), start.pred_cam)
+        frame = self._frame(start)
         offset = tie.tie_offset(start, output, frame.size)
-        keypoints, error = self._keypoint_energy(output, target, start, frame.center, frame.size)
+        keypoints, error = self._keypoint_energy(output, target, start, frame)
         return keypoints + tie.tie_energy(offset, self._precision), error
+
+    def with_camera(self, fit: PersonFit) -> PersonFit:
+        """The fit, and the pinhole that was assumed for it; that of the photo counts before."""
+        if self._precision is None or self._config.distance is None:
+            return fit
+        start = RegressorOutput(*(part.to(self._precision) for part in fit.init))
+        pinhole = self._assume_pinhole(start, self._frame(start))
+        return replace(fit, crop_intrinsics=pinhole)
+
+    @torch.no_grad()
+    def _frame(self, start: RegressorOutput) -> AnswerFrame:
+        return answer_frame(self._joints(start), start.pred_cam)
+
+    def _assume_pinhole(
+        self, start: RegressorOutput, frame: AnswerFrame
+    ) -> Float[Tensor, "B 3 3"] | None:
+        distance = self._config.distance
+        if distance is None:
+            return None
+        return tie.assumed_pinhole(frame.center, start.pred_cam[:, 0], distance)
 
     def _joints(self, answer: RegressorOutput) -> Float[Tensor, "B 24 3"]:
         return self._body.keypoints(
@@ -126,23 +146,22 @@ class EftLoss:
         output: RegressorOutput,
         target: EftTarget,
         start: RegressorOutput,
-        center: Float[Tensor, "B 2"],
-        size: Float[Tensor, " B"],
+        frame: AnswerFrame,
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Squared errors over their variances, summed; and their mean, which tells the end."""
         assert target.given is not None
         config, given = self._config, target.given
         weight = tie.keypoint_weights(
             given[..., 2],
-            size,
+            frame.size,
             sigma=config.sigma,
             sigma_unsure=config.sigma_unsure,
             sure_above=config.sure_above,
         )
         camera = output.pred_cam
         pinhole = target.intrinsics
-        if pinhole is None and config.distance is not None:
-            pinhole = tie.assumed_pinhole(center, start.pred_cam[:, 0], config.distance)
+        if pinhole is None:
+            pinhole = self._assume_pinhole(start, frame)
         if pinhole is not None:
             eye = torch.eye(3, dtype=camera.dtype, device=camera.device).expand_as(pinhole)
             camera = ops.pack_full_camera(pinhole, eye, weak_to_pinhole(camera, pinhole))

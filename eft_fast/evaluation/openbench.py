@@ -33,6 +33,7 @@ from eft_fast.evaluation.bench_scores import (
     score,
 )
 from eft_fast.keypoints import to_spin49
+from eft_fast.map_fit.config import MapConfig
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.pipeline.dispatch import make_fitter
 from eft_fast.pipeline.predict import RegressorFitter
@@ -63,7 +64,7 @@ class Method:
 
     Attributes:
         name: Its name.
-        method: ``none``, ``eft``, ``spin``, or a recipe of SMPLify.
+        method: ``none``, ``eft``, ``map``, ``spin``, or a recipe of SMPLify.
         mode: What EFT tunes.
         config: Options.
         is_followed: Whether the errors after each pass of EFT are kept.
@@ -72,12 +73,12 @@ class Method:
     name: str
     method: str
     mode: str
-    config: EftConfig | SmplifyConfig
+    config: EftConfig | MapConfig | SmplifyConfig
     is_followed: bool = False
 
 
 def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
-    """The regressor, EFT in its modes, a SPIN-style refit, and every recipe with every prior.
+    """The regressor, EFT in its modes, map, a SPIN-style refit, every recipe with every prior.
 
     Args:
         regressor: Modes that it does not have are left out; None: all modes.
@@ -87,6 +88,9 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
     rows = [
         Method("regressor", "none", "full", EftConfig()),
         Method("eft", "eft", "full", EftConfig()),
+        Method("map", "map", "full", MapConfig()),
+        Method("map_weak", "map", "full", MapConfig(distance=None)),
+        Method("eft_released", "eft", "full", EftConfig.released()),
         *_followed_methods(modes),
         *(Method(f"eft_{mode}", "eft", mode, EftConfig()) for mode in modes),
         Method("spin_refit", "spin", "full", SmplifyConfig(recipe="smplify_spin")),
@@ -104,14 +108,14 @@ def default_methods(regressor: Regressor | None = None) -> tuple[Method, ...]:
 
 
 def _followed_methods(modes: Sequence[str]) -> list[Method]:
-    """EFT of all weights at the published rate, and of the last stage and the head."""
+    """Released EFT of all weights at the published rate, of the last stage and of the head."""
     rates = {"full": None, "layer4": LAYER4_LR, "head": HEAD_LR}
     return [
         Method(
             "eft_long" if mode == "full" else f"eft_{mode}_long",
             "eft",
             mode,
-            EftConfig(lr=lr, max_steps=LONG_PASSES, threshold=0.0),
+            EftConfig.released(lr=lr, max_steps=LONG_PASSES, threshold=0.0),
             is_followed=True,
         )
         for mode, lr in rates.items()
@@ -199,7 +203,8 @@ class _Bench:
             curve = tuple(
                 quick_score(self._body, each, self._people, self._truth) for each in outputs
             )
-        elif (long := self._find_long(method, method.config)) is not None:
+        elif (long := self._find_long(method)) is not None:
+            assert isinstance(method.config, EftConfig)
             output, seconds = self._cut(long, method.config)
         else:
             begin = time.perf_counter()
@@ -208,8 +213,11 @@ class _Bench:
         values = score(self._body, output, self._people, self._truth)
         return MethodScore(method.name, values, seconds, start, curve)
 
-    def _find_long(self, method: Method, config: EftConfig) -> Method | None:
+    def _find_long(self, method: Method) -> Method | None:
         """The run that is followed and begins as this fit does, if there is one."""
+        config = method.config
+        if not isinstance(config, EftConfig):
+            return None
         for long in self._long_methods:
             assert isinstance(long.config, EftConfig)
             same = replace(long.config, max_steps=config.max_steps, threshold=config.threshold)
@@ -267,9 +275,16 @@ class _Bench:
         mean, std = self._regressor.img_mean, self._regressor.img_std
         for index, image in enumerate(self._people.image):
             img = torch.from_numpy(imaging.to_input(image, mean, std)).to(self._keypoints.device)
-            yield Prepared(index, img, self._keypoints[index])
+            given = torch.from_numpy(self._people.keypoints_2d[index].astype(np.float32))
+            yield Prepared(
+                index,
+                img,
+                self._keypoints[index],
+                given=given.to(img.device),
+                joint_set="coco17",
+            )
 
-    def _fit_network(self, method: Method, config: EftConfig) -> RegressorOutput:
+    def _fit_network(self, method: Method, config: EftConfig | MapConfig) -> RegressorOutput:
         fitter = make_fitter(
             self._regressor, self._body, method=method.method, mode=method.mode, config=config
         )

@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
 
 _PLACE: Final = {name: place for place, name in enumerate(JOINT_SETS["smpl24"].names)}
-#: Bones that are flipped, from the joint that turns them to their other end.
+
+#: Bones that are flipped, from the joint that turns them to their other end. A flipped trunk was
+#: tried and never won (docs/map.md).
 BONES: Final = tuple(
     (_PLACE[side + joint], _PLACE[side + end])
     for side in "lr"
     for joint, end in (("sho", "elb"), ("elb", "wri"), ("hip", "kne"), ("kne", "ank"))
-) + ((_PLACE["pelvis"], _PLACE["neck"]),)
+)
 #: Half a turn about the body's own vertical.
 _HALF_TURN: Final = (-1.0, 1.0, -1.0)
 #: Part of a bone's length that its picture must have for its direction in the picture to count.
@@ -87,8 +89,7 @@ def flip_bone(
     places = ops.smpl_points(plan, state.betas, state.rotmat, backend=backend)
     turned = compose(mirror_in_depth(places[:, end] - places[:, joint]), world[joint])
     rotmat = state.rotmat.clone()
-    above = parents[joint]
-    rotmat[:, joint] = turned if above < 0 else compose(world[above].transpose(1, 2), turned)
+    rotmat[:, joint] = compose(world[parents[joint]].transpose(1, 2), turned)
     for child, parent in enumerate(parents):
         if parent == joint:
             rotmat[:, child] = compose(turned.transpose(1, 2), world[child])

@@ -68,7 +68,8 @@ class KeypointNoise:
     def sigma_of(self, confidence: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Standard deviations of keypoints with these confidences, of the same shape."""
         values = np.asarray(confidence, np.float64)
-        return np.interp(values, self.confidence, self.sigma)
+        sigma: npt.NDArray[np.float64] = np.interp(values, self.confidence, self.sigma)
+        return sigma
 
     def save(self, path: str | Path) -> None:
         """Write one ``.npz`` without pickles."""
@@ -201,10 +202,10 @@ def measure_keypoint_pairs(path: str | Path) -> KeypointNoise:
         extent = person_extent(true, name)
     if extent.shape != true.shape[:1]:
         raise ValueError(f"{who}: extent must be [{len(true)}], got {list(extent.shape)}")
-    error = np.linalg.norm(found[..., :2] - true[..., :2], axis=-1) / extent[:, None]
-    error[~(true[..., 2] > 0)] = np.nan
+    distance = np.linalg.norm(found[..., :2] - true[..., :2], axis=-1) / extent[:, None]
+    distance[~(true[..., 2] > 0)] = np.nan
     source = f"pairs of {Path(path).name}"
-    return estimate_keypoint_noise(found[..., 2].ravel(), error.ravel(), source=source)
+    return estimate_keypoint_noise(found[..., 2].ravel(), distance.ravel(), source=source)
 
 
 def _split_levels(ascending: npt.NDArray[np.float64]) -> list[slice]:

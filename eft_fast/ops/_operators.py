@@ -57,8 +57,20 @@ class Operator:
 
     def _load_and_call(self, *inputs: Any) -> Any:
         """The first call."""
-        load()
+        self._load()
         return self._registered(*inputs)
+
+    def _load(self) -> None:
+        load()
+        if not self.is_built():
+            raise RuntimeError(
+                f"{self.name}: the native library has no such operator; rebuild it (make native), "
+                "or use backend='torch'"
+            )
+
+    def is_built(self) -> bool:
+        """Whether the loaded library defines it: one of an older build, or of some families."""
+        return hasattr(torch.ops.eft_fast, self.name)
 
     def _register(self) -> None:
         """Tell torch everything; the library is loaded."""
@@ -113,15 +125,17 @@ class RecordedOperator(Operator):
         # A compiler or a functorch transform is looking: they know registered formulas.
         if _is_compiling() or _is_transforming():
             return self._registered(*inputs)
-        if needs_gradient(*inputs[: self._recorded]):
-            return self._eager(*inputs)
+        if _is_recording():
+            for value in inputs[: self._recorded]:
+                if value is not None and value.requires_grad:
+                    return self._eager(*inputs)
         return self.raw(*inputs)
 
     def _call_registered(self, *inputs: Any) -> Any:
         return self._registered(*inputs)
 
     def _load_and_call_raw(self, *inputs: Any) -> Any:
-        load()
+        self._load()
         return self.raw(*inputs)
 
     def _register(self) -> None:
@@ -149,6 +163,10 @@ class PythonOperator(RecordedOperator):
         super().__init__(name, kernel, recorded=recorded)
         self._schema = schema
 
+    def is_built(self) -> bool:
+        """It needs no library."""
+        return True
+
     def _register(self) -> None:
         torch.library.define(f"eft_fast::{self.name}", self._schema)
         torch.library.impl(f"eft_fast::{self.name}", "default", self._fake)
@@ -172,7 +190,8 @@ def load() -> None:
     with _lock:
         _load.load()
         while _waiting:
-            _waiting[-1]._register()
+            if _waiting[-1].is_built():
+                _waiting[-1]._register()
             _waiting.pop()
 
 

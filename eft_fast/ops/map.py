@@ -131,8 +131,9 @@ def map_solve(
         raise ValueError(f"map_solve: steps must be 0 or more, got {steps}")
     if not _use_native("map_solve", backend, centre.betas):
         return map_reference.solve(problem, start, steps, damping, tolerance, keep_hessian)
-    *parts, hessian = _SOLVE(*_arguments(problem, start), steps, damping, tolerance, keep_hessian)
-    return MapSolution(*parts, hessian if keep_hessian else None)
+    options = (steps, damping, tolerance, keep_hessian)
+    out = MapSolution(*_SOLVE(*_arguments(problem, start), *options))
+    return out if keep_hessian else out._replace(hessian=None)
 
 
 @torch.no_grad()

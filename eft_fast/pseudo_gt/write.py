@@ -16,6 +16,7 @@ from torch import Tensor
 from eft_fast.data.formats.amass_npz import TO_Z_UP, AmassMotion, save_amass_npz
 from eft_fast.data.formats.eft_json import EftRecord, save_eft_json
 from eft_fast.data.formats.spin_npz import SpinLabels, save_spin_npz
+from eft_fast.data.photos import shortest_names
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import JOINT_SETS, to_spin49
@@ -32,25 +33,38 @@ class PersonNames:
     Attributes:
         photos: Name of each person's photo.
         ids: Id of each person's annotation.
+        tracks: Who it is: rows with one name are one person in several frames, in their order.
+            Where nothing is known, every row is a person of its own.
     """
 
     photos: Sequence[str] = field(default_factory=tuple)
     ids: Sequence[str] = field(default_factory=tuple)
+    tracks: Sequence[str] = field(default_factory=tuple)
 
     def photo(self, row: int) -> str:
         """Name of a photo; a number where no names are known."""
         return self.photos[row] if self.photos else f"{row:07d}"
 
     def annotation(self, row: int) -> int | None:
-        """Id of an annotation, if it is a number."""
+        """Id of an annotation, if it is a number; of one that repeats in its file, that number."""
         text = str(self.ids[row]) if self.ids else ""
-        return int(text) if re.fullmatch(r"-?\d+", text) else None
+        number = re.fullmatch(r"(-?[0-9]{1,18})(#[0-9]+)?", text)
+        return int(number[1]) if number else None
+
+    def people(self, count: int) -> dict[str, list[int]]:
+        """The rows of each person among ``count`` rows, by the name of the person."""
+        rows: dict[str, list[int]] = {}
+        for row in range(count):
+            name = str(self.tracks[row]) if self.tracks else f"{row + 1:05d}"
+            rows.setdefault(name, []).append(row)
+        return rows
 
     def take(self, rows: Sequence[int]) -> PersonNames:
         """Names of the people with these numbers."""
         return PersonNames(
             [self.photos[row] for row in rows] if self.photos else (),
             [self.ids[row] for row in rows] if self.ids else (),
+            [self.tracks[row] for row in rows] if self.tracks else (),
         )
 
 
@@ -63,10 +77,11 @@ def write_fits(
         result: The fits.
         names: What the people are called.
         kind: Key of ``FORMATS``.
-        path: File to write.
+        path: File to write. A motion is of one person: ``amass-npz`` of several people writes one
+            file each, ``walk-00001.npz`` and so on for ``walk.npz``.
 
     Returns:
-        What was written, and how many people are in it.
+        What was written, of several files their folder, and how many people are in it.
 
     Raises:
         ValueError: If the format is unknown, nobody has a finite fit, or there are more or fewer
@@ -74,7 +89,7 @@ def write_fits(
     """
     if kind not in FORMATS:
         raise ValueError(f"write_fits: format must be one of {', '.join(FORMATS)}, got {kind}")
-    for label, items in (("photo", names.photos), ("id", names.ids)):
+    for label, items in (("photo", names.photos), ("id", names.ids), ("track", names.tracks)):
         if items and len(items) != len(result):
             raise ValueError(
                 f"write_fits: one {label} per fit expected, got {len(items)} for {len(result)}"
@@ -92,9 +107,11 @@ def to_eft_records(result: FitResult, names: PersonNames) -> list[EftRecord]:
     spin49 = to_spin49(result.keypoints.numpy(), result.joint_set)
     validity = openpose18_validity(spin49)
     full_pose = result.params.full_pose.numpy()
+    # EFT's readers know photos by their base name; only photos that share one keep a folder.
+    photos = shortest_names([names.photo(row) for row in range(len(result))])
     return [
         EftRecord(
-            image_name=Path(names.photo(row)).name,
+            image_name=photos[row],
             full_pose_rotmat=full_pose[row],
             betas=result.params.betas[row].numpy(),
             pred_cam=result.pred_cam[row].numpy(),
@@ -179,10 +196,20 @@ def _write_spin_npz(result: FitResult, names: PersonNames, path: Path) -> Path:
 
 
 def _write_amass_npz(result: FitResult, names: PersonNames, path: Path) -> Path:
-    return save_amass_npz(path, to_amass_motion(result))
+    people = names.people(len(result))
+    if len(people) == 1:
+        return save_amass_npz(path, to_amass_motion(result))
+    for name, rows in people.items():
+        file = path.with_name(f"{path.stem}-{_to_file_name(name)}{path.suffix or '.npz'}")
+        save_amass_npz(file, to_amass_motion(result[rows]))
+    return path.parent
 
 
-#: Formats that hold many people in one file.
+def _to_file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:100]
+
+
+#: Formats, by the name that ``convert`` takes. All but amass-npz hold many people in one file.
 FORMATS: Final[dict[str, Callable[[FitResult, PersonNames, Path], Path]]] = {
     "eft-json": _write_eft_json,
     "spin-npz": _write_spin_npz,

@@ -21,7 +21,6 @@ from eft_fast.synth.props import Props, sample_props
 from eft_fast.synth.sample import Placed, Scene, Seen, SynthSample
 from eft_fast.synth.scene import (
     CropCamera,
-    Lights,
     Person,
     sample_camera,
     sample_distance,
@@ -32,16 +31,16 @@ from eft_fast.synth.shade import shade
 
 #: A landmark farther behind the drawn surface than this, in metres, is behind another body part.
 #: Joints lie inside the body: hips up to about 0.12 m under the skin.
-HIDDEN_DEPTH = 0.15
+_HIDDEN_DEPTH: Final = 0.15
 #: Seed branch of the other people, so that they leave the rest of a picture as it is.
 _COMPANION_BRANCH: Final = 1
 #: The same for floor and seat.
 _PROPS_BRANCH: Final = 2
 #: Where another person's pelvis may be, from the labelled one: to a side, and behind or in front.
-COMPANION_SIDE: Final = (0.4, 1.4)
-COMPANION_DEPTH: Final = (-0.8, 2.5)
+_COMPANION_SIDE: Final = (0.4, 1.4)
+_COMPANION_DEPTH: Final = (-0.8, 2.5)
 #: Nobody stands nearer to the camera than this, metres.
-NEAREST: Final = 1.5
+_NEAREST: Final = 1.5
 
 
 class Renderer:
@@ -169,10 +168,10 @@ class Renderer:
         """Draw another person beside, behind or in front of this one, or nobody."""
         if rng.random() >= self.config.photo.companion:
             return None
-        side = rng.uniform(*COMPANION_SIDE) * (1 if rng.random() < 0.5 else -1)
-        offset = np.array([side, rng.normal() * 0.08, rng.uniform(*COMPANION_DEPTH)])
+        side = rng.uniform(*_COMPANION_SIDE) * (1 if rng.random() < 0.5 else -1)
+        offset = np.array([side, rng.normal() * 0.08, rng.uniform(*_COMPANION_DEPTH)])
         pelvis = placed.joints[0].numpy() + offset
-        pelvis[2] = max(pelvis[2], NEAREST)
+        pelvis[2] = max(pelvis[2], _NEAREST)
         return self._place(sample_person(rng, self.pool, self.wardrobe, self.config), pelvis)
 
     def _props(self, index: int, placed: Placed) -> Props | None:
@@ -249,7 +248,9 @@ class Renderer:
             share = coverage[rows, columns][:, None]
             values = drawn.image.numpy()[rows, columns] / share
             softness = max(0.003, 2 / (camera.focal * size) * float(surface[:, 2].mean()))
-            colour = _shade(values, placed.person, scene.lights, scene.texture, softness)
+            normals, rest, layers = np.split(values, (3, 6), axis=1)
+            looks = placed.person.outfit, scene.lights, scene.texture
+            colour = shade(normals, rest, layers, *looks, softness)
             picture[rows, columns] = picture[rows, columns] * (1 - share) + 255 * colour * share
         return coverage, depth
 
@@ -298,14 +299,6 @@ def _over(
     return mixed
 
 
-def _shade(
-    values: np.ndarray, person: Person, lights: Lights, texture: np.ndarray, softness: float
-) -> np.ndarray:
-    return shade(
-        values[:, :3], values[:, 3:6], values[:, 6:], person.outfit, lights, texture, softness
-    )
-
-
 def _photo_area(camera: CropCamera, size: int) -> Bool[np.ndarray, "S S"]:
     """Return which pixels of the crop lie inside the photo."""
     u = np.arange(size) / (size / 2) - 1
@@ -328,7 +321,7 @@ def _label(
     inside = ((pixel >= 0) & (pixel < size)).all(1)
     column, row = np.clip(pixel, 0, size - 1).T
     inside &= photo_area[row, column]
-    hidden = landmarks[:, 2] > depth[row, column] + HIDDEN_DEPTH
+    hidden = landmarks[:, 2] > depth[row, column] + _HIDDEN_DEPTH
     hidden |= front[row, column] > 0.5
     seen = np.where(inside, np.where(hidden, 1, 2), 0)
     return np.column_stack([flat, seen]).astype(np.float32)

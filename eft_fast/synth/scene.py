@@ -15,7 +15,7 @@ from eft_fast.synth.motion import PosePool
 from eft_fast.synth.poses import sample_viewed_pose
 
 #: Landmarks (by row) whose height ends the picture when the crop is cut there.
-CUT_ROWS: Final = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
+_CUT_ROWS: Final = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
 
 #: Shape coefficients of children, and their ranges. The first one is stature: at -3 the open body
 #: is 1.40 m tall, and the head takes 16.2 % of that, against 14.7 % of the mean body; the fourth
@@ -144,7 +144,7 @@ def _cut(
             border[:] = (line, -np.inf, np.inf, np.inf)
     else:
         height = float(np.ptp(flat[:, 1]))
-        rows = list(CUT_ROWS[kind])
+        rows = list(_CUT_ROWS[kind])
         line = float(landmarks[rows, 1].mean() + rng.uniform(-0.03, 0.10) * height)
         keep = flat[:, 1] < line
         border[3] = line

@@ -97,21 +97,21 @@ def make_targets(arrays: SynthArrays, body: Smpl, *, chunk: int = 1000) -> Targe
         for part in (arrays.rotmat, arrays.betas, arrays.transl, arrays.camera)
     ]
     parts = [
-        targets_from_labels(body, *(label[start : start + chunk] for label in labels))
+        _make_targets(body, *(label[start : start + chunk] for label in labels))
         for start in range(0, len(arrays), chunk)
     ]
     return Targets(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def targets_from_labels(
+def _make_targets(
     body: Smpl,
     rotmat: Float[Tensor, "B 24 3 3"],
     betas: Float[Tensor, "B 10"],
     transl: Float[Tensor, "B 3"],
     pinhole: Float[Tensor, "B 3"],
 ) -> Targets:
-    """``make_targets`` of labels that are tensors already, on the device of the body."""
+    """``make_targets`` of one chunk."""
     points = body_points(body, rotmat, betas)
     placed = points.landmarks + points.root
     seen = placed + transl[:, None]

@@ -167,7 +167,7 @@ def write_report(
         explanations=STOP_REASONS,
         bars=_histogram(rows),
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -68,7 +68,7 @@ def write_view(
         body=shown.body_id,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return len(rows)
 
 

@@ -349,3 +349,16 @@ def test_nobody(gpu):
     x, g = draw(0, layer.cin, *layer.size), draw(0, layer.cout, *layer.out_size)
     assert slot_call.conv_forward(gpu, layer, x, start, delta).numel() == 0
     assert slot_call.conv_backward(gpu, layer, g, start, delta).numel() == 0
+
+
+def test_a_grid_beyond_the_limits_is_refused(gpu):
+    """A cast to 32 bits would leave all but one of these slots without their update."""
+    _, state, clock = start_adam(draw(1), [0], torch.float32)
+    gradient = draw(1, 1, 1).float()
+    before = state.delta.clone()
+    code = gpu.code(
+        "eft_slot_adam_update_f32",
+        *(2**32 + 1, 1, 1, gradient, *state.arguments(), *clock.arguments()),
+    )
+    assert code == 9  # cudaErrorInvalidConfiguration
+    assert torch.equal(state.delta, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -184,3 +186,27 @@ def test_points_plan_refuses_bad_rows(points, words):
 def test_point_rows_must_have_equal_lengths():
     with pytest.raises(ValueError, match="one entry per point, got 2, 1 and 1"):
         PointRows(("a", "b"), ({},), ({},))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "place", "value", "words"),
+    [
+        ("mesh", "parents", 5, 7, "MeshPlan: parents must be -1 at the root and parent < child"),
+        ("mesh", "run_joint", 0, 24, r"MeshPlan: run_joint must be in 0..23, got 24"),
+        ("mesh", "run_ptr", 1, -1, r"MeshPlan: run_ptr must be in 0..\d+, got -1"),
+        ("mesh", "slot_idx", (0, 0, 3), 99, r"MeshPlan: slot_idx must be in 0..23, got 99"),
+        ("points", "parents", 0, 0, "PointsPlan: parents must be -1 at the root"),
+        ("points", "term_index", (0, 0), -2, r"PointsPlan: term_index, rows, must be .*, got -2"),
+        ("points", "term_index", (0, 1), 24, r"PointsPlan: term_index, joints, must be in 0..23"),
+        ("points", "joint_index", (0, 1), 500, r"PointsPlan: joint_index, sources, .*, got 500"),
+        ("points", "output_index", 0, 500, r"PointsPlan: output_index must be in .*, got 500"),
+    ],
+)
+def test_plans_check_their_indices_once(kind, field, place, value, words):
+    """The kernels trust them: an index outside would read other memory, and a cycle never end."""
+    mesh, points = make_plans(37, "cpu", torch.float32)
+    plan = mesh if kind == "mesh" else points
+    wrong = getattr(plan, field).clone()
+    wrong[place] = value
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(plan, **{field: wrong})

@@ -77,7 +77,8 @@ def test_amass_poses_the_same_bodies_with_z_up(fits: FitResult, tmp_path: Path) 
     """Posed from the file, the body is where the crop's pinhole puts it, in the turned frame."""
     same = fits.params.betas[:1].expand(6, 10).clone()
     fits = turned(replace(fits, params=replace(fits.params, betas=same)))
-    path, _ = write_fits(fits, NAMES, "amass-npz", tmp_path / "walk.npz")
+    names = replace(NAMES, tracks=["walker"] * 6)
+    path, _ = write_fits(fits, names, "amass-npz", tmp_path / "walk.npz")
     motion = load_amass_npz(path)
     pose = torch.from_numpy(motion.full_pose).float()
     pose[:, 66:] = 0  # hands are not in the file
@@ -89,6 +90,49 @@ def test_amass_poses_the_same_bodies_with_z_up(fits: FitResult, tmp_path: Path) 
     body, betas = fits.body(), torch.from_numpy(motion.betas).float()[None]
     posed = body(betas, pose[:, 3:], pose[:, :3], torch.from_numpy(motion.transl).float())
     torch.testing.assert_close(posed.vertices, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("tracks", "frames"),
+    [
+        ((), {f"{row:05d}": 1 for row in range(1, 7)}),
+        (["a", "b"] * 3, {"a": 3, "b": 3}),
+        (["a/../x", *["b"] * 5], {"a_.._x": 1, "b": 5}),
+    ],
+)
+def test_amass_keeps_people_apart(
+    fits: FitResult, tmp_path: Path, tracks: list[str], frames: dict[str, int]
+) -> None:
+    """One file a person, each with that person's own shape."""
+    path, count = write_fits(fits, replace(NAMES, tracks=tracks), "amass-npz", tmp_path / "w.npz")
+    assert (path, count) == (tmp_path, 6)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        f"w-{n}.npz" for n in sorted(frames)
+    ]
+    motions = {name: load_amass_npz(tmp_path / f"w-{name}.npz") for name in frames}
+    assert {name: len(motion.full_pose) for name, motion in motions.items()} == frames
+    first = np.array([tracks[0] == track for track in tracks]) if tracks else np.arange(6) == 0
+    expected = fits.params.betas[torch.from_numpy(first)].mean(0).double()
+    np.testing.assert_allclose(motions[min(frames)].betas, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("photos", "written"),
+    [
+        (["x/a.jpg", "y/b.jpg"], ["a.jpg", "b.jpg"]),
+        (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"]),
+        (["p/x/a.jpg", "q/x/a.jpg"], ["p/x/a.jpg", "q/x/a.jpg"]),
+        (["x/a.jpg", "x/a.jpg"], ["a.jpg", "a.jpg"]),
+    ],
+)
+def test_photos_of_one_name_stay_apart(
+    fits: FitResult, tmp_path: Path, photos: list[str], written: list[str]
+) -> None:
+    names = PersonNames(photos, ["1", "1#2"])
+    path, _ = write_fits(fits[:2], names, "eft-json", tmp_path / "fits.json")
+    records = load_eft_json(path)
+    assert [record.image_name for record in records] == written
+    assert [record.annot_id for record in records] == [1, 1]
 
 
 def test_failed_fits_are_left_out(fits: FitResult, tmp_path: Path) -> None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from eft_fast import imaging
-from eft_fast.data.photos import PhotoFinder, natural_key
+from eft_fast.data.photos import PhotoFinder, exists, is_file, natural_key
 from eft_fast.data.readers.person import (
     Person,
     Photo,
     check_photo,
-    load_json,
     make_sample,
-    read_numbers,
+    note_other_order,
+    reason_too_little,
+    with_unit_fault,
 )
+from eft_fast.data.values import load_json, read_points, shown, to_key, to_whole
+from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.plausible import order_scores, to_confidence
 from eft_fast.sample import Sample, SampleList
 
 if TYPE_CHECKING:
@@ -31,6 +36,9 @@ BOX_CONFIDENCE: Final = 0.2
 
 _WHO: Final = "read_openpose"
 _SETS: Final = {25: "op25", 18: "op18"}
+#: BODY_25 and BODY_25B have as many keypoints. The median of the people tells them apart: of 4,000
+#: COCO people drawn as BODY_25, 0.1 % score this much better as BODY_25B, and 75 % the other way.
+_MARGIN_25B: Final = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +50,13 @@ def read_openpose(
     min_keypoints: int = 1,
     min_area: float = 0.0,
     min_confidence: float = 0.0,
+    joint_set: str | None = None,
 ) -> SampleList:
     """Read the people of an OpenPose output folder; BODY_25 is ``op25``, the COCO model ``op18``.
 
-    The box of a person spans the keypoints with a confidence above 0.2. Faces and hands are not
-    read.
+    BODY_25B has 25 keypoints too, in another order, and the files do not say which it is: where the
+    people look like it, they are read as ``op25b``, and ``notes`` says so. The box of a person
+    spans the keypoints with a confidence above 0.2. Faces and hands are not read.
 
     Args:
         path: Folder of ``<photo>_keypoints.json`` files, or one such file.
@@ -55,6 +65,7 @@ def read_openpose(
         min_keypoints: Fewest keypoints of a person with a confidence above ``min_confidence``.
         min_area: People whose box has not more square pixels are left out. 0 keeps all.
         min_confidence: Keypoints not above this confidence become unlabelled.
+        joint_set: Order of the keypoints; None: as above.
 
     Returns:
         Samples in the order of the file names, then of the people in a file; in ``left_out`` the
@@ -65,23 +76,32 @@ def read_openpose(
         ValueError: If the folder holds no OpenPose file.
     """
     finder = PhotoFinder(photos, _WHO)
+    asked = None if joint_set is None else find_joint_set(joint_set)
+    sets = _SETS if asked is None else {len(asked): asked.name}
     left_out: Counter[str] = Counter()
-    samples: list[Sample] = []
+    found: list[tuple[Person, Photo]] = []
     for file in list_openpose_files(Path(path)):
         stem = file.name[: -len(ENDING)]
-        photo = _find_photo(finder, stem)
-        people = _read_people(file, stem, min_confidence) if photo.is_wanted else []
+        people, declared = _read_people(file, stem, sets, min_confidence)
+        photo = _find_photo(finder, stem, declared)
         left_out["photo not asked for"] += not photo.is_wanted
-        for person in people:
-            reason = _reason_too_little(person, min_keypoints, min_area)
-            if reason is None:
-                samples.append(
-                    make_sample(person, photo, "openpose", _WHO, box_confidence=BOX_CONFIDENCE)
-                )
-            else:
-                left_out[reason] += 1
+        found += [(person, photo) for person in people if photo.is_wanted]
+    notes: list[str] = []
+    if asked is None:
+        found, notes = _tell_25b(found)
+    samples: list[Sample] = []
+    for person, photo in found:
+        person = with_unit_fault(person, photo, _WHO)
+        area = _area(person) if min_area > 0.0 else 0.0
+        reason = reason_too_little(person, area, min_keypoints, min_area)
+        if reason is None:
+            samples.append(
+                make_sample(person, photo, "openpose", _WHO, box_confidence=BOX_CONFIDENCE)
+            )
+        else:
+            left_out[reason] += 1
     logger.info("%s: %d people; left out: %s", _WHO, len(samples), dict(left_out))
-    return SampleList(samples, +left_out)
+    return SampleList(samples, +left_out, notes + note_other_order(samples, _WHO))
 
 
 def list_openpose_files(path: Path) -> list[Path]:
@@ -91,65 +111,96 @@ def list_openpose_files(path: Path) -> list[Path]:
         FileNotFoundError: If the path does not exist.
         ValueError: If there are none.
     """
-    if not path.exists():
+    if not exists(path):
         raise FileNotFoundError(f"{_WHO}: no file or folder {path}")
-    files = [path] if path.is_file() else list(path.iterdir())
+    files = [path] if is_file(path) else list(path.iterdir())
     files = [file for file in files if file.name.endswith(ENDING)]
     if not files:
         raise ValueError(f"{_WHO}: expected files *{ENDING}, got none in {path}")
     return sorted(files, key=lambda file: natural_key(file.name))
 
 
-def _find_photo(finder: PhotoFinder, stem: str) -> Photo:
+def _find_photo(finder: PhotoFinder, stem: str, declared: tuple[int, int] | None) -> Photo:
     try:
-        return check_photo(finder.find_stem(stem), None, _WHO)
+        return check_photo(finder.find_stem(stem), declared, _WHO)
     except FileNotFoundError as error:
         return Photo(None, None, str(error), is_wanted=not finder.is_selection)
     except ValueError as error:
         return Photo(None, None, str(error))
 
 
-def _read_people(file: Path, stem: str, min_confidence: float) -> list[Person]:
-    """The people of one file; a file that cannot be read is one person with a fault."""
+def _read_people(
+    file: Path, stem: str, sets: dict[int, str], min_confidence: float
+) -> tuple[list[Person], tuple[int, int] | None]:
+    """The people of one file, and the size of the picture that they were found in, if it says so.
+
+    A file that cannot be read is one person with a fault.
+    """
     try:
         document = load_json(file, _WHO)
+        if isinstance(document, list) and len(document) == 1:  # Some editors wrap it in a list.
+            document = document[0]
         people = document.get("people") if isinstance(document, dict) else None
         if not isinstance(people, list):
-            raise ValueError(f"{_WHO}: {file} must have a list of people")
-    except ValueError as error:
-        nobody = np.zeros((25, 3))
-        return [Person(f"{stem}/0", stem, nobody, _SETS[25], fault=str(error))]
+            raise ValueError(f"{_WHO}: {shown(str(file))} must have a list of people")
+    except (ValueError, OSError) as error:
+        count, name = next(iter(sets.items()))
+        return [
+            Person(f"{stem}/0", shown(stem), np.zeros((count, 3)), name, fault=str(error))
+        ], None
+    width, height = (to_whole(document.get(f"canvas_{side}")) for side in ("width", "height"))
     return [
-        _make_person(entry, f"{stem}/{number}", min_confidence)
+        _make_person(entry, f"{stem}/{number}", sets, min_confidence)
         for number, entry in enumerate(people)
-    ]
+    ], ((width, height) if width and height else None)
 
 
-def _make_person(entry: Any, sample_id: str, min_confidence: float) -> Person:
-    label, fault = f"person {sample_id}", None
-    points = np.zeros((25, 3))
+def _make_person(entry: Any, sample_id: str, sets: dict[int, str], min_confidence: float) -> Person:
+    label, fault = f"person {shown(sample_id)}", None
+    points = np.zeros((next(iter(sets)), 3))
     fields = entry if isinstance(entry, dict) else {}
     # Files of OpenPose 1.0 and 1.1 call the body "pose_keypoints".
     values = fields.get("pose_keypoints_2d", fields.get("pose_keypoints"))
     try:
-        points = read_numbers(values, tuple(_SETS), label, _WHO)
+        points = read_points(values, tuple(sets), label, _WHO)
     except ValueError as error:
         fault = str(error)
-    # OpenPose's scores can pass 1 by a little.
-    points[:, 2] = np.where(points[:, 2] > min_confidence, np.minimum(points[:, 2], 1.0), 0.0)
+    if min_confidence > 0.0:
+        points[:, 2] = np.where(points[:, 2] > min_confidence, points[:, 2], 0.0)
     known = fields.get("person_id")
-    number = known[0] if isinstance(known, list) and known else known
-    extra = {} if number in (None, -1) else {"person_id": number}
-    return Person(sample_id, label, points, _SETS[len(points)], fault=fault, extra=extra)
+    number = to_key(known[0] if isinstance(known, list) and known else known)
+    extra = (
+        {} if number in (None, "-1") else {"person_id": int(number) if number.isdigit() else number}
+    )
+    return Person(sample_id, label, points, sets[len(points)], fault=fault, extra=extra)
 
 
-def _reason_too_little(person: Person, min_keypoints: int, min_area: float) -> str | None:
-    """Why a readable person is not wanted; one with a fault is kept, so that it is reported."""
-    if person.fault is not None or not np.isfinite(person.keypoints).all():
-        return None
+def _tell_25b(
+    found: list[tuple[Person, Photo]],
+) -> tuple[list[tuple[Person, Photo]], list[str]]:
+    """The people, as BODY_25B where the median of them looks like it, and a note about that."""
+    orders = ("op25", "op25b")
+    readable = [p for p, _ in found if p.fault is None and p.keypoint_set == "op25"]
+    scores = np.array([order_scores(person.keypoints, orders) for person in readable])
+    margins = scores[:, 0] - scores[:, 1] if len(scores) else np.zeros(0)
+    margins = margins[np.isfinite(margins)]
+    if not len(margins) or np.median(margins) < _MARGIN_25B:
+        return found, []
+    note = (
+        f"{_WHO}: the 25 keypoints look like those of BODY_25B, and were read as op25b; if they "
+        "are BODY_25, name the joint set op25 (--joint-set op25)"
+    )
+    is_25 = [person.keypoint_set == "op25" for person, _ in found]
+    return [
+        (replace(person, keypoint_set="op25b") if same else person, photo)
+        for (person, photo), same in zip(found, is_25, strict=True)
+    ], [note]
+
+
+def _area(person: Person) -> float:
+    """Square pixels of the box around the labelled keypoints."""
+    points = person.keypoints.copy()
+    points[:, 2] = to_confidence(points[:, 2])[0]
     if not person.num_labelled:
-        return "without keypoints"
-    if person.num_labelled < min_keypoints:
-        return f"fewer than {min_keypoints} keypoints"
-    width, height = imaging.keypoints_to_box(person.keypoints)[2:]
-    return f"area of {min_area:g} or less" if 0.0 < min_area >= width * height else None
+        return 0.0
+    return float(np.prod(imaging.keypoints_to_box(points)[2:]))

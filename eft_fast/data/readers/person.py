@@ -1,18 +1,19 @@
-"""What every reader of 2D keypoints does alike: numbers, boxes, photos, and a sentence for a fault.
+"""What every reader of 2D keypoints does alike: boxes, photos, filters, and a sentence for a fault.
 
 The fault of one person never raises: it goes into ``Sample.problem``, and the others are read.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from eft_fast import imaging
+from eft_fast.data.values import shown, to_key
+from eft_fast.plausible import check_person, find_other_order_of_all, find_unit_problem
 from eft_fast.sample import Sample
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Labels are rounded, and may stand this many pixels beyond the border without a note.
 BORDER: Final = 1.0
+#: People by whom the order of a file is judged.
+_TO_TELL_ORDER: Final = 200
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Person:
         keypoint_set: Name of their order.
         box: x, y, w, h in pixels, as it stands in the file.
         fault: Why the keypoints could not be read.
+        notes: What is odd about the entry, a sentence each.
         extra: Other fields to keep.
     """
 
@@ -59,6 +63,7 @@ class Person:
     keypoint_set: str
     box: Any = None
     fault: str | None = None
+    notes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,58 +73,56 @@ class Person:
         return int((is_finite & (self.keypoints[:, 2] > 0.0)).sum())
 
 
-def load_json(path: Path, who: str) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{who}: no file {path}")
-    try:
-        return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        fault = "is empty (0 bytes)" if path.stat().st_size == 0 else f"is not JSON ({error})"
-    except (UnicodeDecodeError, RecursionError) as error:
-        fault = f"is not JSON ({type(error).__name__})"
-    raise ValueError(f"{who}: {path} {fault}")
-
-
-def read_numbers(values: Any, counts: tuple[int, ...], label: str, who: str) -> np.ndarray:
-    """A flat list x, y, confidence, x, ... as [K, 3]; K must be one of ``counts``.
-
-    Raises:
-        ValueError: If the values are not numbers, or not that many.
-    """
-    expected = " or ".join(str(3 * count) for count in counts)
-    try:
-        numbers = np.array(values if isinstance(values, list) else "", dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{who}: {label} must have {expected} keypoint numbers, got values that are not numbers"
-        ) from None
-    if numbers.ndim != 1 or len(numbers) not in [3 * count for count in counts]:
-        raise ValueError(
-            f"{who}: {label} must have {expected} keypoint numbers, got {numbers.size}"
-        )
-    return numbers.reshape(-1, 3)
-
-
 def check_photo(path: Path, declared: tuple[int, int] | None, who: str) -> Photo:
     """Read the head of a photo, and compare its size with the one that the annotations are for."""
     try:
         size = imaging.load_image_size(path)
     except (ValueError, OSError) as error:
         return Photo(path, declared, str(error))
-    if declared is not None and declared != size:
-        return Photo(
-            path,
-            size,
-            f"{who}: {path} is {size[0]} x {size[1]} pixels, but its annotations are for "
-            f"{declared[0]} x {declared[1]}; use the photos as they were annotated",
-        )
-    return Photo(path, size)
+    if declared is None or declared == size:
+        return Photo(path, size)
+    hint = "use the photos as they were annotated"
+    if declared == size[::-1]:
+        hint = "they were annotated without the rotation that the photo's EXIF asks for"
+    return Photo(
+        path,
+        size,
+        f"{who}: {shown(str(path))} is {size[0]} x {size[1]} pixels, but its annotations are for "
+        f"{declared[0]} x {declared[1]}; {hint}",
+    )
+
+
+def note_other_order(samples: list[Sample], who: str) -> list[str]:
+    """A note where most of the people, of the first 200, look like those of another joint set."""
+    usable = [sample for sample in samples if sample.problem is None][:_TO_TELL_ORDER]
+    notes = []
+    for name in dict.fromkeys(sample.keypoint_set for sample in usable):
+        keypoints = [s.keypoints_2d_px for s in usable if s.keypoint_set == name]
+        note = find_other_order_of_all(keypoints, name)
+        notes += [f"{who}: {note} (--joint-set)"] if note else []
+    return notes
+
+
+def with_unit_fault(person: Person, photo: Photo, who: str) -> Person:
+    """The person, with a fault if the keypoints are no pixels: no filter then takes the blame."""
+    if person.fault is not None:
+        return person
+    problem = find_unit_problem(person.keypoints, photo.size)
+    return replace(person, fault=problem and f"{who}: {person.label}: {problem}")
+
+
+def reason_too_little(
+    person: Person, area: float, min_keypoints: int, min_area: float
+) -> str | None:
+    """Why a readable person is not wanted; one with a fault is kept, so that it is reported."""
+    if person.fault is not None:
+        return None
+    is_finite = bool(np.isfinite(person.keypoints).all())
+    if is_finite and not person.num_labelled:
+        return "without keypoints"
+    if is_finite and person.num_labelled < min_keypoints:
+        return f"fewer than {min_keypoints} keypoints"
+    return f"area of {min_area:g} or less" if 0.0 < min_area and not area > min_area else None
 
 
 def make_sample(
@@ -129,29 +132,30 @@ def make_sample(
 
     A person without a usable box gets the one around the keypoints above ``box_confidence``.
     """
-    problem, notes = photo.problem or person.fault, []
+    problem, notes = photo.problem or person.fault, list(person.notes)
+    start = f"{who}: {person.label}"
     if not np.isfinite(person.keypoints).all():
-        notes.append(f"{who}: {person.label} has keypoints that are not finite, left unlabelled")
-    try:
-        keypoints = imaging.check_keypoints(person.keypoints)
-    except ValueError as error:
-        keypoints = np.zeros_like(person.keypoints)
-        problem = problem or f"{who}: {person.label} cannot be read ({error})"
+        notes.append(f"{start} has keypoints that are not finite, left unlabelled")
+    # Whether the order can be right is said of the file as a whole (note_other_order).
+    checked = check_person(
+        person.keypoints, person.box, photo.size, person.keypoint_set, is_order_known=True
+    )
+    notes += [f"{start}: {note}" for note in checked.notes]
+    problem = problem or (checked.problem and f"{start}: {checked.problem}")
+    keypoints = imaging.check_keypoints(checked.keypoints)
     if photo.size is not None:
         keypoints, note = _limit_to_photo(keypoints, photo.size)
-        notes += [f"{who}: {person.label} has {note}"] if note else []
+        notes += [f"{start} has {note}"] if note else []
     if not (keypoints[:, 2] > 0.0).any():
-        problem = problem or f"{who}: {person.label} has no labelled keypoint left"
-    box = usable_box(person.box)
-    if box is None and person.box is not None:
-        notes.append(f"{who}: {person.label} has no usable box, so its keypoints give it")
+        problem = problem or f"{start} has no labelled keypoint left"
+    box = checked.box
     center, scale = None, None
     try:
         if box is None:
             box = _keypoint_box(keypoints, box_confidence)
         center, scale = imaging.box_to_center_scale(box)
     except ValueError as error:
-        problem = problem or f"{who}: {person.label} has no usable box ({error})"
+        problem = problem or f"{start} has no usable box ({error})"
     return Sample(
         id=person.id,
         dataset=dataset,
@@ -162,6 +166,7 @@ def make_sample(
         bbox_xyxy=None if box is None else np.concatenate([box[:2], box[:2] + box[2:]]),
         bbox_center=center,
         bbox_scale=scale,
+        track_id=to_key(person.extra.get("track_id")),
         problem=problem,
         notes=tuple(notes),
         extra=person.extra,
@@ -186,17 +191,6 @@ def _limit_to_photo(
         note = f"{is_outside.sum()} keypoints outside of the {size[0]} x {size[1]} photo"
         note += f", {is_far.sum()} of them so far out that they are dropped" if is_far.any() else ""
     return np.where(is_far[:, None], 0.0, keypoints), note
-
-
-def usable_box(box: Any) -> Float[np.ndarray, " 4"] | None:
-    """The box x, y, w, h as an array, or None if it is not four finite numbers with an area."""
-    try:
-        values = np.array(box, dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    if values.shape != (4,) or not np.isfinite(values).all() or values[2:].min() <= 0.0:
-        return None
-    return values
 
 
 def _keypoint_box(

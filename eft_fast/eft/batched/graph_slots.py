@@ -227,7 +227,7 @@ class GraphSlotFitter(Fitter):
                 if seat is None or seat.first_step > step or not is_done(rows[place]):
                     continue
                 self._seats[place] = None
-                yield seat.index, read_record(rows[place])
+                yield seat.index, self._loss.with_camera(read_record(rows[place]))
 
     def _choose_width(self, is_drain: bool) -> int:
         """As many slots as hold somebody; at the end people move together."""

@@ -129,7 +129,7 @@ class SlotFitter(Fitter):
         slot = self.slots[place]
         assert slot is not None
         self.slots[place] = None
-        return slot.index, self.records.fit(place)
+        return slot.index, self.loss.with_camera(self.records.fit(place))
 
 
 class _Slotwise:

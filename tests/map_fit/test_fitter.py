@@ -1,0 +1,135 @@
+"""``method="map"`` from photos to a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eft_fast
+from eft_fast.body.smpl import Smpl
+from eft_fast.geometry.cameras import crop_intrinsics, photo_intrinsics
+from eft_fast.models.error_covariance import estimate_covariance
+from eft_fast.models.open_regressor import OpenRegressor
+
+
+@pytest.fixture(scope="module")
+def network() -> OpenRegressor:
+    return OpenRegressor.make_tiny()
+
+
+@pytest.fixture(scope="module")
+def covariance(network: OpenRegressor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the tiny network's made-up errors."""
+    generator = torch.Generator().manual_seed(0)
+    states = 0.3 * torch.randn(400, 85, generator=generator)
+    path = tmp_path_factory.mktemp("covariance") / "tiny.npz"
+    estimate_covariance(states, regressor=network, source="made up").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def given() -> tuple[list[np.ndarray], np.ndarray]:
+    """Noisy pictures and keypoints scattered like a person."""
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 255, (200, 160, 3), dtype=np.uint8) for _ in range(5)]
+    keypoints = np.ones((5, 17, 3), np.float32)
+    keypoints[..., :2] = rng.uniform(30, 130, (5, 17, 2))
+    return photos, keypoints
+
+
+def fit(network: OpenRegressor, covariance: Path, photos: object, keypoints: object, **options):
+    config = eft_fast.MapConfig(covariance=covariance, **options)
+    return eft_fast.fit_batch(
+        photos, keypoints, method="map", regressor=network, config=config, progress=False
+    )
+
+
+def test_a_result_says_how_and_how_sure(network, covariance, given, tmp_path) -> None:
+    result = fit(network, covariance, *given)
+    assert (result.method, result.mode) == ("map", "residual")
+    assert bool((result.kp_error_px < result.init_kp_error_px).all())
+    assert bool((result.loss < result.init_loss).all())
+    assert result.joint_sigma_mm.shape == (5, 24)
+    assert bool((result.joint_sigma_mm[:, 1:] > 0).all())
+    assert result.joint_confidence.shape == (5, 24)
+    assert set(result.stop_reason) <= {"converged", "max_steps"}
+    # The pinhole that was assumed: the network's answer stands 5 m away.
+    torch.testing.assert_close(
+        result.cam_transl("init")[:, 2], torch.full((5,), 5.0), rtol=1e-4, atol=0
+    )
+    result.save(tmp_path / "fits.npz")
+    again = eft_fast.FitResult.load(tmp_path / "fits.npz")
+    assert torch.equal(again.joint_sigma_mm, result.joint_sigma_mm)
+    weak = fit(network, covariance, *given, distance=None, posterior=False)
+    assert bool(weak.intrinsics.isnan().all())
+    assert weak.joint_sigma_mm is None
+
+
+def test_batches_and_company_change_nothing(network, covariance, given) -> None:
+    photos, keypoints = given
+    whole = fit(network, covariance, photos, keypoints)
+    pairs = fit(network, covariance, photos, keypoints, batch=2)
+    alone = fit(network, covariance, photos[3:4], keypoints[3:4])
+    for other, rows in ((pairs, slice(None)), (alone, slice(3, 4))):
+        assert torch.equal(other.params.body_pose, whole.params.body_pose[rows])
+        assert torch.equal(other.pred_cam, whole.pred_cam[rows])
+        assert torch.equal(other.joint_sigma_mm, whole.joint_sigma_mm[rows])
+
+
+def test_bad_people_keep_the_answer_and_stop_nobody(network, covariance, given) -> None:
+    photos, keypoints = list(given[0]), given[1].copy()
+    whole = fit(network, covariance, photos, keypoints)
+    photos[0] = "no_such_file.jpg"
+    keypoints[1] = 0
+    result = fit(network, covariance, photos, keypoints)
+    assert result.stop_reason[0] == "bad_image"
+    assert result.stop_reason[1] == "no_keypoints"
+    assert torch.equal(result.pred_cam[1], result.init.pred_cam[1])
+    assert torch.equal(result.pred_cam[2:], whole.pred_cam[2:])
+
+
+def test_fill_takes_the_landmarks(network, covariance, given) -> None:
+    photos, keypoints = given[0], given[1].copy()
+    keypoints[:, 9] = 0
+    plain, filled = (
+        fit(network, covariance, photos, keypoints, fill=f) for f in ("none", "landmarks")
+    )
+    assert not torch.equal(plain.pred_cam, filled.pred_cam)
+
+
+def test_without_a_covariance_one_sentence_says_what_to_do(network, given) -> None:
+    with pytest.raises(ValueError, match="eft-fast calibrate"):
+        eft_fast.fit_batch(*given, method="map", regressor=network, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "head"}, "map tunes no weights, got mode 'head'"),
+        ({"workers": 2}, "map fits in batches and takes no workers or slots"),
+        ({"config": eft_fast.EftConfig()}, "map takes a MapConfig, got EftConfig"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(given, options, words) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        eft_fast.fit_batch(*given, method="map", progress=False, **options)
+
+
+def test_a_pinhole_goes_to_the_photo_and_back() -> None:
+    intrinsics = torch.tensor([[[900.0, 0, 310], [0, 905, 240], [0, 0, 1]]])
+    box = torch.tensor([[300.0, 200.0]]), torch.tensor([1.7])
+    crop = crop_intrinsics(intrinsics, *box)
+    torch.testing.assert_close(photo_intrinsics(crop, *box), intrinsics)
+
+
+def test_the_shipped_regressor_has_its_covariance(body: Smpl) -> None:
+    """One person by the shipped pair, as a user calls it."""
+    rng = np.random.default_rng(1)
+    photo = rng.integers(0, 255, (240, 240, 3), dtype=np.uint8)
+    keypoints = np.ones((1, 17, 3), np.float32)
+    keypoints[..., :2] = rng.uniform(60, 180, (1, 17, 2))
+    result = eft_fast.fit_batch([photo], keypoints, method="map", body=body, progress=False)
+    assert float(result.kp_error_px) < float(result.init_kp_error_px)
