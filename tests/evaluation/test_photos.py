@@ -183,6 +183,27 @@ def swapped(form: dict) -> dict:
     }
 
 
+@pytest.mark.parametrize(("first", "sign"), [("eft", 1), ("smplify_spin_gmm", -1)])
+def test_an_interval_across_zero_is_no_proof(first, sign):
+    """Whichever of the two came first."""
+    second = {"eft": "smplify_spin_gmm", "smplify_spin_gmm": "eft"}[first]
+    low, high = sorted((-0.3 * sign, 0.1 * sign))
+    row = {"withheld_error": -0.1 * sign, "withheld_error_low": low, "withheld_error_high": high}
+    row |= {f"withheld_pck_0.1{end}": 0.0 for end in ("", "_low", "_high")}
+    values = {key: 0.5 for key in ("fits_per_second",)}
+    for key in ("given_pck_0.1", "given_pck_0.05", "withheld_pck_0.1", "withheld_pck_0.05"):
+        values |= {f"{key}{end}": 0.5 for end in ("", "_low", "_high")}
+    values |= {f"withheld_error{end}": 0.1 for end in ("", "_low", "_high")}
+    form = {"form": "limb", "people": 6, "methods": {"eft": values, "smplify_spin_gmm": values},
+            "differences": {first: {second: row}}}  # fmt: skip
+    page = to_markdown(
+        {"people": 6, "draws": 3, "withhold": 0.33, "outliers": 0.0, "seed": 0, "regressor": "r",
+         "weights_hash": "h", "body": "b", "threads": 1, "device": "d", "forms": [form]}, ""
+    )  # fmt: skip
+    assert "eft has a lower withheld error than 1 of 1 rows of SMPLify, than 0 of them" in page
+    assert "loses" not in page
+
+
 def test_rows_have_names_and_the_default_ones_are_there():
     known = photo_methods()
     assert {"none", "eft", "eft_released", "smplify_spin_gmm", "smplify_tied_anchor"} <= set(known)
