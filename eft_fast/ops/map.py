@@ -132,10 +132,12 @@ def map_solve(
     if not _use_native("map_solve", backend, centre.betas):
         return map_reference.solve(problem, start, steps, damping, tolerance, keep_hessian)
     _register_native()
-    *parts, hessian = torch.ops.eft_fast.map_solve(
-        *_arguments(problem, start), steps, damping, tolerance, keep_hessian
+    out = MapSolution(
+        *torch.ops.eft_fast.map_solve(
+            *_arguments(problem, start), steps, damping, tolerance, keep_hessian
+        )
     )
-    return MapSolution(*parts, hessian if keep_hessian else None)
+    return out if keep_hessian else out._replace(hessian=None)
 
 
 @torch.no_grad()
