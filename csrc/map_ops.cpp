@@ -1,5 +1,5 @@
-// Registration of the MAP solver: schemas, checks, and its CPU side. eft_fast/ops/map.py says what
-// it solves.
+// Registration of the MAP solver: schemas, checks, allocation, and one call per device.
+// eft_fast/ops/map.py says what it solves.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -7,14 +7,136 @@
 #include "check.h"
 #include "math/map.h"
 #include "ops_cpu.h"
+#ifdef EFT_FAST_WITH_CUDA
+#include "cuda/map_launchers.h"
+#include "ops_cuda.h"
+#endif
 
 namespace eft_fast {
 namespace {
 
+// With EFT_FAST_HOST_CUDA the kernels for GPUs take the place of those for the CPU.
+bool is_on_gpu(const Tensor& t) {
+#if defined(EFT_FAST_HOST_CUDA)
+  return true;
+#elif defined(EFT_FAST_WITH_CUDA)
+  return t.is_cuda();
+#else
+  return false;
+#endif
+}
+
+#ifdef EFT_FAST_HOST_CUDA
+template <typename Arguments>
+void call(const Arguments&) {}
+#else
 void call(const cpu::MapSolve<float>& a) { cpu::kernels().map_solve_f32(a); }
 void call(const cpu::MapSolve<double>& a) { cpu::kernels().map_solve_f64(a); }
 void call(const cpu::MapEvaluate<float>& a) { cpu::kernels().map_evaluate_f32(a); }
 void call(const cpu::MapEvaluate<double>& a) { cpu::kernels().map_evaluate_f64(a); }
+#endif
+
+#ifdef EFT_FAST_WITH_CUDA
+
+template <typename S>
+struct MapLaunchers;
+
+template <>
+struct MapLaunchers<float> {
+  static constexpr auto solve = &eft_map_solve_f32;
+  static constexpr auto evaluate = &eft_map_evaluate_f32;
+};
+
+template <>
+struct MapLaunchers<double> {
+  static constexpr auto solve = &eft_map_solve_f64;
+  static constexpr auto evaluate = &eft_map_evaluate_f64;
+};
+
+// launch(arguments of EFT_MAP_INPUTS..., rest..., stream)
+template <typename S, typename Launch, typename... Rest>
+void launch(const char* op,
+            Launch launcher,
+            const Tensor& like,
+            const cpu::MapProblem<S>& in,
+            Rest... rest) {
+  const int64_t bytes = map_arena_bytes(in.rows, in.terms, in.sources, sizeof(S));
+  if (bytes > kMapArenaLimit)
+    refuse(std::string(op) + ": on a GPU a person of this plan must fit into " +
+           std::to_string(kMapArenaLimit) + " bytes, got " + std::to_string(bytes) +
+           "; use fewer points, or backend='torch'");
+  const DeviceGuard guard(like.get_device_index());
+  const int code = launcher(in.people,
+                            in.rows,
+                            in.terms,
+                            in.joint_terms,
+                            in.sources,
+                            in.outputs,
+                            in.centre.rotmat,
+                            in.centre.betas,
+                            in.centre.cam,
+                            in.begin.rotmat,
+                            in.begin.betas,
+                            in.begin.cam,
+                            in.keypoints,
+                            in.precision,
+                            in.frame,
+                            in.pinhole,
+                            in.points3d,
+                            in.free,
+                            in.skeleton,
+                            in.parents,
+                            in.row_data,
+                            in.term_index,
+                            in.term_weight,
+                            in.joint_index,
+                            in.joint_weight,
+                            in.output_index,
+                            rest...,
+                            current_stream(op, like));
+  check_launch(op, code);
+}
+
+template <typename S>
+void launch_solve(const Tensor& like, const cpu::MapSolve<S>& a) {
+  launch("map_solve",
+         MapLaunchers<S>::solve,
+         like,
+         a.in,
+         a.steps,
+         a.damping,
+         a.tolerance,
+         a.rotmat,
+         a.betas,
+         a.cam,
+         a.energy,
+         a.data,
+         a.count,
+         a.converged,
+         a.finite,
+         a.hessian);
+}
+
+template <typename S>
+void launch_evaluate(const Tensor& like, const cpu::MapEvaluate<S>& a) {
+  launch("map_evaluate",
+         MapLaunchers<S>::evaluate,
+         like,
+         a.in,
+         a.energy,
+         a.data,
+         a.gradient,
+         a.hessian);
+}
+
+#else
+
+template <typename S>
+void launch_solve(const Tensor&, const cpu::MapSolve<S>&) {}
+template <typename S>
+void launch_evaluate(const Tensor&, const cpu::MapEvaluate<S>&) {}
+
+#endif
 
 struct State {
   Tensor rotmat, betas, cam;
@@ -156,15 +278,6 @@ Tensor empty_of(const Tensor& like, int64_t people, ScalarType type) {
   return torch::stable::new_empty(like, {people}, type);
 }
 
-template <typename F>
-void for_type(const Tensor& betas, F f) {
-  if (betas.scalar_type() == ScalarType::Float) {
-    f(float{});
-  } else {
-    f(double{});
-  }
-}
-
 using Solution = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Solution map_solve(const Tensor& rotmat0,
@@ -224,24 +337,30 @@ Solution map_solve(const Tensor& rotmat0,
   const Tensor finite = empty_of(betas0, people, ScalarType::Bool);
   const Tensor hessian =
       keep_hessian ? empty_as(betas0, {people, kMapUnknowns, kMapUnknowns}) : empty_as(betas0, {0});
-  for_type(betas0, [&](auto zero) {
+  const auto run = [&](auto zero) {
     using S = decltype(zero);
-    if (people)
-      call(cpu::MapSolve<S>{kPool,
-                            problem.pointers<S>(),
-                            steps,
-                            damping,
-                            tolerance,
-                            write<S>(out_rotmat),
-                            write<S>(out_betas),
-                            write<S>(out_cam),
-                            write<S>(energy),
-                            write<S>(data),
-                            write<int32_t>(count),
-                            write<bool>(converged),
-                            write<bool>(finite),
-                            keep_hessian ? write<S>(hessian) : nullptr});
-  });
+    const cpu::MapSolve<S> args{kPool,
+                                problem.pointers<S>(),
+                                steps,
+                                damping,
+                                tolerance,
+                                write<S>(out_rotmat),
+                                write<S>(out_betas),
+                                write<S>(out_cam),
+                                write<S>(energy),
+                                write<S>(data),
+                                write<int32_t>(count),
+                                write<bool>(converged),
+                                write<bool>(finite),
+                                keep_hessian ? write<S>(hessian) : nullptr};
+    if (is_on_gpu(betas0)) {
+      launch_solve(betas0, args);
+    } else {
+      call(args);
+    }
+  };
+  if (people && betas0.scalar_type() == ScalarType::Float) run(float{});
+  if (people && betas0.scalar_type() == ScalarType::Double) run(double{});
   return {out_rotmat, out_betas, out_cam, energy, data, count, converged, finite, hessian};
 }
 
@@ -292,16 +411,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(const Tensor& rotmat0,
   const Tensor energy = empty_as(betas0, {people}), data = empty_as(betas0, {people});
   const Tensor gradient = empty_as(betas0, {people, kMapUnknowns});
   const Tensor hessian = empty_as(betas0, {people, kMapUnknowns, kMapUnknowns});
-  for_type(betas0, [&](auto zero) {
+  const auto run = [&](auto zero) {
     using S = decltype(zero);
-    if (people)
-      call(cpu::MapEvaluate<S>{kPool,
-                               problem.pointers<S>(),
-                               write<S>(energy),
-                               write<S>(data),
-                               write<S>(gradient),
-                               write<S>(hessian)});
-  });
+    const cpu::MapEvaluate<S> args{kPool,
+                                   problem.pointers<S>(),
+                                   write<S>(energy),
+                                   write<S>(data),
+                                   write<S>(gradient),
+                                   write<S>(hessian)};
+    if (is_on_gpu(betas0)) {
+      launch_evaluate(betas0, args);
+    } else {
+      call(args);
+    }
+  };
+  if (people && betas0.scalar_type() == ScalarType::Float) run(float{});
+  if (people && betas0.scalar_type() == ScalarType::Double) run(double{});
   return {energy, data, gradient, hessian};
 }
 
@@ -331,5 +456,12 @@ STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
   m.impl("map_solve", TORCH_BOX(&map_solve));
   m.impl("map_evaluate", TORCH_BOX(&map_evaluate));
 }
+
+#if defined(EFT_FAST_WITH_CUDA) && !defined(EFT_FAST_HOST_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(eft_fast, CUDA, m) {
+  m.impl("map_solve", TORCH_BOX(&map_solve));
+  m.impl("map_evaluate", TORCH_BOX(&map_evaluate));
+}
+#endif
 
 }  // namespace eft_fast

@@ -127,7 +127,8 @@ def build_kernels(flags: Sequence[str] = ("-O2",)) -> Path:
 def build_operators() -> Path:
     """The operators of csrc/ops.cpp with the CUDA kernels behind them, on CPU tensors."""
     torch_folder = Path(torch.__file__).parent
-    sources = [CSRC / name for name in ("ops.cpp", "ops_cuda.cpp", "ps_ops.cpp", "raster_ops.cpp")]
+    names = ("ops.cpp", "ops_cuda.cpp", "ps_ops.cpp", "raster_ops.cpp", "map_ops.cpp")
+    sources = [CSRC / name for name in names]
     sources.append(Path(__file__).parent / "no_simd.cpp")
     flags = ["-O2", "-std=c++20", "-fvisibility=hidden", f"-isystem{torch_folder / 'include'}"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DEFT_FAST_WITH_CUDA"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -253,6 +254,17 @@ def test_fewer_steps_stop_earlier():
     got = solution(case, "torch", steps=4, tolerance=0.0)
     assert got.steps.tolist() == [4, 4, 4]
     assert not got.converged.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_step_scales_by_e_at_most(backend):
+    skip_unless_built(backend)
+    case = make_case(2, begin=False)
+    case.keypoints[..., :2] *= 30
+    case.precision = torch.eye(85, dtype=F64) * 1e-3
+    case.options["free"] = torch.arange(85) == 82
+    got = solution(case, backend, steps=1)
+    torch.testing.assert_close(got.cam[:, 0], case.centre.cam[:, 0] * math.e)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -145,5 +145,5 @@ def test_meta_tensors_have_no_native_solver():
     centre = MapState(*(part.to("meta") for part in case.centre))
     moved = dataclasses.replace(case.plan.to("meta"))
     rest = (part.to("meta") for part in (case.keypoints, case.precision, case.frame))
-    with pytest.raises(ValueError, match="the native solver runs on cpu, got meta"):
+    with pytest.raises(ValueError, match="the native operators run on cpu and cuda, got meta"):
         map_solve(moved, centre, *rest, backend="native")
