@@ -1,20 +1,110 @@
-// Registration of the MAP solver: schemas, checks, and its CPU side. eft_fast/ops/map.py says what
-// it solves.
+// Registration of the MAP solver: schemas, checks, allocation, and one call per device.
+// eft_fast/ops/map.py says what it solves.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
-#include "check.h"
 #include "device.h"
 #include "math/map.h"
+#ifdef EFT_FAST_WITH_CUDA
+#include "cuda/map_launchers.h"
+#endif
 
 namespace eft_fast {
 namespace {
 
-void call(const cpu::MapSolve<float>& a) { cpu::kernels().map_solve_f32(a); }
-void call(const cpu::MapSolve<double>& a) { cpu::kernels().map_solve_f64(a); }
-void call(const cpu::MapEvaluate<float>& a) { cpu::kernels().map_evaluate_f32(a); }
-void call(const cpu::MapEvaluate<double>& a) { cpu::kernels().map_evaluate_f64(a); }
+#ifdef EFT_FAST_WITH_CUDA
+
+template <typename S>
+struct MapLaunchers;
+
+template <>
+struct MapLaunchers<float> {
+  static constexpr auto solve = &eft_map_solve_f32;
+  static constexpr auto evaluate = &eft_map_evaluate_f32;
+};
+
+template <>
+struct MapLaunchers<double> {
+  static constexpr auto solve = &eft_map_solve_f64;
+  static constexpr auto evaluate = &eft_map_evaluate_f64;
+};
+
+// launcher(arguments of EFT_MAP_INPUTS..., rest..., stream)
+template <typename S, typename Launcher, typename... Rest>
+int launch_map(const char* op,
+               Launcher launcher,
+               const Cuda& device,
+               const cpu::MapProblem<S>& in,
+               Rest... rest) {
+  const int64_t bytes = map_arena_bytes(in.rows, in.terms, in.sources, sizeof(S));
+  if (bytes > kMapArenaLimit)
+    refuse(std::string(op) + ": on a GPU a person of this plan must fit into " +
+           std::to_string(kMapArenaLimit) + " bytes, got " + std::to_string(bytes) +
+           "; use fewer points, or backend='torch'");
+  return launcher(in.people,
+                  in.rows,
+                  in.terms,
+                  in.joint_terms,
+                  in.sources,
+                  in.outputs,
+                  in.centre.rotmat,
+                  in.centre.betas,
+                  in.centre.cam,
+                  in.begin.rotmat,
+                  in.begin.betas,
+                  in.begin.cam,
+                  in.keypoints,
+                  in.precision,
+                  in.frame,
+                  in.pinhole,
+                  in.points3d,
+                  in.free,
+                  in.skeleton,
+                  in.parents,
+                  in.row_data,
+                  in.term_index,
+                  in.term_weight,
+                  in.joint_index,
+                  in.joint_weight,
+                  in.output_index,
+                  rest...,
+                  device.stream());
+}
+
+template <typename S>
+int launch(const cpu::MapSolve<S>& a, const Cuda& device) {
+  return launch_map("map_solve",
+                    MapLaunchers<S>::solve,
+                    device,
+                    a.in,
+                    a.steps,
+                    a.damping,
+                    a.tolerance,
+                    a.rotmat,
+                    a.betas,
+                    a.cam,
+                    a.energy,
+                    a.data,
+                    a.count,
+                    a.converged,
+                    a.finite,
+                    a.hessian);
+}
+
+template <typename S>
+int launch(const cpu::MapEvaluate<S>& a, const Cuda& device) {
+  return launch_map("map_evaluate",
+                    MapLaunchers<S>::evaluate,
+                    device,
+                    a.in,
+                    a.energy,
+                    a.data,
+                    a.gradient,
+                    a.hessian);
+}
+
+#endif  // EFT_FAST_WITH_CUDA
 
 struct State {
   Tensor rotmat, betas, cam;
@@ -156,17 +246,9 @@ Tensor empty_of(const Tensor& like, int64_t people, ScalarType type) {
   return torch::stable::new_empty(like, {people}, type);
 }
 
-template <typename F>
-void for_type(const Tensor& betas, F f) {
-  if (betas.scalar_type() == ScalarType::Float) {
-    f(float{});
-  } else {
-    f(double{});
-  }
-}
-
 using Solution = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+template <typename Device>
 Solution map_solve(const Tensor& rotmat0,
                    const Tensor& betas0,
                    const Tensor& cam0,
@@ -215,6 +297,7 @@ Solution map_solve(const Tensor& rotmat0,
                                         transl_weight,
                                         output_index);
   const int64_t people = problem.people;
+  const Device device("map_solve", betas0);
   const Tensor out_rotmat = empty_as(betas0, {people, kJoints, 3, 3});
   const Tensor out_betas = empty_as(betas0, {people, kBetas});
   const Tensor out_cam = empty_as(betas0, {people, 3});
@@ -224,27 +307,28 @@ Solution map_solve(const Tensor& rotmat0,
   const Tensor finite = empty_of(betas0, people, ScalarType::Bool);
   const Tensor hessian =
       keep_hessian ? empty_as(betas0, {people, kMapUnknowns, kMapUnknowns}) : empty_as(betas0, {0});
-  for_type(betas0, [&](auto zero) {
-    using S = decltype(zero);
-    if (people)
-      call(cpu::MapSolve<S>{Cpu::pool,
-                            problem.pointers<S>(),
-                            steps,
-                            damping,
-                            tolerance,
-                            write<S>(out_rotmat),
-                            write<S>(out_betas),
-                            write<S>(out_cam),
-                            write<S>(energy),
-                            write<S>(data),
-                            write<int32_t>(count),
-                            write<bool>(converged),
-                            write<bool>(finite),
-                            keep_hessian ? write<S>(hessian) : nullptr});
-  });
+  if (people)
+    for_type(betas0, [&](auto zero) {
+      using S = decltype(zero);
+      device.run(cpu::MapSolve<S>{Device::pool,
+                                  problem.pointers<S>(),
+                                  steps,
+                                  damping,
+                                  tolerance,
+                                  write<S>(out_rotmat),
+                                  write<S>(out_betas),
+                                  write<S>(out_cam),
+                                  write<S>(energy),
+                                  write<S>(data),
+                                  write<int32_t>(count),
+                                  write<bool>(converged),
+                                  write<bool>(finite),
+                                  keep_hessian ? write<S>(hessian) : nullptr});
+    });
   return {out_rotmat, out_betas, out_cam, energy, data, count, converged, finite, hessian};
 }
 
+template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(const Tensor& rotmat0,
                                                         const Tensor& betas0,
                                                         const Tensor& cam0,
@@ -289,20 +373,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(const Tensor& rotmat0,
                                         transl_weight,
                                         output_index);
   const int64_t people = problem.people;
+  const Device device("map_evaluate", betas0);
   const Tensor energy = empty_as(betas0, {people}), data = empty_as(betas0, {people});
   const Tensor gradient = empty_as(betas0, {people, kMapUnknowns});
   const Tensor hessian = empty_as(betas0, {people, kMapUnknowns, kMapUnknowns});
-  for_type(betas0, [&](auto zero) {
-    using S = decltype(zero);
-    if (people)
-      call(cpu::MapEvaluate<S>{Cpu::pool,
-                               problem.pointers<S>(),
-                               write<S>(energy),
-                               write<S>(data),
-                               write<S>(gradient),
-                               write<S>(hessian)});
-  });
+  if (people)
+    for_type(betas0, [&](auto zero) {
+      using S = decltype(zero);
+      device.run(cpu::MapEvaluate<S>{Device::pool,
+                                     problem.pointers<S>(),
+                                     write<S>(energy),
+                                     write<S>(data),
+                                     write<S>(gradient),
+                                     write<S>(hessian)});
+    });
   return {energy, data, gradient, hessian};
+}
+
+template <typename Device>
+void implement(Library& m) {
+  m.impl("map_solve", TORCH_BOX(&map_solve<Device>));
+  m.impl("map_evaluate", TORCH_BOX(&map_evaluate<Device>));
 }
 
 }  // namespace
@@ -317,7 +408,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(const Tensor& rotmat0,
 STABLE_TORCH_LIBRARY_FRAGMENT(eft_fast, m) {
   // Centre of the prior and start: rotmat [B,24,3,3], betas [B,10], cam [B,3]. keypoints [B,K,3] u,
   // v, weight; precision [85,85]; frame [B]; pinhole [B,4]; points3d [B,K,4] x, y, z, weight; free
-  // [85] bool. Plan tensors as in ops.cpp, but rows [R,3,240] (PointsPlan.map_rows).
+  // [85] bool. Plan tensors as in smpl_ops.cpp, but rows [R,3,240] (PointsPlan.map_rows).
   // -> rotmat, betas, cam, energy [B], data [B], steps [B] i32, converged [B], finite [B], hessian
   //    [B,85,85] ([0] unless kept).
   m.def("map_solve(" EFT_MAP
@@ -327,9 +418,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(eft_fast, m) {
   m.def("map_evaluate(" EFT_MAP ") -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(eft_fast, CPU, m) {
-  m.impl("map_solve", TORCH_BOX(&map_solve));
-  m.impl("map_evaluate", TORCH_BOX(&map_evaluate));
-}
+EFT_IMPLEMENT
 
 }  // namespace eft_fast

@@ -129,7 +129,7 @@ def map_solve(
     )
     if steps < 0:
         raise ValueError(f"map_solve: steps must be 0 or more, got {steps}")
-    if not _use_native("map_solve", backend, centre.betas):
+    if not _checks.use_native("map_solve", backend, centre.betas):
         return map_reference.solve(problem, start, steps, damping, tolerance, keep_hessian)
     options = (steps, damping, tolerance, keep_hessian)
     out = MapSolution(*_SOLVE(*_arguments(problem, start), *options))
@@ -159,18 +159,9 @@ def map_evaluate(
     problem, start = _make_problem(
         "map_evaluate", plan, centre, keypoints, precision, frame, begin, pinhole, points3d, free
     )
-    if not _use_native("map_evaluate", backend, centre.betas):
+    if not _checks.use_native("map_evaluate", backend, centre.betas):
         return map_reference.evaluate(problem, start)
     return MapEvaluation(*_EVALUATE(*_arguments(problem, start)))
-
-
-def _use_native(who: str, backend: str, betas: Tensor) -> bool:
-    """Whether the native solver runs: on the CPU. Elsewhere only ``auto`` may choose another."""
-    if betas.device.type == "cpu":
-        return _checks.use_native(who, backend, betas)
-    if backend == "native":
-        raise ValueError(f"{who}: the native solver runs on cpu, got {betas.device}; use 'auto'")
-    return False
 
 
 def _arguments(problem: MapProblem, begin: MapState) -> tuple[Any, ...]:

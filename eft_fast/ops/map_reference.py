@@ -455,7 +455,10 @@ def _pick(yes: Bool[Tensor, " B"], some: Tensor, other: Tensor) -> Tensor:
 
 
 def _next_damping(damping: Tensor, is_better: Tensor, gain: Tensor) -> Tensor:
-    factor = torch.where(gain > GOOD_GAIN, GOOD, torch.where(gain > FAIR_GAIN, FAIR, POOR))
+    # Numbers alone would make a float32 tensor.
+    factor = torch.full_like(damping, POOR)
+    factor = torch.where(gain > FAIR_GAIN, FAIR, factor)
+    factor = torch.where(gain > GOOD_GAIN, GOOD, factor)
     return (damping * torch.where(is_better, factor, FAILED)).clamp(*DAMPING_RANGE)
 
 

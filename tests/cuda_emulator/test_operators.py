@@ -21,6 +21,7 @@ FILES = {
     ],
     "slots": ["ops/test_slot_layers.py", "eft/test_adam_in_backward.py"],
     "fits": ["eft/test_graph_slots.py"],
+    "map": ["ops/test_map.py", "ops/test_map_native.py"],
 }
 #: What of them runs, where all would take minutes: a whole fit of the open network's head.
 CHOSEN = {"fits": ("open_network", "head")}

@@ -71,53 +71,99 @@ void add_squares(const S* rows, int count, S* H) {
   for (int i = 0; i < kSystemRows; i += kPanel) update_panel<S, false>(rows, count, i, H, H);
 }
 
+// The triangle of a panel's own four columns, row by row: U_kk, U_k,k+1, ... and 1 / U_kk. By
+// itself first, in scalars, so that the panel's vectors are read and written once.
+template <typename S>
+struct PanelTriangle {
+  S U[kPanel][kPanel], inverse[kPanel];
+
+  // From the rows of the panel, updated by all rows above; false where they are not positive
+  // definite.
+  bool factorise(const S* rows) {
+    for (int p = 0; p < kPanel; ++p)
+      for (int q = p; q < kPanel; ++q) U[p][q] = rows[p * kMapPadded + q];
+    for (int p = 0; p < kPanel; ++p) {
+      if (!(U[p][p] > S(0))) return false;
+      inverse[p] = S(1) / math::square_root(U[p][p]);
+      for (int q = p; q < kPanel; ++q) U[p][q] *= inverse[p];
+      for (int r = p + 1; r < kPanel; ++r)
+        for (int q = r; q < kPanel; ++q) U[r][q] -= U[p][r] * U[p][q];
+    }
+    return true;
+  }
+};
+
 // U^T U = H + damping diag(H), and 1 / U_kk; false where that is not positive definite.
 template <typename S>
 bool factorise(const S* H, S damping, S* U, S* inverse) {
   using V = Vec<S>;
   constexpr int W = kLanes<S>;
   for (int i = 0; i < kSystemRows; i += kPanel) {
+    S* rows = U + i * kMapPadded;
     update_panel<S, true>(U, i, i, H, U);
-    for (int k = i; k < i + kPanel; ++k) U[k * kMapPadded + k] += damping * H[k * kMapPadded + k];
-    for (int k = i; k < i + kPanel; ++k) {
-      S* row = U + k * kMapPadded;
-      const S pivot = row[k];
-      if (!(pivot > S(0))) return false;
-      inverse[k] = S(1) / math::square_root(pivot);
-      const V scale(inverse[k]);
-      for (int j = i / W * W; j < kMapPadded; j += W) (V::load(row + j) * scale).store(row + j);
-      for (int below = k + 1; below < i + kPanel; ++below) {
-        S* other = U + below * kMapPadded;
-        const V factor(row[below]);
-        for (int j = i / W * W; j < kMapPadded; j += W)
-          (V::load(other + j) - factor * V::load(row + j)).store(other + j);
+    for (int p = 0; p < kPanel; ++p)
+      rows[p * kMapPadded + i + p] += damping * H[(i + p) * kMapPadded + i + p];
+    PanelTriangle<S> triangle;
+    if (!triangle.factorise(rows + i)) return false;
+    for (int p = 0; p < kPanel; ++p) inverse[i + p] = triangle.inverse[p];
+    for (int j = i / W * W; j < kMapPadded; j += W) {
+      V row[kPanel];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanel; ++p) row[p] = V::load(rows + p * kMapPadded + j);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanel; ++p) {
+        row[p] *= V(triangle.inverse[p]);
+#pragma GCC unroll 4
+        for (int r = p + 1; r < kPanel; ++r) row[r] -= V(triangle.U[p][r]) * row[p];
       }
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanel; ++p) row[p].store(rows + p * kMapPadded + j);
     }
   }
   return true;
 }
 
-// step = -(U^T U)^-1 gradient; all of kMapPadded, zero from unknown 85 on.
+// step = -(U^T U)^-1 gradient; all of kMapPadded, zero from unknown 85 on. In panels, because a
+// vector that is read soon after one of its numbers was written waits for it.
 template <typename S>
 void solve_factorised(const S* U, const S* inverse, const S* gradient, S* step) {
   using V = Vec<S>;
   constexpr int W = kLanes<S>;
-  alignas(64) S right[kMapPadded], middle[kMapPadded];
+  alignas(64) S right[kMapPadded], middle[kSystemRows];
   for (int j = 0; j < kMapPadded; j += W) {
     (V(0) - V::load(gradient + j)).store(right + j);
     V(0).store(step + j);
   }
-  for (int k = 0; k < kMapUnknowns; ++k) {
-    middle[k] = right[k] * inverse[k];
-    const V value(middle[k]);
-    for (int j = k / W * W; j < kMapPadded; j += W)
-      (V::load(right + j) - value * V::load(U + k * kMapPadded + j)).store(right + j);
+  for (int i = 0; i < kSystemRows; i += kPanel) {
+    const S* rows = U + i * kMapPadded;
+    for (int p = 0; p < kPanel; ++p) {
+      S value = right[i + p];
+      for (int q = 0; q < p; ++q) value -= rows[q * kMapPadded + i + p] * middle[i + q];
+      middle[i + p] = value * inverse[i + p];
+    }
+    for (int j = i / W * W; j < kMapPadded; j += W) {
+      V value = V::load(right + j);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanel; ++p)
+        value -= V(middle[i + p]) * V::load(rows + p * kMapPadded + j);
+      value.store(right + j);
+    }
   }
-  for (int k = kMapUnknowns - 1; k >= 0; --k) {
-    V sum(0);
-    for (int j = k / W * W; j < kMapPadded; j += W)
-      sum += V::load(U + k * kMapPadded + j) * V::load(step + j);
-    step[k] = (middle[k] - lane_sum(sum)) * inverse[k];
+  for (int i = kSystemRows - kPanel; i >= 0; i -= kPanel) {
+    const S* rows = U + i * kMapPadded;
+    V sum[kPanel];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanel; ++p) sum[p] = V(0);
+    for (int j = i / W * W; j < kMapPadded; j += W) {
+      const V found = V::load(step + j);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanel; ++p) sum[p] += V::load(rows + p * kMapPadded + j) * found;
+    }
+    for (int p = kPanel - 1; p >= 0; --p) {
+      S value = middle[i + p] - lane_sum(sum[p]);
+      for (int q = p + 1; q < kPanel; ++q) value -= rows[p * kMapPadded + i + q] * step[i + q];
+      step[i + p] = value * inverse[i + p];
+    }
   }
 }
 
