@@ -1,7 +1,7 @@
 """Ratios from interleaved rounds: ``python -m benchmarks.compare SUITE [--json]``.
 
-SUITE is smpl, points, map, smplify, eft or onnx; the last three have options of their own. The table
-shows medians over the rounds, and the ratio of medians.
+SUITE is smpl, points, map, smplify, eft or onnx; the last three have options of their own. The
+table shows medians over the rounds, and the ratio of medians.
 """
 
 from __future__ import annotations
