@@ -27,6 +27,9 @@ __all__ = ["OPEN_ID", "BodyArrays", "VertexRow", "load_arrays", "to_smplx_arrays
 Array = npt.NDArray[Any]
 
 _WHO: Final = "load_body"
+#: Bytes of an .npz once it is unpacked; a file of some kilobytes can hold any number of zeros.
+_MOST_BYTES: Final = 2**29
+_GENDERS: Final = ("female", "male", "neutral")
 
 
 def load_arrays(source: Any = "open") -> BodyArrays:
@@ -122,8 +125,11 @@ def _load_npz(path: Path) -> BodyArrays:
             ) from None
 
     try:
+        _check_unpacked(path)
         file = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+    except _TooLarge:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
         raise damaged("not an .npz") from None
     if not hasattr(file, "files"):
         raise damaged("a single array")
@@ -132,6 +138,21 @@ def _load_npz(path: Path) -> BodyArrays:
             return make_arrays(fetch, str(path), _gender_of(path.name))
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise damaged(error) from None
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise ValueError for an .npz that is small because it holds nothing but repetition."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+    if size > _MOST_BYTES:
+        raise _TooLarge(
+            f"{_WHO}: expected an .npz of at most {_MOST_BYTES} bytes unpacked, got {size} in "
+            f"{path}"
+        )
+
+
+class _TooLarge(ValueError):
+    """Says itself what is wrong."""
 
 
 def _load_pickle(path: Path) -> BodyArrays:
@@ -179,12 +200,13 @@ def _load_object(model: Any) -> BodyArrays:
 
 
 def _gender_of(name: str) -> str:
-    """Read the gender from the usual file names: SMPL_MALE.pkl, basicModel_f_lbs_10_207_0.pkl."""
-    words = re.split(r"[^a-z]+", name.lower())
-    for word, gender in (
-        ("female", "female"), ("f", "female"), ("male", "male"), ("m", "male"),
-        ("neutral", "neutral"),
-    ):  # fmt: skip
-        if word in words:
-            return gender
-    return "unknown"
+    """Read the gender from the usual file names: SMPL_MALE.pkl, basicModel_f_lbs_10_207_0.pkl.
+
+    A whole word says more than a letter, which can mean metres or a type of numbers; two genders
+    in one name say nothing.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    named = [gender for gender in _GENDERS if gender in words]
+    if not named and words[0] in ("basicmodel", "smpl"):
+        named = [gender for gender in _GENDERS if gender[0] in words]
+    return named[0] if len(named) == 1 else "unknown"
