@@ -15,7 +15,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 
-L0 = {"conventions", "keypoints", "imaging", "sample", "errors"}
+L0 = {"conventions", "keypoints", "imaging", "sample", "errors", "archives"}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from eft_fast.archives import check_unpacked
 from eft_fast.body.arrays import BodyArrays, VertexRow, to_smplx_arrays
 from eft_fast.body.normalise import OPEN_ID, asset_path, make_arrays
 from eft_fast.body.unpickle import read_pickle, to_numpy
@@ -124,11 +125,9 @@ def _load_npz(path: Path) -> BodyArrays:
                 f"{_WHO}: expected {key} as plain numbers, got pickled objects in {path}"
             ) from None
 
+    check_unpacked(path, _MOST_BYTES, _WHO)
     try:
-        _check_unpacked(path)
         file = np.load(path, allow_pickle=False)
-    except _TooLarge:
-        raise
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
         raise damaged("not an .npz") from None
     if not hasattr(file, "files"):
@@ -138,21 +137,6 @@ def _load_npz(path: Path) -> BodyArrays:
             return make_arrays(fetch, str(path), _gender_of(path.name))
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise damaged(error) from None
-
-
-def _check_unpacked(path: Path) -> None:
-    """Raise ValueError for an .npz that is small because it holds nothing but repetition."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(item.file_size for item in archive.infolist())
-    if size > _MOST_BYTES:
-        raise _TooLarge(
-            f"{_WHO}: expected an .npz of at most {_MOST_BYTES} bytes unpacked, got {size} in "
-            f"{path}"
-        )
-
-
-class _TooLarge(ValueError):
-    """Says itself what is wrong."""
 
 
 def _load_pickle(path: Path) -> BodyArrays:
