@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,6 +22,9 @@ from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.motion import Split
 from eft_fast.synth.render import Renderer, make_renderer
 from eft_fast.synth.sample import SynthSample
+
+#: Key of a shard that says what made it.
+_ORIGIN: Final = "origin"
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,29 @@ class SynthJob:
         """Files of the set."""
         return -(-self.count // self.shard_size)
 
+    def images_of(self, shard: int) -> range:
+        """Return the numbers of the images of one shard."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.count))
+
+    def origin(self, shard: int) -> str:
+        """Return what the images of a shard depend on, as it is stored beside them."""
+        facts = {
+            "split": self.split,
+            "first": shard * self.shard_size,
+            "body": self.body,
+            "motion": None if self.motion is None else self.motion.name,
+            "backgrounds": None if self.backgrounds is None else self.backgrounds.name,
+            "config": asdict(self.config),
+        }
+        return json.dumps(facts, sort_keys=True)
+
 
 def render_shards(job: SynthJob, *, processes: int = 1) -> list[Path]:
-    """Render a set; shards that are there already are kept.
+    """Render a set; shards that are there already are kept if they are of this set.
+
+    A shard that holds fewer or more images than it should, as the last one does after another
+    ``count``, is rendered again.
 
     Args:
         job: What to render.
@@ -81,9 +107,12 @@ def render_shards(job: SynthJob, *, processes: int = 1) -> list[Path]:
 
     Returns:
         The files, in order of the images.
+
+    Raises:
+        ValueError: If a shard is there that other options made.
     """
     job.out.mkdir(parents=True, exist_ok=True)
-    todo = [s for s in range(job.num_shards) if not job.shard_path(s).is_file()]
+    todo = [s for s in range(job.num_shards) if not _is_done(job, s)]
     done = job.num_shards - len(todo)
     if processes <= 1:
         _follow(map(_ShardWriter(job), todo), job, done)
@@ -92,6 +121,27 @@ def render_shards(job: SynthJob, *, processes: int = 1) -> list[Path]:
         with multiprocessing.get_context("spawn").Pool(min(processes, len(todo) or 1)) as workers:
             _follow(workers.imap_unordered(_ShardWriter(job), todo), job, done)
     return [job.shard_path(s) for s in range(job.num_shards)]
+
+
+def _is_done(job: SynthJob, shard: int) -> bool:
+    """Whether a shard of the job is there; one of another job raises ValueError."""
+    path = job.shard_path(shard)
+    if not path.is_file():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            count = len(archive["betas"])
+            # Shards of earlier versions say nothing; their size is seen.
+            stored = str(archive[_ORIGIN]) if _ORIGIN in archive.files else None
+            size = archive["image"].shape[1] if stored is None else job.config.size
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+    if size != job.config.size or stored not in (None, job.origin(shard)):
+        raise ValueError(
+            f"render_shards: {path} must be of the options asked for (seed {job.config.seed}, size "
+            f"{job.config.size}), got one of others; name another folder, or remove it"
+        )
+    return count == len(job.images_of(shard))
 
 
 def load_shards(paths: Iterable[str | Path], *, images: bool = True) -> SynthArrays:
@@ -137,11 +187,11 @@ class _ShardWriter:
         job = self.job
         torch.set_num_threads(1)
         renderer = renderer_of(job)
-        first = shard * job.shard_size
-        last = min(first + job.shard_size, job.count)
-        arrays = stack_samples(renderer.render(index) for index in range(first, last))
-        save_arrays(job.shard_path(shard), vars(arrays))
-        return last - first
+        numbers = job.images_of(shard)
+        arrays = stack_samples(renderer.render(index) for index in numbers)
+        origin = {_ORIGIN: np.array(job.origin(shard))}
+        save_arrays(job.shard_path(shard), vars(arrays) | origin)
+        return len(numbers)
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from eft_fast.synth.dataset import render_shards
 from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
 from eft_fast.training.certainty import observe, train_certainty
-from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.config import FinetuneConfig, HeadConfig, check_numbers
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
 from eft_fast.training.measure import choice_score, predict, score_output
@@ -63,6 +63,9 @@ class Recipe:
     synth: SynthConfig = field(default_factory=SynthConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "train")
 
     def job(self, split: Split) -> SynthJob:
         """Return the set of one split."""
