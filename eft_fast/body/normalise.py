@@ -260,6 +260,8 @@ def _read_parents(source: _Source) -> npt.NDArray[np.int64]:
         source.check_shape(table, (2, NUM_JOINTS), "kintree_table")
         table = table[0]
     source.check_shape(table, (NUM_JOINTS,), "parents")
+    if not np.isfinite(table).all():
+        raise source.fail("finite parents", "NaN or infinity")
     parents = table.astype(np.int64)
     # Files hold -1 as an unsigned 32-bit number.
     parents = np.where(parents > NUM_JOINTS, -1, parents)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from eft_fast.archives import check_unpacked
-from eft_fast.conventions import SCALE_SHIFT
+from eft_fast.conventions import OPEN_CROP, SCALE_SHIFT
 from eft_fast.models.blazepose import VARIANTS, BlazePose
 from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
@@ -132,12 +132,12 @@ def _check_card(card: Any, path: Path) -> None:
             )
     sizes = [(got.get("width"), _MOST_WIDTH), (got.get("blocks"), _MOST_BLOCKS)]
     is_sized = all(type(size) is int and 0 < size <= most for size, most in sizes)
-    trunk, input_size = got.get("trunk"), got.get("input_size", OpenRegressor.input_size)
+    trunk = got.get("trunk")
     if (
         not isinstance(trunk, str)
         or trunk not in VARIANTS
         or not is_sized
         or not isinstance(got.get("use_features"), bool)
-        or input_size != OpenRegressor.input_size
+        or got.get("input_size") != OPEN_CROP
     ):
         raise ValueError(f"load_regressor: {path} does not describe its network; fetch it again")
