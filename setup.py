@@ -15,6 +15,7 @@ What is compiled:
 Environment:
     EFT_FAST_CUDA   auto (default), 1 (nvcc must be there) or 0
     EFT_FAST_ARCHS  CUDA architectures, default 80,90a,90+PTX
+    EFT_FAST_SANITIZE  address,undefined or thread: check the CPU code while it runs (.ci/sanitize)
     DEBUG           1: -O0 -g, and -lineinfo for CUDA
     CXX, MAX_JOBS   as usual
 """
@@ -126,6 +127,19 @@ def arch_flags(archs: str) -> list[str]:
     return flags
 
 
+def sanitize_flags() -> list[str]:
+    """Compiler flags of the sanitizers that were asked for."""
+    wish = os.environ.get("EFT_FAST_SANITIZE", "")
+    names = set(filter(None, wish.split(",")))
+    if not names <= {"address", "undefined"} and names != {"thread"}:
+        fail(f"EFT_FAST_SANITIZE expects address, undefined, both or thread, got {wish}")
+    if not names:
+        return []
+    flags = ["-fsanitize=" + ",".join(sorted(names)), "-fno-omit-frame-pointer", "-g"]
+    # A finding ends the run: a line in a log would be overlooked.
+    return flags + (["-fno-sanitize-recover=all"] if "undefined" in names else [])
+
+
 def run(command: list[str]) -> None:
     """Run one compiler command; its own messages are the explanation of a failure."""
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -177,7 +191,9 @@ class NativeBuild(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
         objects = [str(job[0]) for job in jobs]
         link = [*cxx.split(), "-shared", "-o", str(output), *objects, f"-L{torch / 'lib'}"]
-        link += ["-ltorch_cpu", "-lc10", "-ldl", "-lpthread", "-Wl,--as-needed", "-Wl,-z,defs"]
+        link += ["-ltorch_cpu", "-lc10", "-ldl", "-lpthread", "-Wl,--as-needed"]
+        # The sanitizers' own functions are in a library that is loaded before everything.
+        link += sanitize_flags() or ["-Wl,-z,defs"]
         if kernels:
             link += [*(f"-L{p}" for p in cudart_folders(str(nvcc))), "-lcudart_static", "-lrt"]
         stamp = self.object_folder() / "link.cmd"
@@ -205,6 +221,7 @@ class NativeBuild(build_ext):
         common = [*cxx.split(), "-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"]
         common += ["-Wall", "-fno-math-errno", "-fno-trapping-math"]
         common += ["-O0", "-g"] if debug else ["-O3", "-DNDEBUG"]
+        common += sanitize_flags()
         stable = [f"-isystem{torch / 'include'}", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
         stable += [
             f'-DEFT_FAST_ARCHS="{archs}"',

@@ -14,8 +14,10 @@ from eft_fast.eft.config import EftConfig
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.models import load_regressor
+from eft_fast.models.accept import accept_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.ops import find_device
+from eft_fast.ops.ambient import in_plain_torch, plain_torch
 from eft_fast.pipeline.dispatch import make_run, resolve_method
 from eft_fast.pipeline.run import Run
 from eft_fast.result import FitResult
@@ -91,8 +93,9 @@ def fit_batch(
     samples = Sample.from_arrays(
         images, keypoints, bboxes=bboxes, joint_set=joint_set, intrinsics=intrinsics
     )
-    run = _make_run(regressor, body, method, mode, config, device, workers, slots)
-    return run.fit_all(samples, progress=progress, joint_set=joint_set)
+    with plain_torch():
+        run = _make_run(regressor, body, method, mode, config, device, workers, slots)
+        return run.fit_all(samples, progress=progress, joint_set=joint_set)
 
 
 def fit_stream(
@@ -146,10 +149,11 @@ def fit_stream(
     points_set = find_joint_set(joint_set)
     pinhole = check_pinholes(intrinsics, 1)
     one = pinhole[0] if isinstance(pinhole, np.ndarray) else pinhole
-    run = _make_run(regressor, body, method, mode, config, device, workers, slots)
+    with plain_torch():
+        run = _make_run(regressor, body, method, mode, config, device, workers, slots)
     samples = (Sample.from_tuple(each, index, points_set, one) for index, each in enumerate(people))
     total = len(people) if isinstance(people, Sized) else None
-    return run.fit_stream(samples, joint_set, total=total, progress=progress)
+    return in_plain_torch(run.fit_stream(samples, joint_set, total=total, progress=progress))
 
 
 def _make_run(
@@ -164,11 +168,11 @@ def _make_run(
 ) -> Run:
     """Load what was not given, and choose how people are fitted."""
     resolve_method(method, mode, config)  # before anything is loaded
-    regressor = regressor or load_regressor()
+    regressor = load_regressor() if regressor is None else accept_regressor(regressor, "fit_batch")
     where = find_device("fit_batch", device) or next(regressor.parameters()).device
     return make_run(
         regressor,
-        body if body is not None else load_body(device=where),
+        _accept_body(body) if body is not None else load_body(device=where),
         method=method,
         mode=mode,
         config=config,
@@ -176,3 +180,17 @@ def _make_run(
         workers=workers,
         slots=slots,
     )
+
+
+def _accept_body(body: Smpl) -> Smpl:
+    """The body that was given, unless it cannot be fitted with."""
+    if not isinstance(body, Smpl):
+        raise TypeError(
+            f"fit_batch: body must be a Smpl, as load_body gives, got {type(body).__name__}; "
+            "load_body takes smplx's objects"
+        )
+    if body.v_template.dtype != torch.float32:
+        raise TypeError(
+            f"fit_batch: body must be of float32, got {body.v_template.dtype}; call body.float()"
+        )
+    return body

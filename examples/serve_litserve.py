@@ -1,18 +1,65 @@
 """An HTTP service over an exported regressor; requests are gathered into batches.
 
     eft-fast export --out exported --outputs joints
-    pip install 'eft-fast[serve]' && python examples/serve_litserve.py exported
-    curl -H 'Content-Type: application/json' http://127.0.0.1:8000/predict \
-        -d "{\"image\": \"$(base64 -w0 skater.jpg)\", \"box\": [30, 40, 200, 380]}"
+    pip install litserve onnxruntime && python examples/serve_litserve.py exported
+    echo "{\"image\": \"$(base64 -w0 skater.jpg)\", \"box\": [30, 40, 200, 380]}" > body.json
+    curl -H 'Content-Type: application/json' -d @body.json http://127.0.0.1:8000/predict
+
+Who sends headers or body too slowly is hung up on, and a picture is refused by the size in its
+header before it is decoded. Whatever ends the service ends its processes.
 """
 
 import argparse
+import ctypes
+import os
+import signal
+import sys
 
+import h11
 import litserve as ls
 from fastapi.responses import JSONResponse
 from pydantic import Base64Bytes, BaseModel
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from eft_fast.imaging.load import load_image_size
 from eft_fast.serving import Predictor
+
+#: Bytes of a request; base64 makes 4 of 3.
+MAX_BYTES = 20_000_000
+#: Pixels of a photo: decoding a larger one would keep everybody waiting for seconds.
+MAX_PIXELS = 32_000_000
+#: Seconds from the first byte of a request, or from the connection, to the last byte.
+PATIENCE = 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when its parent ends, however that happens (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 of uvicorn, which waits for the end of a request for ever."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.deadline = self.loop.call_later(PATIENCE, self.hang_up)
+
+    def data_received(self, data):
+        is_new = self.conn.their_state is h11.IDLE and self.deadline.cancelled()
+        if is_new:
+            self.deadline = self.loop.call_later(PATIENCE, self.hang_up)
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self.deadline.cancel()
+
+    def connection_lost(self, exc):
+        self.deadline.cancel()
+        super().connection_lost(exc)
+
+    def hang_up(self):
+        self.transport.close()
 
 
 class Photo(BaseModel):
@@ -26,6 +73,7 @@ class BodyApi(ls.LitAPI):
         self.model, self.provider = model, provider
 
     def setup(self, device: str) -> None:
+        end_with_parent()
         self.predictor = Predictor(self.model, provider=self.provider)
 
     def decode_request(self, request: Photo):
@@ -36,19 +84,40 @@ class BodyApi(ls.LitAPI):
 
     def predict(self, people):
         # An unreadable photo spoils its own answer alone; an exception would spoil the whole batch.
-        found = self.predictor([image for image, _ in people], [box for _, box in people])
-        return [(found, row) for row in range(len(found))]
+        images = [image if is_small(image) else b"" for image, _ in people]
+        found = self.predictor(images, [box for _, box in people])
+        return [
+            (found, row, bool(image) and not images[row]) for row, (image, _) in enumerate(people)
+        ]
 
     def unbatch(self, output):
         return output
 
     def encode_response(self, output):
-        found, row = output
+        found, row, is_too_large = output
+        if is_too_large:
+            return JSONResponse(
+                {"error": f"the photo must have at most {MAX_PIXELS} pixels"}, status_code=413
+            )
         if found.message[row]:
             return JSONResponse({"error": found.message[row]}, status_code=422)
         names = ("rotmat", "betas", "cam", "joints", "joints_2d_px")
         arrays = {name: getattr(found, name) for name in names}
         return {name: value[row].tolist() for name, value in arrays.items() if value is not None}
+
+
+def is_small(image: bytes) -> bool:
+    """Whether the header of a picture promises a size that is decoded in no time."""
+    try:
+        width, height = load_image_size(image)
+    except ValueError:
+        return True  # The predictor says what is wrong.
+    return width * height <= MAX_PIXELS
+
+
+def interrupt(number, frame):
+    """End as after Ctrl-C: litserve ends its processes then, and not on SIGTERM."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
@@ -58,6 +127,14 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, interrupt)
+    os.register_at_fork(after_in_child=end_with_parent)
     api = BodyApi(options.model, options.provider)
-    server = ls.LitServer(api, accelerator="cpu", max_payload_size=20_000_000)
-    server.run(host=options.host, port=options.port, generate_client_file=False)
+    server = ls.LitServer(api, accelerator="cpu", max_payload_size=MAX_BYTES)
+    server.run(
+        host=options.host,
+        port=options.port,
+        generate_client_file=False,
+        http=PatientProtocol,
+        limit_concurrency=512,
+    )

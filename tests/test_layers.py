@@ -15,7 +15,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 
-L0 = {"conventions", "keypoints", "plausible", "imaging", "sample", "errors"}
+L0 = {"conventions", "keypoints", "plausible", "imaging", "sample", "errors", "archives"}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
@@ -49,6 +49,8 @@ REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
 #: Packages of the extras: only inside functions, so that nobody needs them to import a module.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx"}
 OPTIONAL |= {"tensorrt", "tensorrt_rtx"}
+#: Packages that take the place of a part of newer Pythons.
+BACKPORTS = {"tomli"}
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def find_faults(path: str, source: str) -> list[str]:
 
 
 def check_outside(where: str, owner: str, package: str, found: Import) -> list[str]:
-    if package in sys.stdlib_module_names or found.is_for_types:
+    if package in sys.stdlib_module_names | BACKPORTS or found.is_for_types:
         return []
     if owner in L0 | {"__init__"}:
         allowed = LIGHT

@@ -30,7 +30,7 @@ class BodyArrays:
     """A body model as float64 numpy arrays, metres, y up in the rest pose.
 
     Attributes:
-        model_id: ``open-1``, ``smpl-neutral`` (``-male``, ``-female``, ``-unknown``), or
+        model_id: ``open-1``, ``smpl-neutral`` (``-male``, ``-female``, ``-unknown``), ``smil``, or
             ``custom-`` and twelve hexadecimal digits of a hash.
         v_template: [V, 3].
         faces: [F, 3] int64.

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from eft_fast.archives import check_unpacked
 from eft_fast.body.arrays import BodyArrays, VertexRow, to_smplx_arrays
 from eft_fast.body.normalise import OPEN_ID, asset_path, make_arrays
 from eft_fast.body.unpickle import read_pickle, to_numpy
@@ -27,6 +28,9 @@ __all__ = ["OPEN_ID", "BodyArrays", "VertexRow", "load_arrays", "to_smplx_arrays
 Array = npt.NDArray[Any]
 
 _WHO: Final = "load_body"
+#: Bytes of an .npz once it is unpacked; a file of some kilobytes can hold any number of zeros.
+_MOST_BYTES: Final = 2**29
+_GENDERS: Final = ("female", "male", "neutral")
 
 
 def load_arrays(source: Any = "open") -> BodyArrays:
@@ -121,9 +125,10 @@ def _load_npz(path: Path) -> BodyArrays:
                 f"{_WHO}: expected {key} as plain numbers, got pickled objects in {path}"
             ) from None
 
+    check_unpacked(path, _MOST_BYTES, _WHO)
     try:
         file = np.load(path, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
         raise damaged("not an .npz") from None
     if not hasattr(file, "files"):
         raise damaged("a single array")
@@ -179,12 +184,13 @@ def _load_object(model: Any) -> BodyArrays:
 
 
 def _gender_of(name: str) -> str:
-    """Read the gender from the usual file names: SMPL_MALE.pkl, basicModel_f_lbs_10_207_0.pkl."""
-    words = re.split(r"[^a-z]+", name.lower())
-    for word, gender in (
-        ("female", "female"), ("f", "female"), ("male", "male"), ("m", "male"),
-        ("neutral", "neutral"),
-    ):  # fmt: skip
-        if word in words:
-            return gender
-    return "unknown"
+    """Read the gender from the usual file names: SMPL_MALE.pkl, basicModel_f_lbs_10_207_0.pkl.
+
+    A whole word says more than a letter, which can mean metres or a type of numbers; two genders
+    in one name say nothing.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    named = [gender for gender in _GENDERS if gender in words]
+    if not named and words[0] in ("basicmodel", "smpl"):
+        named = [gender for gender in _GENDERS if gender[0] in words]
+    return named[0] if len(named) == 1 else "unknown"

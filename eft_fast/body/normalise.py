@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,14 @@ _WHO: Final = "load_body"
 #: Vertices and faces of SMPL, and of the open body.
 _SMPL_SIZE: Final = (6890, 13776)
 _OPEN_SIZE: Final = (6890, 13768)
+#: Other models that people pass, by their joints.
+_OTHER_MODELS: Final = {52: "SMPL-H", 55: "SMPL-X", 16: "MANO", 5: "FLAME"}
+#: Height of a body along y, metres; the smallest are SMIL's infants.
+_HEIGHT: Final = (0.4, 3.0)
+#: Below it a body of SMPL's topology is SMIL's infant, whose shape directions are others.
+_INFANT: Final = 1.0
+_MOST_VERTICES: Final = 200_000
+_HEAD, _ANKLES = 15, (7, 8)
 
 
 def asset_path() -> Path:
@@ -65,8 +74,10 @@ class _Source:
         return value
 
     def floats(self, shape: tuple[int | None, ...], *keys: str) -> npt.NDArray[np.float64]:
-        value = self.numbers(*keys).astype(np.float64)
-        self.check_shape(value, shape, keys[0])
+        stored = self.numbers(*keys)
+        # Before it is widened: what does not fit can be of any size.
+        self.check_shape(stored, shape, keys[0])
+        value = stored.astype(np.float64)
         if not np.isfinite(value).all():
             raise self.fail(f"finite numbers in {keys[0]}", "NaN or infinity")
         return value
@@ -104,11 +115,16 @@ def make_arrays(fetch: Fetch, origin: str, gender: str) -> BodyArrays:
     source = _Source(fetch, origin)
     v_template = source.floats((None, 3), "v_template")
     count = len(v_template)
+    if count > _MOST_VERTICES:
+        raise source.fail(f"at most {_MOST_VERTICES} vertices", str(count))
+    _refuse_other_models(source, count)
     faces = source.indices((None, 3), count, "f", "faces")
     shapedirs = source.floats((count, 3, None), "shapedirs")
     if shapedirs.shape[2] < NUM_BETAS:
         raise source.fail(f"at least {NUM_BETAS} shape directions", str(shapedirs.shape[2]))
     joint_idx, joint_weight = _read_weights(source, count)
+    regressor = _read_regressor(source, count)
+    _check_units(source, v_template, regressor)
     model_id = _identify(source, v_template, faces, gender)
     uv = source.maybe("uv")
     return BodyArrays(
@@ -119,7 +135,7 @@ def make_arrays(fetch: Fetch, origin: str, gender: str) -> BodyArrays:
         posedirs=_read_posedirs(source, count),
         joint_idx=joint_idx,
         joint_weight=joint_weight,
-        J_regressor=_read_regressor(source, count),
+        J_regressor=regressor,
         parents=_read_parents(source),
         vertex_picks=_read_picks(source, model_id, count),
         uv=None if uv is None else source.floats((None, 2), "uv"),
@@ -129,6 +145,58 @@ def make_arrays(fetch: Fetch, origin: str, gender: str) -> BodyArrays:
         else source.indices((count,), count, "sym_idx"),
         keypoint_rows=_read_rows(source, count),
     )
+
+
+def _refuse_other_models(source: _Source, count: int) -> None:
+    """Say the name of a model that has other joints; shapes alone would be a riddle."""
+    weights = source.maybe("weights")
+    joints = weights.shape[1] if weights is not None and weights.ndim == 2 else None
+    if joints == NUM_JOINTS or source.maybe("weight_idx") is not None:
+        return
+    name = _OTHER_MODELS.get(joints or 0)
+    if name is not None:
+        raise source.fail(
+            f"SMPL's {NUM_JOINTS} joints", f"{name} ({count} vertices, {joints} joints)"
+        )
+
+
+def _check_units(
+    source: _Source, v_template: npt.NDArray[np.float64], regressor: npt.NDArray[np.float64]
+) -> None:
+    """Raise ValueError unless the body stands upright along y and is as tall as people are."""
+    extent = np.ptp(v_template, axis=0)
+    tall = float(extent[1])
+    shortest, tallest = _HEIGHT
+    joints = regressor @ v_template
+    if shortest <= tall <= tallest:
+        if joints[_HEAD, 1] > joints[_ANKLES, 1].mean():
+            return
+        raise source.fail("a body that stands upright, y up", "the head below the ankles")
+    for unit, metres in (("centimetres", 0.01), ("millimetres", 0.001), ("inches", 0.0254)):
+        if 1.0 <= tall * metres <= 2.3:
+            hint = f"; it looks like {unit}: convert v_template and shapedirs to metres"
+            break
+    else:
+        is_up_z = shortest <= extent[2] <= tallest
+        hint = "; it looks like z up: turn it to y up, the shape and pose directions too"
+        hint = hint if is_up_z else ""
+    raise ValueError(
+        f"{_WHO}: expected a body {shortest} to {tallest} m tall along y, got {tall:.3g} in "
+        f"{source.origin}{hint}"
+    )
+
+
+def with_template(arrays: BodyArrays, v_template: npt.ArrayLike) -> BodyArrays:
+    """A body with another rest shape, metres; it is none of the known ones and is named so.
+
+    Raises:
+        ValueError: If the shape does not fit, is not finite, or is no body.
+    """
+    own: Mapping[str, Array] = {"v_template": np.asarray(v_template)}
+    source = _Source(own.get, "the argument v_template")
+    template = source.floats((arrays.num_vertices, 3), "v_template")
+    _check_units(source, template, arrays.J_regressor)
+    return replace(arrays, v_template=template, model_id=_custom_id(template, arrays.faces))
 
 
 def _read_posedirs(source: _Source, count: int) -> npt.NDArray[np.float64]:
@@ -192,6 +260,8 @@ def _read_parents(source: _Source) -> npt.NDArray[np.int64]:
         source.check_shape(table, (2, NUM_JOINTS), "kintree_table")
         table = table[0]
     source.check_shape(table, (NUM_JOINTS,), "parents")
+    if not np.isfinite(table).all():
+        raise source.fail("finite parents", "NaN or infinity")
     parents = table.astype(np.int64)
     # Files hold -1 as an unsigned 32-bit number.
     parents = np.where(parents > NUM_JOINTS, -1, parents)
@@ -214,7 +284,7 @@ def _read_picks(source: _Source, model_id: str, count: int) -> npt.NDArray[np.in
     picks = source.maybe("vertex_picks")
     if picks is not None and picks.shape == (len(SMPL45_VERTICES),):
         return source.indices((len(SMPL45_VERTICES),), count, "vertex_picks")
-    is_known = model_id == OPEN_ID or model_id.startswith("smpl-")
+    is_known = model_id in (OPEN_ID, "smil") or model_id.startswith("smpl-")
     return np.asarray(SMPL45_VERTICES, np.int64) if is_known else None
 
 
@@ -229,10 +299,16 @@ def _identify(source: _Source, v_template: Array, faces: Array, gender: str) -> 
     ):
         return stated
     if (len(v_template), len(faces)) == _SMPL_SIZE:
+        if np.ptp(v_template[:, 1]) < _INFANT:
+            return "smil"
         known = gender if gender in ("neutral", "male", "female") else "unknown"
         return f"smpl-{known}"
     if is_open:
         return OPEN_ID
+    return _custom_id(v_template, faces)
+
+
+def _custom_id(v_template: Array, faces: Array) -> str:
     digest = hashlib.sha256(v_template.astype("<f4").tobytes() + faces.astype("<i8").tobytes())
     return f"custom-{digest.hexdigest()[:12]}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +51,13 @@ class SmplOutput:
     body_pose: Tensor
     full_pose: Tensor
     transl: Float[Tensor, "B 3"] | None
+
+    def __getitem__(self, name: str) -> Tensor | None:
+        """The field of that name, as smplx's outputs give it."""
+        if name not in self.__dataclass_fields__:
+            raise KeyError(name)
+        value: Tensor | None = getattr(self, name)
+        return value
 
 
 class Smpl(nn.Module):
@@ -128,11 +136,13 @@ class Smpl(nn.Module):
         *,
         pose2rot: bool = True,
         return_verts: bool = True,
+        return_full_pose: bool = True,
     ) -> SmplOutput:
         """Pose the body.
 
         What is left out is zero: mean shape, T-pose, no turn, no shift. Inputs of one person are
-        repeated for the people of the others. Differentiable in all four inputs.
+        repeated for the people of the others. Differentiable in all four inputs. Under
+        ``torch.autocast`` inputs of half precision are taken and the body computes in its own type.
 
         Args:
             betas: Shape coefficients.
@@ -143,6 +153,7 @@ class Smpl(nn.Module):
             transl: Added after posing, metres.
             pose2rot: Whether rotations are axis-angle.
             return_verts: Whether to compute the mesh; joints alone are much cheaper.
+            return_full_pose: A keyword of smplx's; ``full_pose`` costs nothing and is always there.
 
         Raises:
             ValueError: If a shape, device or batch size does not fit.
@@ -150,14 +161,15 @@ class Smpl(nn.Module):
         """
         betas, pose, transl = self._inputs(betas, body_pose, global_orient, transl, pose2rot)
         vertices = None
-        if return_verts:
-            plan = self._plan("mesh", lambda: make_mesh_plan(self.arrays))
-            vertices, joints = ops.smpl_mesh(plan, betas, pose, transl, backend=self.backend)
-            if self._picks is not None:
-                joints = torch.cat([joints, vertices.index_select(1, self._picks)], 1)
-        else:
-            plan = self.points_plan("smpl24" if self._picks is None else "smpl45")
-            joints = ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
+        with self._own_type():
+            if return_verts:
+                plan = self._plan("mesh", lambda: make_mesh_plan(self.arrays))
+                vertices, joints = ops.smpl_mesh(plan, betas, pose, transl, backend=self.backend)
+                if self._picks is not None:
+                    joints = torch.cat([joints, vertices.index_select(1, self._picks)], 1)
+            else:
+                plan = self.points_plan("smpl24" if self._picks is None else "smpl45")
+                joints = ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
         return SmplOutput(vertices, joints, betas, pose[:, :1], pose[:, 1:], pose, transl)
 
     def keypoints(
@@ -185,7 +197,8 @@ class Smpl(nn.Module):
         """
         plan = self.points_plan(joint_set)
         betas, pose, transl = self._inputs(betas, body_pose, global_orient, transl, pose2rot)
-        return ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
+        with self._own_type():
+            return ops.smpl_points(plan, betas, pose, transl, backend=self.backend)
 
     def joint_points(self, joint_set: str | JointSet) -> BodyPoints:
         """Tell what each joint of a set is on this body, and which are only approximate."""
@@ -226,6 +239,15 @@ class Smpl(nn.Module):
             # The key is kept alive, so that its id stays its own.
             self._plans[place] = (key, moved)
         return self._plans[place][1]
+
+    def _is_autocast(self) -> bool:
+        return torch.is_autocast_enabled(self.v_template.device.type)
+
+    def _own_type(self) -> AbstractContextManager[object]:
+        """Autocast would round matrix products of the plain torch backend to half precision."""
+        if not self._is_autocast():
+            return nullcontext()
+        return torch.autocast(self.v_template.device.type, enabled=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Smpl:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -292,11 +314,15 @@ class Smpl(nn.Module):
             wanted = ", ".join(map(str, shape))
             hint = "; rotation matrices need pose2rot=False" if value.shape[-2:] == (3, 3) else ""
             raise ValueError(f"Smpl: {name} must be [B, {wanted}], got {list(value.shape)}{hint}")
-        if value.dtype != self.v_template.dtype:
-            raise TypeError(
-                f"Smpl: {name} must be {self.v_template.dtype} like the body, got {value.dtype}; "
-                f"call body.to({value.dtype})"
-            )
+        own = self.v_template.dtype
+        if value.dtype != own:
+            if not (value.is_floating_point() and self._is_autocast()):
+                fits_body = value.dtype in (torch.float32, torch.float64)
+                mend = f"body.to({value.dtype})" if fits_body else f"{name}.to({own})"
+                raise TypeError(
+                    f"Smpl: {name} must be {own} like the body, got {value.dtype}; call {mend}"
+                )
+            value = value.to(own)
         if value.device != self.v_template.device:
             raise ValueError(
                 f"Smpl: {name} must be on {self.v_template.device} like the body, "

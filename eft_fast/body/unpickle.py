@@ -2,48 +2,55 @@
 
 A pickle is a program: it names functions and calls them. Body models need four kinds of things
 only: numpy arrays, scipy's sparse matrices, chumpy's variables and plain containers. Each of those
-names is answered with an inert class of this module that stores what it is given; every other name
-ends the reading. Neither numpy's own unpickling, nor scipy, nor chumpy takes part.
+names is answered with an inert stand-in of this module that stores what it is given; every other
+name ends the reading. Neither Python's own unpickler nor numpy's, nor scipy, nor chumpy takes part.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from eft_fast.body.opcodes import ForbiddenGlobal, Global, read_opcodes, shorten
+
 _PLAIN_DTYPE: Final = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
-
-
-class ForbiddenGlobal(pickle.UnpicklingError):
-    """The pickle asks for something that no body model needs."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+#: Size of a file, bytes: SMPL with 300 shape directions has 250 MB.
+_MOST_BYTES: Final = 2**30
+#: Numbers in nested lists, and how deep these may be nested.
+_MOST_LISTED, _MOST_NESTED = 2**20, 8
+#: Entries of a sparse matrix that is written out: 24 rows of half a million vertices.
+_MOST_ENTRIES: Final = 24 * 2**19
+#: chumpy variables inside one another.
+_MOST_CHUMPY: Final = 8
 
 
 class _Dtype:
     """Stands for ``numpy.dtype``: remembers the type code and the byte order."""
 
     def __init__(self, code: Any = None, *_: Any) -> None:
-        self.code = str(code)
+        self.code = _to_text(code)
         self.order = ""
 
-    def __setstate__(self, state: Any) -> None:
-        self.order = str(state[1])
+    def set_state(self, state: Any) -> None:
+        self.order = _to_text(state[1])
 
     def to_numpy(self) -> np.dtype[Any]:
-        code = self.code if self.code[:1] in "<>|=" else self.order + self.code
+        code = self.code if self.code[:1] in ("<", ">", "|", "=") else self.order + self.code
         if not _PLAIN_DTYPE.fullmatch(code):
-            raise ValueError(f"an array of type {code!r} instead of numbers")
+            raise ValueError(f"an array of type {shorten(code)!r} instead of numbers")
         return np.dtype(code)
+
+
+def _to_text(value: Any) -> str:
+    """A type code; what is no text can be of any size and is not written out."""
+    if isinstance(value, bytes):
+        return value.decode("latin1")
+    return value if isinstance(value, str) else type(value).__name__
 
 
 def _to_bytes(raw: Any) -> bytes:
@@ -58,58 +65,36 @@ def _to_bytes(raw: Any) -> bytes:
 class _Array:
     """Stands for ``numpy.ndarray``: keeps the state that numpy would have restored."""
 
-    state: tuple[Any, ...] = ()
+    def __init__(self, *_: Any) -> None:
+        self.state: tuple[Any, ...] = ()
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         self.state = tuple(state)
 
     def to_numpy(self) -> npt.NDArray[Any]:
         shape, dtype, is_fortran, raw = self.state[-4:]
+        if not isinstance(dtype, _Dtype):
+            raise ValueError("an array without a type")
         kind = dtype.to_numpy()
         flat: npt.NDArray[Any] = np.frombuffer(_to_bytes(raw), kind)
         order: Any = "F" if is_fortran is True or is_fortran in (1, "F") else "C"
         return flat.reshape(tuple(int(size) for size in shape), order=order)
 
 
-class _Reconstruct:
-    """Stands for numpy's ``_reconstruct(type, shape, code)``: an empty array to be filled."""
-
-    def __new__(cls, *_: Any) -> _Array:  # type: ignore[misc]
-        return _Array()
-
-
-class _FromBuffer:
-    """Stands for numpy's ``_frombuffer(buffer, dtype, shape, order)`` of pickle protocol 5."""
-
-    def __new__(cls, raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:  # type: ignore[misc]
-        array = _Array()
-        array.state = (shape, dtype, order, raw)
-        return array
+def _filled(*state: Any) -> _Array:
+    array = _Array()
+    array.set_state(state)
+    return array
 
 
-class _Scalar:
-    """Stands for numpy's ``scalar(dtype, bytes)``."""
-
-    def __new__(cls, dtype: Any, raw: Any = b"") -> _Array:  # type: ignore[misc]
-        array = _Array()
-        array.state = ((), dtype, False, raw)
-        return array
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Stands for numpy's ``_frombuffer`` of pickle protocol 5."""
+    return _filled(shape, dtype, order, raw)
 
 
-class _Encode:
-    """Stands for ``_codecs.encode``, by which Python 3 writes bytes in old protocols."""
-
-    def __new__(cls, text: Any, encoding: Any = "latin1") -> bytes:  # type: ignore[misc]
-        if encoding != "latin1":
-            raise ForbiddenGlobal(f"_codecs.encode to {encoding}")
-        return str(text).encode("latin1")
-
-
-class _NoBytes:
-    """Stands for ``bytes``, which old protocols call for no bytes at all."""
-
-    def __new__(cls) -> bytes:  # type: ignore[misc]
-        return b""
+def _scalar(dtype: Any, raw: Any = b"") -> _Array:
+    """Stands for numpy's ``scalar``."""
+    return _filled((), dtype, False, raw)
 
 
 class _Fields:
@@ -118,8 +103,10 @@ class _Fields:
     def __init__(self, *_: Any) -> None:
         self.fields: dict[str, Any] = {}
 
-    def __setstate__(self, state: Any) -> None:
-        self.fields = dict(state)
+    def set_state(self, state: Any) -> None:
+        # Objects with slots have a pair of dictionaries.
+        plain = state[0] if isinstance(state, tuple) and len(state) == 2 else state
+        self.fields = dict(plain or {})
 
 
 class _Sparse(_Fields):
@@ -131,17 +118,40 @@ class _Sparse(_Fields):
         fields = self.fields
         shape = fields["_shape"] if "_shape" in fields else fields["shape"]
         rows, columns = (int(size) for size in shape)
-        values = to_numpy(fields["data"])
+        if min(rows, columns) < 1 or rows * columns > _MOST_ENTRIES:
+            raise ValueError(f"a sparse matrix of {rows} x {columns}")
+        values = _stored(fields["data"])
+        place = self._coordinates(rows, columns)
+        for axis, size in zip(place, (rows, columns), strict=True):
+            if axis.shape != values.shape or values.ndim != 1:
+                raise ValueError("a sparse matrix whose parts have different lengths")
+            if axis.dtype.kind not in "iu" or (
+                axis.size and not 0 <= axis.min() <= axis.max() < size
+            ):
+                raise ValueError(f"a sparse matrix with an index that is not from 0 to {size - 1}")
         dense = np.zeros((rows, columns), np.result_type(values.dtype, np.float32))
-        if self.kind == "coo":
-            coords = fields.get("coords") or (fields["row"], fields["col"])
-            place = tuple(to_numpy(axis) for axis in coords)
-        else:
-            indptr, indices = to_numpy(fields["indptr"]), to_numpy(fields["indices"])
-            major = np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
-            place = (major, indices) if self.kind == "csr" else (indices, major)
         np.add.at(dense, place, values)
         return dense
+
+    def _coordinates(self, rows: int, columns: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Row and column of each value."""
+        fields = self.fields
+        if self.kind == "coo":
+            row, column = fields.get("coords") or (fields["row"], fields["col"])
+            return _stored(row), _stored(column)
+        pointers, minor = _stored(fields["indptr"]), _stored(fields["indices"])
+        counts = pointers[1:].astype(np.int64) - pointers[:-1].astype(np.int64)
+        lines = rows if self.kind == "csr" else columns
+        # Before anything is repeated: the counts are the file's word alone.
+        if (
+            pointers.shape != (lines + 1,)
+            or pointers[0] != 0
+            or pointers[-1] != minor.size
+            or (counts < 0).any()
+        ):
+            raise ValueError(f"a sparse matrix without {lines} rising row pointers")
+        major = np.repeat(np.arange(lines), counts)
+        return (major, minor) if self.kind == "csr" else (minor, major)
 
 
 class _Csr(_Sparse):
@@ -159,68 +169,127 @@ class _Coo(_Sparse):
 class _Chumpy(_Fields):
     """Stands for every chumpy class. A variable holds its value; a selection can be followed."""
 
-    def to_numpy(self) -> npt.NDArray[Any]:
+    def to_numpy(self, depth: int = 0) -> npt.NDArray[Any]:
+        if depth > _MOST_CHUMPY:
+            raise ValueError(f"more than {_MOST_CHUMPY} chumpy variables inside one another")
         fields = self.fields
         if "x" in fields:
-            return to_numpy(fields["x"])
+            return self._inner("x", depth)
         if "a" in fields and "idxs" in fields:
-            chosen = to_numpy(fields["a"]).ravel()[to_numpy(fields["idxs"])]
+            chosen = self._inner("a", depth).ravel()[self._inner("idxs", depth)]
             shape = fields.get("preferred_shape")
             return chosen if shape is None else np.reshape(chosen, [int(n) for n in shape])
         raise ValueError(
             "a chumpy expression without a stored value; save the file as plain arrays"
         )
 
+    def _inner(self, key: str, depth: int) -> npt.NDArray[Any]:
+        value = self.fields[key]
+        return value.to_numpy(depth + 1) if isinstance(value, _Chumpy) else to_numpy(value)
 
-class _NewObject:
+
+class _Encoder:
+    """Stands for ``_codecs.encode``, by which Python 3 writes bytes in old protocols.
+
+    Args:
+        most: Bytes that all calls together may make: a file holds each text that it encodes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if encoding != "latin1" or not isinstance(text, str):
+            raise ForbiddenGlobal(f"_codecs.encode to {_to_text(encoding)}")
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("the same text encoded again and again")
+        return text.encode("latin1")
+
+
+def _new_object(kind: Any, *_: Any) -> Any:
     """Stands for ``copyreg._reconstructor``, by which protocols 0 and 1 make objects."""
+    if not (isinstance(kind, Global) and kind.is_class):
+        name = kind.name if isinstance(kind, Global) else type(kind).__name__
+        raise ForbiddenGlobal(f"copyreg._reconstructor of {name}")
+    return kind.make()
 
-    def __new__(cls, kind: Any, *_: Any) -> Any:
-        if not (isinstance(kind, type) and issubclass(kind, (_Fields, _Array, _Dtype))):
-            raise ForbiddenGlobal(f"copyreg._reconstructor of {kind!r}")
-        return kind()
+
+def _plain_object(*_: Any) -> None:
+    """Stands for ``object``, which ``_reconstructor`` names and nobody calls."""
+    raise ForbiddenGlobal("builtins.object")
+
+
+def _plain_set(items: Any = ()) -> list[Any]:
+    """Stands for ``set``: what is in it need not be hashed."""
+    return list(items) if isinstance(items, (list, tuple)) else []
 
 
 _SPARSE: Final = {"csr": _Csr, "csc": _Csc, "coo": _Coo}
 _SPARSE_NAME: Final = re.compile(r"(csr|csc|coo)_(matrix|array)")
 _SPARSE_MODULE: Final = re.compile(r"scipy\.sparse(\._?(csr|csc|coo))?")
+#: numpy 1 and 2 keep their parts in different places.
+_NUMPY_CORE: Final = re.compile(r"^numpy\.(_?core)\.")
 
-_NUMPY: Final[Mapping[str, type]] = {
+_NUMPY: Final[Mapping[str, Any]] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
-    "multiarray._reconstruct": _Reconstruct,
-    "multiarray.scalar": _Scalar,
-    "numeric._frombuffer": _FromBuffer,
+    "multiarray._reconstruct": lambda *_: _Array(),
+    "multiarray.scalar": _scalar,
+    "numeric._frombuffer": _from_buffer,
 }
-_PYTHON: Final[Mapping[str, type]] = {
-    "_codecs.encode": _Encode,
-    "__builtin__.bytes": _NoBytes,
-    "builtins.bytes": _NoBytes,
-    "copy_reg._reconstructor": _NewObject,
-    "copyreg._reconstructor": _NewObject,
-    "__builtin__.object": object,
-    "builtins.object": object,
-    "__builtin__.set": set,
-    "builtins.set": set,
+_PYTHON: Final[Mapping[str, Any]] = {
+    # Old protocols call ``bytes`` for no bytes at all.
+    "__builtin__.bytes": lambda: b"",
+    "builtins.bytes": lambda: b"",
+    "copy_reg._reconstructor": _new_object,
+    "copyreg._reconstructor": _new_object,
+    "__builtin__.object": _plain_object,
+    "builtins.object": _plain_object,
+    "__builtin__.set": _plain_set,
+    "builtins.set": _plain_set,
 }
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows inert stand-ins and nothing else."""
+def _find_stand_in(module: str, name: str, encoder: _Encoder) -> Any:
+    """What stands for a name, or None."""
+    if "." in name:
+        return None
+    package, whole = module.split(".")[0], f"{module}.{name}"
+    if whole == "_codecs.encode":
+        return encoder
+    if package == "numpy":
+        return _NUMPY.get(f"{_NUMPY_CORE.sub('', module)}.{name}")
+    sparse = _SPARSE_NAME.fullmatch(name)
+    if sparse and _SPARSE_MODULE.fullmatch(module):
+        return _SPARSE[sparse[1]]
+    return _Chumpy if package == "chumpy" else _PYTHON.get(whole)
 
-    def find_class(self, module: str, name: str) -> Any:
-        if "." not in name:
-            key = re.sub(r"^numpy\.(_?core)\.", "", module) + "." + name
-            if key in _NUMPY and module.split(".")[0] == "numpy":
-                return _NUMPY[key]
-            if f"{module}.{name}" in _PYTHON:
-                return _PYTHON[f"{module}.{name}"]
-            sparse = _SPARSE_NAME.fullmatch(name)
-            if sparse and _SPARSE_MODULE.fullmatch(module):
-                return _SPARSE[sparse[1]]
-            if module.split(".")[0] == "chumpy":
-                return _Chumpy
-        raise ForbiddenGlobal(f"{module}.{name}")
+
+def _stored(value: Any) -> npt.NDArray[Any]:
+    """A part of a sparse matrix, which is an array and nothing made of others."""
+    if not isinstance(value, _Array):
+        raise ValueError(f"a sparse matrix with a {type(value).__name__.lstrip('_').lower()} in it")
+    return value.to_numpy()
+
+
+def _check_listed(value: Any) -> None:
+    """Raise ValueError unless nested lists hold a bearable count of numbers."""
+    count = 0
+    levels: list[Iterator[Any]] = [iter((value,))]
+    while levels:
+        item = next(levels[-1], levels)
+        count += 1
+        if item is levels:
+            levels.pop()
+        elif isinstance(item, (list, tuple)):
+            levels.append(iter(item))
+        elif not isinstance(item, (bool, int, float)):
+            raise ValueError(f"a list with a {type(item).__name__.lstrip('_').lower()} in it")
+        if count > _MOST_LISTED or len(levels) > _MOST_NESTED:
+            raise ValueError(
+                "a list of too many numbers, or nested too deeply; save it as an array"
+            )
 
 
 def to_numpy(value: Any) -> npt.NDArray[Any]:
@@ -232,6 +301,7 @@ def to_numpy(value: Any) -> npt.NDArray[Any]:
     if isinstance(value, (_Array, _Sparse, _Chumpy)):
         return value.to_numpy()
     if isinstance(value, (bool, int, float, list, tuple)):
+        _check_listed(value)
         array = np.asarray(value)
         if array.dtype.kind in "biuf":
             return array
@@ -246,21 +316,34 @@ def read_pickle(path: Path, who: str) -> dict[str, Any]:
         who: Caller, for the messages.
 
     Raises:
-        ValueError: If the file names anything but arrays and their containers, is damaged, or holds
-            no dictionary. Nothing that the file asks for has been run.
+        ValueError: If the file names anything but arrays and their containers, is damaged, too
+            large, or holds no dictionary. Nothing that the file asks for has been run.
     """
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ValueError(
+            f"{who}: expected a pickle of at most {_MOST_BYTES} bytes, got {size} in {path}"
+        )
+    data = path.read_bytes()
+    encoder = _Encoder(len(data))
+
+    def find_global(module: str, name: str) -> Global:
+        make = _find_stand_in(module, name, encoder)
+        if make is None:
+            raise ForbiddenGlobal(f"{shorten(module)}.{shorten(name)}")
+        return Global(f"{module}.{name}", make, is_class=isinstance(make, type))
+
     try:
-        content = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = read_opcodes(data, find_global)
     except ForbiddenGlobal as error:
         raise ValueError(
             f"{who}: expected a pickle of arrays, got one that asks for {error.name} in {path}; "
             "nothing of it was run"
         ) from None
-    except OSError:
-        raise
     except Exception as error:  # A damaged pickle can fail in any way.
         raise ValueError(
-            f"{who}: expected a pickle of arrays, got a damaged or other file {path} ({error})"
+            f"{who}: expected a pickle of arrays, got a damaged or other file {path} "
+            f"({shorten(str(error))})"
         ) from None
     if not isinstance(content, dict):
         raise ValueError(

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eft_fast.cli.output import emit
+from eft_fast.cli.output import NO_TORCH, emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.serving.cpus import usable_cpus
 
@@ -74,20 +74,14 @@ def _version(package: str) -> str | None:
 
 def _native(problems: list[str]) -> dict[str, Any]:
     if not _has_torch():
-        problems.append(
-            "torch is not installed: exported regressors run without it (predict, verify), "
-            "everything else needs it; pip install torch"
-        )
+        problems.append(NO_TORCH)
         return {"loaded": False}
     try:
         from eft_fast import ops
 
         return dict(ops.build_info())
     except (ImportError, OSError, RuntimeError) as error:
-        problems.append(
-            f"the native library does not load ({error}); build it with `make native` or "
-            "`pip install --no-build-isolation .`"
-        )
+        problems.append(f"the native library does not load ({error})")
         return {"loaded": False}
 
 

@@ -23,7 +23,7 @@ from eft_fast.cli import (
     view,
 )
 from eft_fast.cli import eval as evaluate
-from eft_fast.cli.output import UsageError, note
+from eft_fast.cli.output import NO_TORCH, UsageError, note
 from eft_fast.cli.parser import Parser, make_parser
 from eft_fast.cli.signals import Signals
 
@@ -86,6 +86,10 @@ def _run(options: argparse.Namespace) -> int:
     except _INPUT_ERRORS as error:
         note(f"{options.prog}: {_one_sentence(error)}")
         return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        needs_torch = error.name == "torch"
+        note(f"{options.prog}: {NO_TORCH if needs_torch else _one_sentence(error)}")
+        return EXIT_FAILURE
     except (RuntimeError, OSError, ImportError) as error:
         note(f"{options.prog}: {_one_sentence(error)}")
         return EXIT_FAILURE

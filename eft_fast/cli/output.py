@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from typing import Any
+from typing import Any, Final
+
+#: What every command says that finds no torch.
+NO_TORCH: Final = (
+    "torch is not installed: exported regressors run without it (predict, verify), everything else "
+    "needs it; pip install torch"
+)
 
 
 class UsageError(Exception):

@@ -13,11 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from eft_fast.serving.card import CARD_NAME, ModelCard
+from eft_fast.serving.card import CARD_NAME, HASHES_NAME, ModelCard
 
 SAMPLES_NAME: Final = "samples.npz"
 PARITY_NAME: Final = "parity.json"
-HASHES_NAME: Final = "files.json"
 #: What the gate of int8 and bf16 measured.
 GATE_NAME: Final = "gate.json"
 _REPORTS: Final = (PARITY_NAME, HASHES_NAME)

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from eft_fast.deploy.folder import HASHES_NAME, hash_files, write_json
+from eft_fast.deploy.folder import hash_files, write_json
 from eft_fast.deploy.tensorrt import ENGINE_NAME, build_engine
 from eft_fast.deploy.triton import MODEL_NAME, make_config
 from eft_fast.serving.base import one_line
-from eft_fast.serving.card import MODEL_NAMES, load_card
+from eft_fast.serving.card import HASHES_NAME, MODEL_NAMES, load_card
 
-#: Format -> the package that makes it, and the extra of eft-fast that brings it.
+#: Format -> the module that makes it, and the package that brings it.
 _NEEDS: Final = {
     "openvino": ("openvino", "openvino"),
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx"),
+    "tensorrt": ("tensorrt", "'tensorrt-cu13>=10.13,<11'"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu13"),
 }
 FORMATS: Final = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton")
 
@@ -29,9 +29,9 @@ def check_format(name: str, precision: str) -> None:
         ImportError: If its package is missing.
         ValueError: If it does not take the precision.
     """
-    package, extra = _NEEDS.get(name, ("", ""))
-    if package and importlib.util.find_spec(package) is None:
-        raise ImportError(f"export: format {name} needs {package}; pip install 'eft-fast[{extra}]'")
+    module, package = _NEEDS.get(name, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise ImportError(f"export: format {name} needs {module}; pip install {package}")
     if name == "openvino" and precision == "fp16":
         raise ValueError(
             "export: format openvino takes no precision fp16, which processors compute as fp32; "

@@ -145,7 +145,7 @@ def require_onnx() -> None:
             missing.append(name)
     if missing:
         raise ImportError(
-            f"export: {', '.join(missing)} must be installed; pip install 'eft-fast[onnx]'"
+            f"export: {', '.join(missing)} must be installed; pip install {' '.join(missing)}"
         )
 
 

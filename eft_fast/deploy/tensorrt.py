@@ -71,7 +71,7 @@ def _load(library: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"export: {library} cannot be loaded ({error}); pip install "
-            f"'eft-fast[{library.replace('_', '-')}]'"
+            f"{library.replace('_', '-')}-cu13"
         ) from error
     if library == "tensorrt" and not trt.__version__.startswith("10."):
         raise ImportError(

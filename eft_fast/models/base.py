@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from eft_fast import conventions
 from eft_fast.models.identity import weights_hash, weights_stamp
+
+_LOG = logging.getLogger(__name__)
 
 
 class RegressorOutput(NamedTuple):
@@ -172,12 +175,22 @@ class Regressor(nn.Module, ABC):
 def check_same_body(regressor: Regressor, body_id: str, who: str) -> None:
     """Raise ValueError, in the name of ``who``, unless the regressor predicts this body.
 
+    A gendered SMPL is another body with the same joints: it is taken, and the log says so.
+
     Args:
         regressor: The network.
         body_id: ``Smpl.id``; what stands behind a colon names a variant of the same body.
         who: Opens the sentence of the error.
     """
     trained_on, kind = regressor.body_id, body_id.split(":")[0]
+    if trained_on == "smpl" and kind in ("smpl-male", "smpl-female"):
+        _LOG.warning(
+            "%s: regressor %s predicts shapes of the neutral body, as SPIN and EFT do, got %s; the "
+            "same numbers are another shape there",
+            who,
+            regressor.id,
+            body_id,
+        )
     if trained_on in (kind, body_id) or (trained_on == "smpl" and kind.startswith("smpl")):
         return
     raise ValueError(

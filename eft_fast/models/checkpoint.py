@@ -20,14 +20,19 @@ import torch
 from torch import Tensor
 
 from eft_fast import conventions
+from eft_fast.archives import check_unpacked
 from eft_fast.models.hmr import CheckpointInfo, Hmr
-from eft_fast.models.weights import list_some
+from eft_fast.models.weights import list_some, to_weights
 
 _LOG = logging.getLogger(__name__)
 #: Keys under which training programs store the state dict.
 _STATE_KEYS: Final = ("model", "state_dict")
 #: Batch norm counters: absent from old files, and of no use to a frozen batch norm.
 _COUNTER: Final = ".num_batches_tracked"
+#: Weights that tell where the network begins among the names of a file.
+_LANDMARKS: Final = ("conv1.weight", "deccam.weight")
+#: What torch.save writes is not compressed: an archive that grows when it is read is no checkpoint.
+_MOST_GROWTH, _SLACK_BYTES = 2, 2**20
 
 
 def load_hmr(
@@ -43,7 +48,8 @@ def load_hmr(
 
     Args:
         path: ``.pt`` file: a state dict, or a dict that holds one under ``model`` or
-            ``state_dict``, with or without the prefix ``module.``.
+            ``state_dict``. A prefix such as ``module.`` (DataParallel), ``_orig_mod.``
+            (torch.compile), ``model.`` (Lightning) or ``hmr.`` is taken off.
         weights_camera: Convention of the raw camera. ``"shift_scale"`` for SPIN and for EFT's own
             trainer; ``"scale_shift"`` for weights trained with EFT's weak projection. The network
             returns ``scale_shift`` either way.
@@ -85,18 +91,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"load_regressor: {path} must hold a state dict, got {type(content).__name__}"
         )
     tensors = {
-        str(name).removeprefix("module."): value
+        str(name): value
         for name, value in content.items()
         if isinstance(value, Tensor) and not str(name).endswith(_COUNTER)
     }
     if not tensors:
         keys = list_some(sorted(str(key) for key in content))
         raise ValueError(f"load_regressor: {path} must hold a state dict, got only {keys}")
-    return tensors
+    return _without_prefix(tensors, path)
+
+
+def _without_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names as the network has them: it may be one part of what a trainer saved."""
+    first, last = _LANDMARKS
+    starts = [name.removesuffix(first) for name in tensors if name.endswith(first)]
+    prefixes = [start for start in starts if start + last in tensors and start[-1:] in ("", ".")]
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"load_regressor: {path} must hold one network, got {len(prefixes)} with the prefixes "
+            f"{list_some([repr(prefix) for prefix in prefixes])}; save one of them alone"
+        )
+    prefix = prefixes[0] if prefixes else ""
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def _load_safely(path: Path) -> Any:
     """``torch.load`` of tensors and plain values; every failure becomes one sentence."""
+    most = _MOST_GROWTH * path.stat().st_size + _SLACK_BYTES
+    check_unpacked(path, most, "load_regressor")
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -104,6 +126,11 @@ def _load_safely(path: Path) -> Any:
         wanted = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
         if wanted is None:
             raise ValueError(f"load_regressor: {path} is not a checkpoint, or damaged") from error
+        if wanted[1].startswith("numpy."):
+            raise ValueError(
+                f"load_regressor: {path} must hold tensors, got numpy arrays; save them as "
+                "torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)"
+            ) from error
         raise ValueError(
             f"load_regressor: {path} asks for {wanted[1]}, which weights do not need; nothing of "
             "it was run; save its state dict alone where you trust it"
@@ -141,9 +168,7 @@ def _copy_state(network: Hmr, state: dict[str, Tensor], path: Path) -> tuple[str
                 f"load_regressor: {path}: {name} must be {list(tensor.shape)}, "
                 f"got {list(value.shape)}"
             )
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"load_regressor: {path}: {name} must be finite, got NaN or infinity")
-        tensor.copy_(value)
+        tensor.copy_(to_weights(value, name, f"load_regressor: {path}"))
     if unexpected:
         _LOG.warning("load_regressor: %s: left out unexpected %s", path, list_some(unexpected))
     return unexpected

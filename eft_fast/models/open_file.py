@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from eft_fast.conventions import SCALE_SHIFT
+from eft_fast.archives import check_unpacked
+from eft_fast.conventions import OPEN_CROP, SCALE_SHIFT
 from eft_fast.models.blazepose import VARIANTS, BlazePose
 from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
@@ -22,6 +23,8 @@ from eft_fast.models.weights import load_arrays
 FORMAT: Final = "eft_fast-open-regressor-1"
 _CARD_KEY: Final = "card"
 _STATE: Final = "state/"
+#: What a file may ask for: the network that ships has 12 MB, a width of 512 and two blocks.
+_MOST_BYTES, _MOST_WIDTH, _MOST_BLOCKS = 2**29, 8192, 64
 
 
 def save_open_regressor(
@@ -97,11 +100,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
         raise FileNotFoundError(
             f"load_regressor: no file {path}; pass 'open' for the regressor of the package"
         )
+    check_unpacked(path, _MOST_BYTES, "load_regressor")
     try:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         card = json.loads(str(content.pop(_CARD_KEY)))
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        ValueError, OSError, EOFError, KeyError, TypeError, RecursionError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         raise ValueError(
             f"load_regressor: {path} is not a weights file of the open regressor, or damaged "
             f"({type(error).__name__}); fetch it again"
@@ -124,5 +130,14 @@ def _check_card(card: Any, path: Path) -> None:
                 f"load_regressor: {path} must have {key} {value!r}, got {got.get(key)!r}; "
                 "use the eft_fast version that wrote it"
             )
-    if got.get("trunk") not in VARIANTS or not {"width", "blocks", "use_features"} <= set(got):
+    sizes = [(got.get("width"), _MOST_WIDTH), (got.get("blocks"), _MOST_BLOCKS)]
+    is_sized = all(type(size) is int and 0 < size <= most for size, most in sizes)
+    trunk = got.get("trunk")
+    if (
+        not isinstance(trunk, str)
+        or trunk not in VARIANTS
+        or not is_sized
+        or not isinstance(got.get("use_features"), bool)
+        or got.get("input_size") != OPEN_CROP
+    ):
         raise ValueError(f"load_regressor: {path} does not describe its network; fetch it again")

@@ -11,6 +11,7 @@ from eft_fast.models.base import Regressor
 from eft_fast.models.checkpoint import load_hmr
 from eft_fast.models.open_file import load_open_regressor
 from eft_fast.ops import find_device
+from eft_fast.ops.ambient import plain_torch
 
 #: Weights that ship with the package.
 OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
@@ -46,11 +47,13 @@ def load_regressor(
             f"load_regressor: source must be 'open' or a path, got {type(source).__name__}"
         )
     device = find_device("load_regressor", device)
-    regressor: Regressor
-    if source == "open":
-        regressor = load_open_regressor(OPEN_REGRESSOR_PATH)
-    elif Path(source).suffix == ".npz":
-        regressor = load_open_regressor(source)
-    else:
-        regressor = load_hmr(source)
-    return regressor if device is None else regressor.to(device)
+    # Weights made under the caller's inference_mode or default type could not be fine-tuned.
+    with plain_torch(), torch.no_grad():
+        regressor: Regressor
+        if source == "open":
+            regressor = load_open_regressor(OPEN_REGRESSOR_PATH)
+        elif Path(source).suffix == ".npz":
+            regressor = load_open_regressor(source)
+        else:
+            regressor = load_hmr(source)
+        return regressor if device is None else regressor.to(device)

@@ -13,6 +13,16 @@ import torch
 LIBRARY = Path(__file__).resolve().parent.parent / "_native.so"
 
 
+def how_to_build() -> str:
+    """What to do where the native library is missing, in a checkout and in an installation."""
+    if (LIBRARY.parent.parent / "setup.py").is_file():
+        return "run `python setup.py build_ext --inplace` or `make native` in this checkout"
+    return (
+        "install eft_fast again from its wheel, or from a checkout with `pip install "
+        "--no-build-isolation .` beside torch and a C++20 compiler"
+    )
+
+
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL:
     """Load ``_native.so`` and register its operators; a second call costs nothing.
@@ -25,8 +35,7 @@ def load() -> ctypes.CDLL:
     """
     if not LIBRARY.is_file():
         raise RuntimeError(
-            "eft_fast: the native library is not built; run `pip install --no-build-isolation .` "
-            "or `python setup.py build_ext --inplace`, or use backend='torch'"
+            f"eft_fast: the native library is not built; {how_to_build()}, or use backend='torch'"
         )
     try:
         torch.ops.load_library(str(LIBRARY))

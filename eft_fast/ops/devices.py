@@ -13,7 +13,7 @@ def find_device(who: str, device: str | torch.device | None) -> torch.device | N
         device: Name or device; None: no wish, passed through.
 
     Raises:
-        ValueError: If torch knows no such device.
+        ValueError: If torch knows no such device, or it is neither a CPU nor a CUDA GPU.
         RuntimeError: If it is a GPU that torch cannot use on this machine.
     """
     if device is None:
@@ -24,7 +24,9 @@ def find_device(who: str, device: str | torch.device | None) -> torch.device | N
         raise ValueError(
             f"{who}: device must be a name such as cpu, cuda or cuda:1, got {device!r}"
         ) from None
-    if found.type != "cuda":
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"{who}: device must be cpu or cuda, got {str(found)!r}")
+    if found.type == "cpu":
         return found
     if torch.version.cuda is None:
         raise RuntimeError(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from eft_fast.conventions import IMG_MEAN, IMG_STD
+from eft_fast.conventions import IMG_MEAN, IMG_STD, SCALE_SHIFT
 
 FORMAT: Final = "eft_fast-export-1"
 CARD_NAME: Final = "export.json"
+HASHES_NAME: Final = "files.json"
 #: File of each kind of exported folder, the one that a session opens.
 MODEL_NAMES: Final = {
     "onnx": "model.onnx",
@@ -19,6 +22,9 @@ MODEL_NAMES: Final = {
     "triton": "eft_fast/1/model.onnx",
 }
 INPUT_NAME: Final = "image"
+_MOST_PIXELS: Final = 4096
+#: Only ``verify`` reads the samples, and compares their hash itself.
+_SAMPLES_SUFFIX: Final = ".npz"
 #: What a card means that does not say it: every network took ImageNet's numbers once.
 _UNSTATED: Final = {"mean": list(IMG_MEAN), "std": list(IMG_STD)}
 #: Shapes behind the batch dimension; -1 depends on the body.
@@ -105,7 +111,7 @@ class ModelCard:
         for key, text in values.items():
             try:
                 parsed[key] = text if kinds.get(key) == "str" else json.loads(text)
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, RecursionError):
                 parsed[key] = text
         return cls.from_mapping(parsed, who)
 
@@ -133,8 +139,25 @@ class ModelCard:
         if wrong:
             raise ValueError(f"{who} does not describe itself: {wrong[0]} is missing or wrong")
         card = cls(**{name: values[name] for name in wanted})
+        card.check_numbers(who)
         card.check_outputs(who)
         return card
+
+    def check_numbers(self, who: str) -> None:
+        """Raise ValueError unless crops can be made as the model wants them."""
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std, self.box_margin))
+        rules = {
+            "input_size": 1 <= self.input_size <= _MOST_PIXELS,
+            "box_margin": finite and 0.1 <= self.box_margin <= 10,
+            "mean": finite and len(self.mean) == 3,
+            "std": finite and len(self.std) == 3 and min(self.std) > 0,
+            "max_batch": self.max_batch >= 1,
+            "camera_convention": self.camera_convention == SCALE_SHIFT,
+        }
+        wrong = [name for name, holds in rules.items() if not holds]
+        if wrong:
+            value = str(getattr(self, wrong[0]))[:80]
+            raise ValueError(f"{who} has {wrong[0]} {value}, which no model here has")
 
     def check_outputs(self, who: str) -> None:
         """Raise ValueError unless names and shapes of the outputs are ones that we know."""
@@ -204,6 +227,30 @@ def find_model(model: str | Path) -> ModelFiles:
     raise FileNotFoundError(f"serving: {path} holds no {names}; run eft-fast export first")
 
 
+def check_files(files: ModelFiles) -> None:
+    """Raise ValueError if a file of the model is not the one that was exported.
+
+    The hashes are those of ``files.json``: they find damage and files that were exchanged, not
+    somebody who writes the hashes as well. A model that lies alone has none.
+    """
+    path = files.folder / HASHES_NAME
+    if not path.is_file():
+        return
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"serving: {path} is damaged ({type(error).__name__})") from error
+    if not isinstance(stated, dict):
+        raise ValueError(f"serving: {path} is damaged; export it again")
+    for name, digest in stated.items():
+        # Nothing outside of the folder is the model's.
+        if name.endswith(_SAMPLES_SUFFIX) or Path(name).is_absolute() or ".." in Path(name).parts:
+            continue
+        file = files.folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"serving: {file} is not the file that was exported; export it again")
+
+
 def load_card(folder: str | Path) -> ModelCard:
     """Read ``export.json`` of an exported folder.
 
@@ -216,6 +263,6 @@ def load_card(folder: str | Path) -> ModelCard:
         raise FileNotFoundError(f"serving: no {CARD_NAME} in {folder}; run eft-fast export again")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"serving: {path} is damaged ({type(error).__name__})") from error
     return ModelCard.from_mapping(values, f"serving: {path}")

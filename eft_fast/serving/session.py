@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from eft_fast.serving.base import Session
-from eft_fast.serving.card import ModelFiles, find_model
+from eft_fast.serving.card import ModelFiles, check_files, find_model
 from eft_fast.serving.cpus import usable_cpus
 from eft_fast.serving.onnx_session import OnnxSession
 from eft_fast.serving.openvino_session import OpenVinoSession
@@ -22,6 +22,7 @@ def open_session(
     threads: int | None = None,
     precision: str | None = None,
     gated: bool = True,
+    check_hashes: bool = True,
 ) -> Session:
     """Open an exported model.
 
@@ -32,10 +33,13 @@ def open_session(
         threads: Threads on the CPU; default: the processors that this program may use.
         precision: Of OpenVINO only: ``fp32`` or ``bf16``; default: the export's own.
         gated: Whether ``bf16`` is for exports alone that were measured with it.
+        check_hashes: Whether the files must be those that were exported; ``verify`` says itself
+            which are not.
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ValueError: If the file is damaged or was not exported by eft_fast, or the provider unknown.
+        ValueError: If a file is damaged, is not the one that was exported, or was not exported by
+            eft_fast, or the provider is unknown.
         ImportError: If the runtime is not installed.
         RuntimeError: If the provider does not run here.
     """
@@ -46,6 +50,8 @@ def open_session(
     files = find_model(model)
     if files.path.stat().st_size == 0:
         raise ValueError(f"serving: {files.path} is empty (0 bytes); export it again")
+    if check_hashes:
+        check_files(files)
     count = threads or usable_cpus()
     if provider == "openvino" or (files.kind == "openvino" and provider in ("auto", "cpu")):
         return OpenVinoSession(files, count, precision, gated=gated)

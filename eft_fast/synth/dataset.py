@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ from eft_fast.synth.sample import SynthSample
 
 #: Makes the stored rows of a picture: of its number, and of everybody in it.
 MakeRows = Callable[[int, Sequence[SynthSample]], list[dict[str, np.ndarray]]]
+#: Key of a shard that says what made it.
+_ORIGIN: Final = "origin"
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,24 @@ class SynthJob:
         """Files of the set."""
         return -(-self.count // self.shard_size)
 
+    def origin(self, shard: int) -> str:
+        """Return what the images of a shard depend on, as it is stored beside them."""
+        facts = {
+            "split": self.split,
+            "first": shard * self.shard_size,
+            "body": self.body,
+            "motion": None if self.motion is None else self.motion.name,
+            "backgrounds": None if self.backgrounds is None else self.backgrounds.name,
+            "config": asdict(self.config),
+        }
+        return json.dumps(facts, sort_keys=True)
+
 
 def render_shards(job: SynthJob, *, processes: int = 1, progress: bool = True) -> list[Path]:
-    """Render a set; shards that are there already are kept.
+    """Render a set; shards that are there already are kept if they are of this set.
+
+    A shard that holds fewer or more images than it should, as the last one does after another
+    ``count``, is rendered again.
 
     Args:
         job: What to render.
@@ -90,11 +110,35 @@ def render_shards(job: SynthJob, *, processes: int = 1, progress: bool = True) -
 
     Returns:
         The files, in order of the images.
+
+    Raises:
+        ValueError: If a shard is there that other options made.
     """
     job.out.mkdir(parents=True, exist_ok=True)
-    todo = [s for s in range(job.num_shards) if not job.shard_path(s).is_file()]
+    todo = [s for s in range(job.num_shards) if not _is_done(job, s)]
     write_shards(job, todo, _labelled_person, processes=processes, progress=progress)
     return [job.shard_path(s) for s in range(job.num_shards)]
+
+
+def _is_done(job: SynthJob, shard: int) -> bool:
+    """Whether a shard of the job is there; one of another job raises ValueError."""
+    path = job.shard_path(shard)
+    if not path.is_file():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            count = len(archive["betas"])
+            # Shards of earlier versions say nothing; their size is seen.
+            stored = str(archive[_ORIGIN]) if _ORIGIN in archive.files else None
+            size = archive["image"].shape[1] if stored is None else job.config.size
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+    if size != job.config.size or stored not in (None, job.origin(shard)):
+        raise ValueError(
+            f"render_shards: {path} must be of the options asked for (seed {job.config.seed}, size "
+            f"{job.config.size}), got one of others; name another folder, or remove it"
+        )
+    return count == len(job.indices(shard))
 
 
 def load_shards(paths: Iterable[str | Path], *, images: bool = True) -> SynthArrays:
@@ -184,6 +228,7 @@ class _ShardWriter:
         for index in indices:
             rows += self.make_rows(index, renderer.draw_people(renderer.scene(index)))
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        arrays[_ORIGIN] = np.array(self.job.origin(shard))
         save_arrays(self.job.shard_path(shard), arrays)
         return len(indices)
 

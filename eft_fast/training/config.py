@@ -2,7 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+#: Largest count of steps, people or pictures that makes sense.
+_MOST: Final = 10**9
+#: Odds, shares and rates of decay.
+_SHARES: Final = frozenset(
+    {"dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema"}
+)
+#: Counts that may be zero.
+_FROM_ZERO: Final = frozenset(
+    {"seed", "warmup", "frozen_stages", "train", "varied", "num_simulated"}
+)
+
+
+def check_numbers(options: Any, who: str, *, at_least: Mapping[str, int] | None = None) -> None:
+    """Raise ValueError unless every number of a dataclass is one that training can use.
+
+    Args:
+        options: The dataclass. Its floats must be finite and not negative, shares in [0, 1], counts
+            1 to a billion, or from 0 where nothing is a choice.
+        who: Opens the sentence of the error.
+        at_least: Smallest value of counts with another rule.
+    """
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        low, high = 0.0, math.inf
+        if isinstance(value, int):
+            low, high = (at_least or {}).get(item.name, item.name not in _FROM_ZERO), _MOST
+        if item.name in _SHARES:
+            low, high = 0.0, 1.0
+        if not (math.isfinite(value) and low <= value <= high):
+            most = f" to {high:g}" if math.isfinite(high) else " or more"
+            given = f"{value:.3g}" if isinstance(value, float) else str(value)[:40]
+            raise ValueError(f"{who}: {item.name} must be {low:g}{most}, got {given}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +68,9 @@ class LossConfig:
     trunk_landmarks: float = 2.0
     trunk_world: float = 4.0
     clamp_2d: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "train")
 
 
 @dataclass(frozen=True)
@@ -74,6 +115,9 @@ class HeadConfig:
     validate_every: int = 500
     loss: LossConfig = field(default_factory=LossConfig)
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "train")
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
@@ -116,3 +160,6 @@ class FinetuneConfig:
     validate_every: int = 400
     half: bool | None = None
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -9,6 +10,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import torch
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from eft_fast.training.config import check_numbers
 from eft_fast.training.regressor import RegressorTraining
 
 #: Stages that a run may consist of, in their order.
@@ -48,6 +57,13 @@ class TrainingRun:
                 f"train: an export needs the hash of the trunk's source file, got only out = "
                 f"{self.out}; give source_sha256, too"
             )
+        check_numbers(self, "train")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(
+                f"train: device must be a name such as cpu or cuda:0, got {self.device!r}"
+            ) from None
 
 
 def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingRun:
@@ -89,14 +105,8 @@ def run_from_table(
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        raise ValueError(
-            "train: TOML files need Python 3.11; give the options on the command line"
-        ) from None
-    try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"train: {path} must be a TOML file ({error})") from error
 
 
@@ -132,6 +142,8 @@ def _convert(hint: Any, value: Any, where: str, folder: Path) -> Any:
             raise ValueError(f"train: {where} must be a table, got {value!r}")
         return _fill(typing.cast(type[Any], hint), value, where, folder)
     if hint is Path and isinstance(value, str | Path):
+        if "\0" in str(value):
+            raise ValueError(f"train: {where} must be a path, got one with a zero byte")
         return folder / value
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         kinds = typing.get_args(hint)

@@ -20,7 +20,7 @@ from eft_fast.synth.dataset import render_shards
 from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
 from eft_fast.training.confidence import observe, train_confidence
-from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.config import FinetuneConfig, HeadConfig, check_numbers
 from eft_fast.training.error_covariance import measure_on_renders
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
@@ -70,6 +70,9 @@ class RegressorTraining:
     synth: SynthConfig = field(default_factory=SynthConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "train")
 
     def job(self, split: Split) -> SynthJob:
         """Return the set of one split."""

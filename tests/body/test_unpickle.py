@@ -7,6 +7,8 @@ import os
 import pickle
 import struct
 import sys
+import time
+import tracemalloc
 import types
 
 import numpy as np
@@ -251,3 +253,96 @@ def test_other_contents_are_named(write):
         to_numpy(content["a"])
     with pytest.raises(ValueError, match="a dict instead of an array"):
         to_numpy(content["b"])
+
+
+@pytest.mark.parametrize("name", [b"_reconstruct", b"scalar"])
+def test_what_stands_for_a_function_takes_no_state(write, name):
+    """BUILD with a slot state sets attributes; here it would poison every later file."""
+    from eft_fast.body import opcodes, unpickle
+
+    before = {kind: dict(vars(kind)) for kind in (opcodes.Global, unpickle._Array)}
+    code = b"\x80\x02cnumpy.core.multiarray\n" + name
+    code += b"\nN}X\x04\x00\x00\x00makeK\x01s\x86b0}."
+    with pytest.raises(ValueError, match="a state for a Global"):
+        read_pickle(write(code), "test")
+    assert {kind: dict(vars(kind)) for kind in before} == before
+    test_python2_files(write)
+
+
+def laughs(width: int, depth: int) -> bytes:
+    """A tuple of tuples of tuples: few bytes, ``width ** depth`` numbers."""
+    code = b"\x80\x02}X\x01\x00\x00\x00v(" + b"K\x01" * width + b"t"
+    for level in range(depth):
+        place = bytes([level])
+        code += b"q" + place + b"0(" + (b"h" + place) * width + b"t"
+    return code
+
+
+def csr(indptr: list[int], shape: tuple[int, int]) -> dict:
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_matrix((1, 1))
+    matrix.indptr, matrix.indices = np.array(indptr), np.zeros(1, np.int32)
+    matrix.data, matrix._shape = np.ones(1), shape
+    return {"v": matrix}
+
+
+def selections(depth: int) -> bytes:
+    """A chumpy selection of itself, by itself, and so on: 2 ** depth arrays."""
+    code = b"\x80\x02}X\x01\x00\x00\x00v]q\x00"
+    for _ in range(depth):
+        code += b"0cchumpy.reordering\nSelect\n)\x81}(X\x01\x00\x00\x00ah\x00"
+        code += b"X\x04\x00\x00\x00idxsh\x00ubq\x00"
+    return code + b"s."
+
+
+BOMBS = {
+    "memo": lambda: b"\x80\x02}r\xff\xff\xff\x0f.",
+    "numbers": lambda: laughs(10, 9) + b"s.",
+    "key": lambda: laughs(2, 60) + b"K\x01s.",
+    "dtype": lambda: b"\x80\x02}X\x01\x00\x00\x00vcnumpy\ndtype\n"
+    + laughs(2, 60)[9:] + b"\x85Rs.",
+    "nested": lambda: b"\x80\x02}X\x01\x00\x00\x00v" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"s.",
+    "encoded": lambda: b"c_codecs\nencode\nq\x00X\x40\x42\x0f\x00" + b"x" * 10**6
+    + b"X\x06\x00\x00\x00latin1\x86q\x01" + b"h\x00h\x01R" * 5000 + b".",
+    "repeated rows": lambda: csr([0, 2**29], (1, 6890)),
+    "wide matrix": lambda: csr([0, 1], (1, 10**9)),
+    "selections": lambda: selections(40),
+    "announced": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"a.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_bounded(write, name):
+    """Small files that would take gigabytes or minutes: 2 s, and 1 GB."""
+    content = BOMBS[name]()
+    path = write(content) if isinstance(content, bytes) else write(content, 2)
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        value = read_pickle(path, "test")
+        if "v" in value:
+            with pytest.raises(ValueError, match=r"\S"):
+                to_numpy(value["v"])
+    except ValueError as error:
+        print(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert time.process_time() - began < 2
+    assert peak < 1e9
+
+
+@pytest.mark.parametrize(
+    ("indptr", "shape"), [([0, 1], (1, 1)), ([0, 2], (1, 1)), ([1, 1], (1, 1)), ([0, 1, 1], (1, 1))]
+)
+def test_broken_sparse_matrices_are_named(write, indptr, shape):
+    content = csr(indptr, shape)
+    if indptr == [0, 1]:
+        content["v"].indices = np.array([-1])
+    with pytest.raises(ValueError, match="a sparse matrix with"):
+        to_numpy(read_pickle(write(content, 2), "test")["v"])
+
+
+def test_keys_of_python_2(write):
+    content = read_pickle(write({b"v": np.ones(3), 5: 1, ("a",): 2}), "test")
+    assert list(content) == ["v"]

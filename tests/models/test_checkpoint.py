@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +173,68 @@ def test_open_regressor_loads_by_name():
     with torch.no_grad():
         output = network(torch.zeros(1, 3, 256, 256))
     assert all(bool(torch.isfinite(value).all()) for value in output)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "hmr.", "module.model."])
+def test_prefixes_of_trainers_are_taken_off(state, tmp_path, prefix):
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": {prefix + name: value for name, value in state.items()}}, path)
+    assert torch.equal(read_state(path)["conv1.weight"], state["conv1.weight"])
+    load_hmr(path)
+
+
+def test_two_networks_in_one_file_are_refused(state, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(state | {"module." + name: value * 0 for name, value in state.items()}, path)
+    with pytest.raises(ValueError, match="must hold one network, got 2 with the prefixes '', 'mod"):
+        load_hmr(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("conv1.weight", lambda value: value.to("meta"), "got on the meta device"),
+        (
+            "conv1.weight",
+            lambda value: value.to_sparse(),
+            "got a tensor of layout torch.sparse_coo",
+        ),
+        (
+            "conv1.weight",
+            lambda value: value.to(torch.complex64),
+            "numbers of type torch.complex64",
+        ),
+        ("conv1.weight", lambda value: (value * 0).to(torch.int8), "numbers of type torch.int8"),
+        ("conv1.weight", lambda value: value.double() * 0 + 1e308, "finite in float32"),
+        ("bn1.running_var", lambda value: value * 0 - 1, "must not be negative, got -1"),
+    ],
+    ids=["meta", "sparse", "complex", "int8", "1e308", "variance"],
+)
+def test_tensors_that_no_network_can_use_are_named(state, tmp_path, name, change, words):
+    path = tmp_path / "weights.pt"
+    torch.save(state | {name: change(state[name])}, path)
+    with pytest.raises(ValueError, match=f"{name} must .*{words}"):
+        load_hmr(path)
+
+
+def test_quantised_weights_are_named(state, tmp_path):
+    path, name = tmp_path / "weights.pt", "conv1.weight"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.quantize_per_tensor(state[name], 0.1, 0, torch.qint8)
+        torch.save(state | {name: quantised}, path)
+        with pytest.raises(ValueError, match=f"{name} must .*got a quantised tensor"):
+            load_hmr(path)
+
+
+def test_archives_that_grow_are_refused_before_they_are_read(state, tmp_path):
+    """Zeros compress by a thousand; torch.save compresses nothing."""
+    plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
+    torch.save({"model": {"conv1.weight": torch.zeros(2**22)}}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as to:
+        for item in source.infolist():
+            to.writestr(item.filename, source.read(item))
+    with pytest.raises(
+        ValueError, match=r"expected an archive of at most .* bytes unpacked, got 16"
+    ):
+        load_hmr(packed)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eft_fast.serving import Predictor
 
@@ -32,11 +36,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def service(tiny_export):
-    """Port of a running service."""
+@contextlib.contextmanager
+def running_service(model):
+    """Port and process of a service over an exported folder."""
     port = free_port()
-    command = [sys.executable, REPO / "examples" / "serve_litserve.py", tiny_export]
+    command = [sys.executable, REPO / "examples" / "serve_litserve.py", model]
     process = subprocess.Popen(
         [*map(str, command), "--port", str(port)],
         stdout=subprocess.PIPE,
@@ -56,14 +60,22 @@ def service(tiny_export):
                 time.sleep(0.5)
         else:
             pytest.fail("the service did not start within two minutes")
-        yield port
+        yield port, process
     finally:
-        os.killpg(process.pid, 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def service(tiny_export):
+    """Port of a running service."""
+    with running_service(tiny_export) as (port, _):
+        yield port
 
 
 def ask(port: int, body: bytes) -> tuple[int, dict]:
@@ -138,3 +150,53 @@ def test_a_client_that_hangs_up_disturbs_nobody(service):
     with ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(lambda _: ask(service, body)[0], range(4)))
     assert statuses == [200] * 4
+
+
+def test_a_giant_picture_is_refused_before_it_is_decoded(service):
+    """40 kB that unfold to 100 megapixels; the answer does not wait for them."""
+    giant = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(giant, "PNG")
+    began = time.monotonic()
+    status, found = ask(service, body_of(giant.getvalue()))
+    assert (status, time.monotonic() - began < 2) == (413, True)
+    assert "pixels" in found["error"]
+
+
+def test_a_client_that_never_ends_its_headers_is_hung_up_on(service):
+    with socket.create_connection(("127.0.0.1", service), timeout=30) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        assert client.recv(1) == b""
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(stat[1]) == pid and stat[0] != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that nobody waited for has no command line any more."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_its_processes_end_with_the_service(tiny_export, end):
+    if not Path("/proc").is_dir():
+        pytest.skip("looks for processes in /proc")
+    with running_service(tiny_export) as (_, process):
+        below = children_of(process.pid)
+        assert below
+        process.send_signal(end)
+        process.wait(30)
+        deadline = time.monotonic() + 15
+        while any(map(is_alive, below)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not [pid for pid in below if is_alive(pid)]

@@ -199,6 +199,8 @@ def rewrite(folder, change):
     model = onnx.load(folder / "model.onnx")
     change(model)
     onnx.save(model, folder / "model.onnx")
+    # The hashes of the export would stop the reading first.
+    (folder / "files.json").unlink()
 
 
 def set_card(model, **values):
@@ -217,6 +219,7 @@ def fix_batch(model):
 def test_damaged_and_foreign_files_are_refused(folder, tmp_path):
     path = folder / "model.onnx"
     whole = path.read_bytes()
+    (folder / "files.json").unlink()
     for content, words in [
         (b"", "is empty"),
         (whole[: len(whole) // 2], "is damaged or not a model"),
@@ -246,6 +249,11 @@ def test_damaged_and_foreign_files_are_refused(folder, tmp_path):
         (lambda m: set_card(m, outputs='{"pose": [72]}'), "unknown output pose"),
         (lambda m: set_card(m, outputs='{"rotmat": [23, 3, 3]}'), "rotmat must be"),
         (lambda m: set_card(m, joint_names="[]"), "must name each of its joints"),
+        (lambda m: set_card(m, box_margin="NaN"), "has box_margin nan"),
+        (lambda m: set_card(m, box_margin="-1"), "has box_margin -1"),
+        (lambda m: set_card(m, std="[1, 0, 1]"), "has std"),
+        (lambda m: set_card(m, camera_convention="shift_scale"), "has camera_convention shift"),
+        (lambda m: set_card(m, outputs="[" * 100_000), "outputs is missing or wrong"),
         (fix_batch, "must take image uint8"),
         (lambda m: m.graph.output.pop(), "must have the outputs"),
     ],
@@ -253,6 +261,18 @@ def test_damaged_and_foreign_files_are_refused(folder, tmp_path):
 def test_models_that_do_not_fit_their_description_are_refused(folder, change, words):
     rewrite(folder, change)
     with pytest.raises(ValueError, match=words):
+        open_session(folder, provider="cpu")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "export.json"])
+def test_files_that_are_not_those_of_the_export_are_refused(folder, name):
+    """One bit is enough; the samples, which only ``verify`` reads, may be missing."""
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 0x40
+    (folder / "samples.npz").unlink()
+    open_session(folder, provider="cpu")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is not the file that was exported"):
         open_session(folder, provider="cpu")
 
 

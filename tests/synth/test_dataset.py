@@ -52,3 +52,22 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
         load_shards([tmp_path / "train-00003.npz"])
     with pytest.raises(ValueError, match="at least one shard expected"):
         load_shards([])
+
+
+def test_another_count_renders_what_it_lacks(tmp_path: Path) -> None:
+    """The last shard of two images is not the third to fourth of five."""
+    render_shards(make_job(tmp_path, "set", count=3))
+    job = make_job(tmp_path, "set")
+    grown = load_shards(render_shards(job))
+    assert len(grown) == 5
+    assert_same(grown, load_shards(render_shards(make_job(tmp_path, "whole"))))
+    assert len(load_shards(render_shards(make_job(tmp_path, "set", count=3)))) == 3
+
+
+@pytest.mark.parametrize("config", [SynthConfig(size=48, seed=9), SynthConfig(size=32)])
+def test_shards_of_other_options_are_refused(tmp_path: Path, config: SynthConfig) -> None:
+    paths = render_shards(make_job(tmp_path, "set", count=2))
+    before = paths[0].read_bytes()
+    with pytest.raises(ValueError, match=r"train-00000\.npz must be of the options asked for"):
+        render_shards(make_job(tmp_path, "set", count=2, config=config))
+    assert paths[0].read_bytes() == before

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from eft_fast.training.config_file import load_run, run_from_table
 
 REPO = Path(__file__).resolve().parents[2]
-needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in 3.11")
 
 
 def write(path: Path, text: str) -> Path:
@@ -16,7 +14,6 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@needs_toml
 def test_fields_at_any_depth_and_paths(tmp_path: Path) -> None:
     file = write(
         tmp_path / "run.toml",
@@ -38,7 +35,6 @@ def test_fields_at_any_depth_and_paths(tmp_path: Path) -> None:
     assert recipe.synth.camera.distance_m == (3.0, 4.5)
 
 
-@needs_toml
 def test_the_committed_file_is_whole() -> None:
     run = load_run(REPO / "docs" / "train_small.toml")
     assert run.stages == ("render", "head", "finetune", "evaluate")
@@ -70,9 +66,41 @@ def test_mistakes_are_named(table: dict, words: str) -> None:
     assert words in str(caught.value)
 
 
-@needs_toml
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file"):
         load_run(tmp_path / "none.toml")
     with pytest.raises(ValueError, match="must be a TOML file"):
         load_run(write(tmp_path / "bad.toml", "work ="))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[recipe.head]\nlr = nan\n", "lr must be 0 or more, got nan"),
+        ("[recipe.head]\nlr = inf\n", "lr must be 0 or more, got inf"),
+        ("[recipe.head]\nsteps = -5\n", "steps must be 1 to 1e\\+09, got -5"),
+        ("[recipe.head]\ndropout = 1.5\n", "dropout must be 0 to 1, got 1.5"),
+        ("[recipe.head.loss]\nbetas = -1.0\n", "betas must be 0 or more"),
+        ("train = 99999999999999999999999999\n", "train must be 0 to"),
+        ('trunk = "a\\u0000b"\n', "trunk must be a path, got one with a zero byte"),
+    ],
+)
+def test_numbers_that_training_cannot_use_are_named(tmp_path: Path, text: str, words: str) -> None:
+    file = write(tmp_path / "run.toml", f"[recipe]\nwork = 'w'\nmotion = 'm'\n{text}")
+    with pytest.raises(ValueError, match=rf"train: .*{words}"):
+        load_run(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("threads = 0\n", "threads must be 1 to"),
+        ("processes = -3\n", "processes must be 1 to"),
+        ("device = '$(rm)'\n", "device must be a name such as cpu"),
+        ("a = " + "[" * 5000 + "]" * 5000, "must be a TOML file"),
+    ],
+)
+def test_runs_that_cannot_start_are_named(tmp_path: Path, text: str, words: str) -> None:
+    file = write(tmp_path / "run.toml", f"{text}\n[recipe]\nwork = 'w'\nmotion = 'm'\n")
+    with pytest.raises(ValueError, match=rf"train: .*{words}"):
+        load_run(file)
