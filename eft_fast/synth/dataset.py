@@ -26,7 +26,7 @@ from eft_fast.synth.sample import SynthSample
 #: Makes the stored rows of a picture: of its number, and of everybody in it.
 MakeRows = Callable[[int, Sequence[SynthSample]], list[dict[str, np.ndarray]]]
 #: Key of a shard that says what made it.
-_ORIGIN: Final = "origin"
+ORIGIN: Final = "origin"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _is_done(job: SynthJob, shard: int) -> bool:
         with np.load(path, allow_pickle=False) as archive:
             count = len(archive["betas"])
             # Shards of earlier versions say nothing; their size is seen.
-            stored = str(archive[_ORIGIN]) if _ORIGIN in archive.files else None
+            stored = str(archive[ORIGIN]) if ORIGIN in archive.files else None
             size = archive["image"].shape[1] if stored is None else job.config.size
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
@@ -228,7 +228,7 @@ class _ShardWriter:
         for index in indices:
             rows += self.make_rows(index, renderer.draw_people(renderer.scene(index)))
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        arrays[_ORIGIN] = np.array(self.job.origin(shard))
+        arrays[ORIGIN] = np.array(self.job.origin(shard))
         save_arrays(self.job.shard_path(shard), arrays)
         return len(indices)
 

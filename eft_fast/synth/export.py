@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set
-from eft_fast.synth.dataset import SynthJob, save_arrays, write_shards
+from eft_fast.synth.dataset import ORIGIN, SynthJob, save_arrays, write_shards
 from eft_fast.synth.landmarks import LANDMARKS, NUM_COCO
 from eft_fast.synth.sample import SynthSample
 
@@ -232,7 +232,8 @@ def _load_parts(parts: SynthJob) -> dict[str, np.ndarray]:
     for shard in range(parts.num_shards):
         with np.load(parts.shard_path(shard), allow_pickle=False) as archive:
             wanted = archive["picture"] < parts.count
-            loaded.append({key: archive[key][wanted] for key in archive.files})
+            names = [key for key in archive.files if key != ORIGIN]
+            loaded.append({key: archive[key][wanted] for key in names})
     return {key: np.concatenate([part[key] for part in loaded]) for key in loaded[0]}
 
 
