@@ -11,7 +11,6 @@
 #endif
 
 namespace eft_fast {
-namespace {
 
 #ifdef EFT_FAST_WITH_CUDA
 
@@ -105,6 +104,8 @@ int launch(const cpu::MapEvaluate<S>& a, const Cuda& device) {
 }
 
 #endif  // EFT_FAST_WITH_CUDA
+
+namespace {
 
 struct State {
   Tensor rotmat, betas, cam;
