@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.conventions import NUM_JOINTS
-from eft_fast.losses.fused import fused_eft_loss
+from eft_fast.losses.native import native_eft_loss
 from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.pipeline.fitter import FitRecords, Fitter, PersonFit, StopRule
@@ -36,7 +36,7 @@ def output_loss(
     intrinsics: Float[Tensor, "B 3 3"] | None = None,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Total loss and 2D term of each person's answer: one call, no gradient of the 2D term."""
-    return fused_eft_loss(
+    return native_eft_loss(
         body.points_plan("spin49"),
         output.pred_betas,
         output.pred_rotmat,

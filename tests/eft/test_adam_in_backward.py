@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from eft_fast.eft.batched.adam import StackedAdam
-from eft_fast.eft.batched.adam_in_backward import FusedRegressor, SlotOptimiser
-from eft_fast.eft.batched.conv_epilogue import join_layers
+from eft_fast.eft.batched.adam_in_backward import AdamInBackwardNetwork, SlotOptimiser
+from eft_fast.eft.batched.conv_epilogue import move_into_epilogues
 from eft_fast.eft.batched.layers import StackedRegressor
 from eft_fast.eft.config import EftConfig
 from eft_fast.eft.modes import make_network
@@ -73,7 +73,7 @@ def loss_of(out: Tensor) -> Tensor:
 def make_run(
     inputs: Tensor, loss: Callable[[Any], Tensor], before_update: Callable[[], None] | None = None
 ) -> tuple[Callable, list[Any]]:
-    """What ``FusedRegressor.step`` calls, and the outputs that it saw."""
+    """What ``AdamInBackwardNetwork.step`` calls, and the outputs that it saw."""
     seen: list[Any] = []
 
     def run(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -96,7 +96,7 @@ def test_fused_steps_equal_stacked_ones(state):
     img = torch.randn(3, 3, 16, 16, dtype=tuned[0].dtype)
     stacks = [StackedRegressor(network, tuned, 1, state=state) for _ in range(3)]
     adams = [StackedAdam([each for each, _ in stack.deltas()], config) for stack in stacks]
-    fused = FusedRegressor(network, tuned, make_optimiser(3, config, state=state))
+    fused = AdamInBackwardNetwork(network, tuned, make_optimiser(3, config, state=state))
     clock = fused.optimiser.clock
     for step in range(4):
         going = torch.tensor([True, step > 0, step < 2])
@@ -144,7 +144,9 @@ def test_a_new_person_needs_no_clearing():
     img = torch.randn(2, 3, 16, 16, dtype=torch.float64)
 
     def fit(spoil: bool) -> list[Tensor]:
-        fused = FusedRegressor(network, list(network.parameters()), make_optimiser(2, config))
+        fused = AdamInBackwardNetwork(
+            network, list(network.parameters()), make_optimiser(2, config)
+        )
         clock = fused.optimiser.clock
         run, seen = make_run(img, loss_of)
         fused.step(run)
@@ -167,7 +169,7 @@ def test_a_new_person_needs_no_clearing():
 def test_the_network_is_left_alone():
     network, config = make_everything(), EftConfig(lr=1e-2)
     before = [p.detach().clone() for p in network.parameters()]
-    fused = FusedRegressor(network, list(network.parameters()), make_optimiser(1, config))
+    fused = AdamInBackwardNetwork(network, list(network.parameters()), make_optimiser(1, config))
     fused.step(make_run(torch.randn(1, 3, 16, 16, dtype=torch.float64), loss_of)[0])
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
     assert all(p.grad is None for p in network.parameters())
@@ -176,7 +178,7 @@ def test_the_network_is_left_alone():
 def test_a_layer_without_a_batched_form_is_refused():
     network = nn.Sequential(nn.Conv1d(3, 4, 1))
     with pytest.raises(ValueError, match="Conv1d has no batched form"):
-        FusedRegressor(network, list(network.parameters()), make_optimiser(1, EftConfig()))
+        AdamInBackwardNetwork(network, list(network.parameters()), make_optimiser(1, EftConfig()))
 
 
 @pytest.mark.parametrize("mode", ["full", "layer4", "head", "feature", "lora"])
@@ -189,7 +191,7 @@ def test_fused_toy_follows_the_stacked_one(mode):
     inputs, weights = network.prepare(img), config.loss
     stack = StackedRegressor(network, tuned, 3)
     adam = StackedAdam([storage for storage, _ in stack.deltas()], config, mode)
-    fused = FusedRegressor(network, tuned, make_optimiser(3, config))
+    fused = AdamInBackwardNetwork(network, tuned, make_optimiser(3, config))
     loss = partial(loss_of_output, body, target, weights)
     for _ in range(4):
         run, seen = make_run(inputs, loss)
@@ -240,7 +242,7 @@ class SmallBlazePose(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [SmallHmr, SmallBlazePose])
-def test_joined_blocks_equal_their_layers(kind):
+def test_epilogue_blocks_equal_their_layers(kind):
     """Outputs and every weight after three steps; batch norm away from 1 and 0."""
     torch.manual_seed(3)
     network = kind().double().eval()
@@ -253,8 +255,8 @@ def test_joined_blocks_equal_their_layers(kind):
                 module.running_var.uniform_(0.5, 1.5)
     tuned = [m for c in network.modules() if isinstance(c, nn.Conv2d) for m in c.parameters()]
     img, config = 3 * torch.randn(2, 8, 13, 12, dtype=torch.float64), EftConfig(lr=1e-2)
-    pair = [FusedRegressor(network, tuned, make_optimiser(2, config)) for _ in range(2)]
-    join_layers(pair[1].network)
+    pair = [AdamInBackwardNetwork(network, tuned, make_optimiser(2, config)) for _ in range(2)]
+    move_into_epilogues(pair[1].network)
     kinds = {type(module).__name__ for module in pair[1].network.modules()}
     assert not kinds & {"Bottleneck", "InvertedResidual", "HeadBlock", "BatchNorm2d"}
     for _ in range(3):
@@ -275,6 +277,6 @@ def test_joined_blocks_equal_their_layers(kind):
 def test_frozen_blocks_are_left_as_they_are():
     network = SmallHmr().eval()
     tuned = list(network.blocks[3].conv3.parameters())
-    fused = FusedRegressor(network, tuned, make_optimiser(1, EftConfig()))
-    join_layers(fused.network)
+    fused = AdamInBackwardNetwork(network, tuned, make_optimiser(1, EftConfig()))
+    move_into_epilogues(fused.network)
     assert {type(block) for block in fused.network.blocks} == {Bottleneck}

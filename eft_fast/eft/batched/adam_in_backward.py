@@ -66,7 +66,7 @@ class SlotOptimiser:
         return self.clock.first(self.width)
 
 
-class FusedLayer(nn.Module):
+class AdamLayer(nn.Module):
     """A layer with private weights; ``use`` counts, ``collect`` updates after the last use.
 
     A network may use a layer several times in one pass. Its weights stay as they are until every
@@ -136,7 +136,7 @@ class FusedLayer(nn.Module):
         return SlotWeights(self.start["weight"], delta("weight"), bias, delta("bias"))
 
 
-class FusedConv2d(FusedLayer):
+class AdamConv2d(AdamLayer):
     """A convolution with private weights, and what follows it.
 
     Args:
@@ -174,7 +174,7 @@ class FusedConv2d(FusedLayer):
         return out
 
     def update(self, uses: list[Any]) -> None:
-        """See ``FusedLayer``; the gradients of several uses are added in plain torch."""
+        """See ``AdamLayer``; the gradients of several uses are added in plain torch."""
         clock, adam = self.optimiser.now(), self.optimiser.adam
         arithmetic = self.optimiser.arithmetic
         if "weight" in self.tuned and len(uses) == 1:
@@ -201,7 +201,7 @@ class FusedConv2d(FusedLayer):
 class _FusedConv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, anchor: Tensor, layer: FusedConv2d
+        ctx: Any, x: Tensor, residual: Tensor | None, anchor: Tensor, layer: AdamConv2d
     ) -> Tensor:
         optimiser, ctx.layer = layer.optimiser, layer
         layer.count()
@@ -233,17 +233,17 @@ class _FusedConv(torch.autograd.Function):
         return below, beside, None, None
 
 
-class FusedLinear(FusedLayer):
+class AdamLinear(AdamLayer):
     """A linear layer with private weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply row i's weights to row i of ``x`` [slots, ..., in]."""
         rows = x.reshape(len(x), -1, x.shape[-1])
-        out: Tensor = _FusedLinear.apply(rows, self.optimiser.anchor, self)  # type: ignore[no-untyped-call]
+        out: Tensor = _AdamLinear.apply(rows, self.optimiser.anchor, self)  # type: ignore[no-untyped-call]
         return out.reshape(*x.shape[:-1], out.shape[-1])
 
     def update(self, uses: list[Any]) -> None:
-        """See ``FusedLayer``."""
+        """See ``AdamLayer``."""
         clock, adam = self.optimiser.now(), self.optimiser.adam
         x, g = (torch.cat(rows, 1) for rows in zip(*uses, strict=True))
         if "weight" in self.tuned:
@@ -252,9 +252,9 @@ class FusedLinear(FusedLayer):
             ops.bias_update(g[..., None], self.state("bias"), adam, clock)
 
 
-class _FusedLinear(torch.autograd.Function):
+class _AdamLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: FusedLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: AdamLinear) -> Tensor:
         layer.count()
         ctx.layer = layer
         ctx.save_for_backward(x)
@@ -270,7 +270,7 @@ class _FusedLinear(torch.autograd.Function):
         return below, None, None
 
 
-class GradientLayer(FusedLayer):
+class GradientLayer(AdamLayer):
     """A small layer without kernels: its stacked twin, whose gradients Adam takes at the end."""
 
     def __init__(self, layer: nn.Module, tuned: set[int], optimiser: SlotOptimiser) -> None:
@@ -302,7 +302,7 @@ class GradientLayer(FusedLayer):
                 leaf.grad = None
 
 
-class FusedRegressor:
+class AdamInBackwardNetwork:
     """A frozen copy of a network whose tuned layers update themselves in the backward pass.
 
     Args:
@@ -322,7 +322,7 @@ class FusedRegressor:
     ) -> None:
         self.optimiser = optimiser
         self.network, aliases = share(network)
-        self.layers: list[FusedLayer] = []
+        self.layers: list[AdamLayer] = []
         missing = {id(aliases[id(parameter)]) for parameter in tuned}
         for parent, name, layer in list(leaves(self.network)):
             own = {id(parameter) for parameter in layer.parameters(recurse=False)}
@@ -359,9 +359,9 @@ class FusedRegressor:
             layer.move(source, target)
 
 
-def _fuse(layer: nn.Module, tuned: set[int], optimiser: SlotOptimiser) -> FusedLayer:
+def _fuse(layer: nn.Module, tuned: set[int], optimiser: SlotOptimiser) -> AdamLayer:
     if type(layer) is nn.Conv2d:
-        return FusedConv2d(layer, tuned, optimiser)
+        return AdamConv2d(layer, tuned, optimiser)
     if type(layer) is nn.Linear:
-        return FusedLinear(layer, tuned, optimiser)
+        return AdamLinear(layer, tuned, optimiser)
     return GradientLayer(layer, tuned, optimiser)

@@ -1,6 +1,6 @@
 """Blocks of the known networks in which everything between two convolutions runs inside of them.
 
-Frozen batch norm, residual sum and activation are the end of a fused convolution, so a block reads
+Frozen batch norm, residual sum and activation are the end of a epilogue convolution, so a block reads
 and writes each map once. Batch norm stays a scale and shift behind the product: folded into trained
 weights it would change Adam's step. Networks without such blocks run as they are, layer by layer.
 """
@@ -13,15 +13,15 @@ from typing import Any, Final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eft_fast.eft.batched.adam_in_backward import FusedConv2d
+from eft_fast.eft.batched.adam_in_backward import AdamConv2d
 from eft_fast.eft.modes import leaves
 from eft_fast.models.blazepose import HeadBlock, InvertedResidual
 from eft_fast.models.hmr import Bottleneck, Hmr
 from eft_fast.ops.slot_layers import ConvEnd
 
 
-class JoinedBottleneck(nn.Module):
-    """A ``Bottleneck`` of four fused convolutions or three."""
+class EpilogueBottleneck(nn.Module):
+    """A ``Bottleneck`` of four epilogue convolutions or three."""
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class JoinedBottleneck(nn.Module):
         return out
 
 
-class JoinedResidual(nn.Module):
-    """An ``InvertedResidual`` of three fused convolutions."""
+class EpilogueResidual(nn.Module):
+    """An ``InvertedResidual`` of three epilogue convolutions."""
 
     def __init__(self, block: InvertedResidual) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class JoinedResidual(nn.Module):
         return out
 
 
-class JoinedHeadBlock(nn.Module):
-    """A ``HeadBlock`` of two fused convolutions."""
+class EpilogueHeadBlock(nn.Module):
+    """A ``HeadBlock`` of two epilogue convolutions."""
 
     def __init__(self, block: HeadBlock) -> None:
         super().__init__()
@@ -74,33 +74,33 @@ class JoinedHeadBlock(nn.Module):
         return out
 
 
-def join_layers(network: nn.Module) -> None:
+def move_into_epilogues(network: nn.Module) -> None:
     """Replace the known blocks in place, where all of their convolutions are fused ones."""
     for parent, name, block in list(leaves(network)):
         if type(block) in _JOINED and _is_fused(block):
             setattr(parent, name, _JOINED[type(block)](block))
-        elif isinstance(block, Hmr) and isinstance(block.conv1, FusedConv2d):
+        elif isinstance(block, Hmr) and isinstance(block.conv1, AdamConv2d):
             # The ReLU that follows in Hmr finds nothing left to do.
             block.conv1 = _end(block.conv1, block.bn1, "relu")  # type: ignore[assignment]
             block.bn1 = nn.Identity()  # type: ignore[assignment]
 
 
 _JOINED: Final[dict[type[nn.Module], Callable[[Any], nn.Module]]] = {
-    Bottleneck: JoinedBottleneck,
-    InvertedResidual: JoinedResidual,
-    HeadBlock: JoinedHeadBlock,
+    Bottleneck: EpilogueBottleneck,
+    InvertedResidual: EpilogueResidual,
+    HeadBlock: EpilogueHeadBlock,
 }
 
 
 def _is_fused(block: nn.Module) -> bool:
     return not any(type(module) is nn.Conv2d for module in block.modules()) and any(
-        isinstance(module, FusedConv2d) for module in block.modules()
+        isinstance(module, AdamConv2d) for module in block.modules()
     )
 
 
-def _end(conv: nn.Module, norm: nn.Module | None, activation: str) -> FusedConv2d:
-    """Give a fused convolution what follows it."""
-    assert isinstance(conv, FusedConv2d)
+def _end(conv: nn.Module, norm: nn.Module | None, activation: str) -> AdamConv2d:
+    """Give a epilogue convolution what follows it."""
+    assert isinstance(conv, AdamConv2d)
     if norm is None:
         conv.end = ConvEnd(activation=activation)
         return conv

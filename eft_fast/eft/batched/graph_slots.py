@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from eft_fast.eft.batched.adam_in_backward import FusedRegressor, SlotOptimiser
-from eft_fast.eft.batched.conv_epilogue import join_layers
+from eft_fast.eft.batched.adam_in_backward import AdamInBackwardNetwork, SlotOptimiser
+from eft_fast.eft.batched.conv_epilogue import move_into_epilogues
 from eft_fast.eft.batched.cuda_graph import EagerSteps, GraphSteps, Reader, Steps
 from eft_fast.eft.batched.layers import can_stack
 from eft_fast.eft.batched.slots import STATE_TYPES
@@ -107,8 +107,8 @@ class GraphSlotFitter(Fitter):
         optimiser = SlotOptimiser(
             clock, adam, STATE_TYPES[config.state], arithmetic or ARITHMETIC_OF[config.precision]
         )
-        self._fused = FusedRegressor(network, tuned, optimiser)
-        join_layers(self._fused.network)
+        self._network = AdamInBackwardNetwork(network, tuned, optimiser)
+        move_into_epilogues(self._network.network)
         self._prepare = share(network)[0].prepare
         self._config, self._like, self._loss = config, like, EftLoss(regressor, body, config)
         self._keypoints = like.new_zeros(slots, 49, 3)
@@ -138,7 +138,7 @@ class GraphSlotFitter(Fitter):
                 self._reader.forget()
                 return
             width = self._choose_width(exhausted)
-            self._fused.optimiser.width = width
+            self._network.optimiser.width = width
             with self._convolutions():
                 self._steps.run(width)
             self._count += 1
@@ -184,7 +184,7 @@ class GraphSlotFitter(Fitter):
             yield
             return
         library: Any = torch.backends.cudnn
-        rounds = self._fused.optimiser.arithmetic == "tf32"
+        rounds = self._network.optimiser.arithmetic == "tf32"
         before = library.conv.fp32_precision, library.deterministic
         try:
             library.conv.fp32_precision, library.deterministic = "tf32" if rounds else "ieee", True
@@ -244,7 +244,7 @@ class GraphSlotFitter(Fitter):
     def _move(self, source: int, target: int) -> None:
         seat = self._seats[source]
         assert seat is not None
-        self._fused.move(source, target)
+        self._network.move(source, target)
         _map(lambda each: each[target].copy_(each[source]), self._inputs)
         self._keypoints[target] = self._keypoints[source]
         for held in (self._pinholes, self._given):
@@ -270,7 +270,7 @@ class GraphSlotFitter(Fitter):
             self._records.update(output, total, error)
             return [total], [torch.ones_like(total)]
 
-        self._fused.step(run)
+        self._network.step(run)
         self._records.advance(count=width)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eft_fast.ops import PointsPlan
 
 
-def fused_eft_loss(
+def native_eft_loss(
     plan: PointsPlan,
     betas: Float[Tensor, "B 10"],
     rotmat: Float[Tensor, "B 24 3 3"],

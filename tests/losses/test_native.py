@@ -10,8 +10,8 @@ import torch
 from eft_fast.body.model_io import load_arrays
 from eft_fast.body.smpl import Smpl
 from eft_fast.geometry.rotations import axis_angle_to_matrix
-from eft_fast.losses.fused import fused_eft_loss
 from eft_fast.losses.keypoints import eft_loss
+from eft_fast.losses.native import native_eft_loss
 from eft_fast.losses.weights import EftLossWeights
 
 WEIGHTS = {
@@ -61,7 +61,7 @@ def test_equals_the_long_way(body, people, name, backend, with_pinhole):
     intrinsics = pinhole if with_pinhole else None
     want, want_term = long_way(body, inputs, keypoints, WEIGHTS[name], intrinsics)
     plan = body.points_plan("spin49")
-    got, term = fused_eft_loss(
+    got, term = native_eft_loss(
         plan, *inputs, keypoints, WEIGHTS[name], intrinsics=intrinsics, backend=backend
     )
     torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
@@ -80,7 +80,7 @@ def test_float32_is_as_exact_as_the_long_way(body):
     exact, _ = long_way(body, inputs, keypoints, EftLossWeights(), None)
     plan = body.points_plan("spin49").to(dtype=torch.float32)
     single = [value.float() for value in (*inputs, keypoints)]
-    got, _ = fused_eft_loss(plan, *single)
+    got, _ = native_eft_loss(plan, *single)
     torch.testing.assert_close(got, exact.float(), rtol=1e-5, atol=1e-5)
 
 
@@ -89,28 +89,28 @@ def test_each_weight_counts(body):
     *inputs, keypoints, _ = make_case(2)
     plan = body.points_plan("spin49")
     base = EftLossWeights()
-    values = [fused_eft_loss(plan, *inputs, keypoints, base)[0]]
+    values = [native_eft_loss(plan, *inputs, keypoints, base)[0]]
     for change in ({"keypoint": 6.0}, {"beta": 1.0}, {"camera": 9.0}, {"leg": 1.0}, {"total": 1.0}):
-        values.append(fused_eft_loss(plan, *inputs, keypoints, replace(base, **change))[0])
+        values.append(native_eft_loss(plan, *inputs, keypoints, replace(base, **change))[0])
     assert len({round(float(value[0]), 9) for value in values}) == len(values)
 
 
 def test_keypoints_are_not_changed(body):
     *inputs, keypoints, _ = make_case(2)
     before = keypoints.clone()
-    fused_eft_loss(body.points_plan("spin49"), *inputs, keypoints)
+    native_eft_loss(body.points_plan("spin49"), *inputs, keypoints)
     assert torch.equal(keypoints.nan_to_num(), before.nan_to_num())
 
 
 def test_a_labelled_keypoint_that_is_not_finite_spoils_its_person_alone(body):
     *inputs, keypoints, _ = make_case(3)
     plan = body.points_plan("spin49")
-    clean, _ = fused_eft_loss(plan, *inputs, keypoints)
+    clean, _ = native_eft_loss(plan, *inputs, keypoints)
     for value in (torch.nan, torch.inf):
         for place in (1, 40):  # Of the block that counts 0, and of the other.
             broken = keypoints.clone()
             broken[1, place] = torch.tensor([value, 0.1, 1.0])
-            loss, _ = fused_eft_loss(plan, *inputs, broken)
+            loss, _ = native_eft_loss(plan, *inputs, broken)
             want, _ = long_way(body, inputs, broken, EftLossWeights(), None)
             assert torch.equal(loss.isfinite(), want.isfinite())
             assert not loss[1].isfinite()
