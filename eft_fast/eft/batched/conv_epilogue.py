@@ -1,6 +1,6 @@
 """Blocks of the known networks in which everything between two convolutions runs inside of them.
 
-Frozen batch norm, residual sum and activation are the end of a epilogue convolution, so a block reads
+Frozen batch norm, residual sum and activation end a convolution here, so a block reads
 and writes each map once. Batch norm stays a scale and shift behind the product: folded into trained
 weights it would change Adam's step. Networks without such blocks run as they are, layer by layer.
 """
@@ -21,7 +21,7 @@ from eft_fast.ops.slot_layers import ConvEnd
 
 
 class EpilogueBottleneck(nn.Module):
-    """A ``Bottleneck`` of four epilogue convolutions or three."""
+    """A ``Bottleneck`` of four convolutions with epilogues, or three."""
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class EpilogueBottleneck(nn.Module):
 
 
 class EpilogueResidual(nn.Module):
-    """An ``InvertedResidual`` of three epilogue convolutions."""
+    """An ``InvertedResidual`` of three convolutions with epilogues."""
 
     def __init__(self, block: InvertedResidual) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class EpilogueResidual(nn.Module):
 
 
 class EpilogueHeadBlock(nn.Module):
-    """A ``HeadBlock`` of two epilogue convolutions."""
+    """A ``HeadBlock`` of two convolutions with epilogues."""
 
     def __init__(self, block: HeadBlock) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def _is_fused(block: nn.Module) -> bool:
 
 
 def _end(conv: nn.Module, norm: nn.Module | None, activation: str) -> AdamConv2d:
-    """Give a epilogue convolution what follows it."""
+    """Give a convolution what follows it as its epilogue."""
     assert isinstance(conv, AdamConv2d)
     if norm is None:
         conv.end = ConvEnd(activation=activation)
