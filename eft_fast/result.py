@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eft_fast.conventions import BOX_UNIT, NUM_BETAS, NUM_JOINTS
+from eft_fast.conventions import BOX_MARGIN, BOX_UNIT, NUM_BETAS, NUM_JOINTS
 from eft_fast.geometry.cameras import (
     crop_intrinsics,
     photo_intrinsics,
@@ -21,6 +21,7 @@ from eft_fast.geometry.cameras import (
     weak_to_pinhole,
 )
 from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.plausible import check_error
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -242,10 +243,16 @@ class FitResult:
                 for name, shape in outputs.items()
             },
         )
-        if len(people):
-            result.kp_error_px.copy_(result.keypoint_distances("final").nanmean(dim=1))
-            result.init_kp_error_px.copy_(result.keypoint_distances("init").nanmean(dim=1))
-        return result
+        if not len(people):
+            return result
+        result.kp_error_px.copy_(result.keypoint_distances("final").nanmean(dim=1))
+        result.init_kp_error_px.copy_(result.keypoint_distances("init").nanmean(dim=1))
+        return replace(result, message=tuple(map(_tell_bad_end, result.message, *result._ends())))
+
+    def _ends(self) -> tuple[list[float], list[float]]:
+        """Error of each person at the end, and the longer side of the box, photo pixels."""
+        sides = BOX_UNIT * self.bbox_scale / BOX_MARGIN
+        return self.kp_error_px.tolist(), sides.tolist()
 
     def __len__(self) -> int:
         return len(self.stop_reason)
@@ -476,6 +483,14 @@ def _stack_arrays(arrays: Sequence[np.ndarray | None], shape: tuple[int, ...]) -
     nothing = np.full(shape, _NAN)
     given = [nothing if array is None else array for array in arrays]
     return torch.from_numpy(np.stack(given).astype(np.float32)) if given else torch.zeros(0, *shape)
+
+
+def _tell_bad_end(message: str, error_px: float, side_px: float) -> str:
+    """The message of a person, and that the fit ended far from the keypoints if it did."""
+    if not (np.isfinite(error_px) and np.isfinite(side_px)):
+        return message
+    bad = check_error(error_px, [side_px, side_px])
+    return "; ".join(text for text in (message, bad) if text)
 
 
 def _pinhole_of(person: Prepared, fit: PersonFit | None) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
 from eft_fast.keypoints import JointSet, to_spin49
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models.base import Regressor
+from eft_fast.plausible import check_person
 from eft_fast.sample import Pinhole, Sample
 
 #: Right and left among the 49: annotated ankles, and knees of OpenPose, whose block is the first.
@@ -139,11 +140,24 @@ def prepare_person(
     if isinstance(photo, Exception):
         return without_photo(sample, str(photo), index=index)
     height, width = photo.shape[:2]
-    cleaned, notes = _clean_keypoints(keypoints, width, height)
     given_box = sample.bbox_xywh
     box = np.full(4, np.nan) if given_box is None else np.asarray(given_box, np.float64)
+    told: tuple[str, ...] = ()
+    if not strict:
+        checked = check_person(
+            keypoints,
+            box,
+            (width, height),
+            sample.keypoint_set,
+            is_order_known=sample.dataset != "arrays",
+        )
+        if checked.problem is not None:
+            return without_photo(sample, checked.problem, index=index)
+        keypoints, told = checked.keypoints, checked.notes
+        box = np.full(4, np.nan) if checked.box is None else checked.box
+    cleaned, notes = _clean_keypoints(keypoints, width, height)
     box, note = _usable_box(box, cleaned, width, height)
-    notes += note
+    notes = [*told, *notes, *note]
     try:
         center, scale = imaging.box_to_center_scale(box)
         crop = imaging.Crop(center=center, scale=scale, size=regressor.input_size)

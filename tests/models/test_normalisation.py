@@ -14,7 +14,6 @@ from eft_fast.models.base import Regressor
 from eft_fast.models.hmr import Hmr
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.training.cache import normalise_images
-from eft_fast.training.stream import normalise_batch
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
 
@@ -83,11 +82,8 @@ def test_exports(regressor, pixels, expected) -> None:
 
 
 def test_training(regressor, pixels, expected) -> None:
-    for made in (
-        normalise_images(pixels[None], regressor),
-        normalise_batch(torch.from_numpy(pixels)[None], regressor),
-    ):
-        torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
+    made = normalise_images(pixels[None], regressor)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
 
 
 def test_evaluation(regressor, pixels, expected) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.training.cache import normalise_images
 
 
@@ -20,5 +21,5 @@ class Pictures:
         return len(self._images)
 
     def take(self, rows: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-        crops = normalise_images(self._images[rows.numpy()])
+        crops = normalise_images(self._images[rows.numpy()], OpenRegressor)
         return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops)
