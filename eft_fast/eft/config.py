@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from eft_fast.errors import unknown_name
 from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 
 if TYPE_CHECKING:
@@ -163,9 +164,7 @@ class EftConfig:
         for name, known in (("precision", PRECISIONS), ("state", STATES), ("tie", TIES)):
             value = getattr(self, name)
             if value not in known:
-                raise ValueError(
-                    f"EftConfig: {name} must be one of {', '.join(map(str, known))}, got {value!r}"
-                )
+                raise ValueError(unknown_name("EftConfig", name, value, map(str, known)))
 
     @classmethod
     def released(cls, **changes: Any) -> EftConfig:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eft_fast.eft.config import DEFAULT_CONFIG, EFT_MODES, EftConfig
+from eft_fast.errors import unknown_name
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.pipeline.predict import ask_confidence, predict_with_confidence
 
@@ -155,7 +156,7 @@ def make_network(
 def check_mode(regressor: Regressor, mode: str) -> None:
     """Raise ValueError if there is no such mode, or not for this regressor."""
     if mode not in EFT_MODES:
-        raise ValueError(f"fit_batch: mode must be one of {', '.join(EFT_MODES)}, got {mode!r}")
+        raise ValueError(unknown_name("fit_batch", "mode", mode, EFT_MODES))
     if mode in _STAGES and mode not in regressor.stages:
         possible = [m for m in EFT_MODES if m not in _STAGES or m in regressor.stages]
         raise ValueError(

@@ -16,6 +16,7 @@ from eft_fast.eft.config import DEFAULT_CONFIG, TENSOR_CORES, EftConfig
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.eft.loss import resolve_tie
 from eft_fast.eft.modes import check_mode
+from eft_fast.errors import unknown_name
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fitter import MapFitter
 from eft_fast.models.base import Regressor, check_same_body
@@ -78,7 +79,7 @@ def make_run(
 def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, str, Config]:
     """Method, mode and configuration as they are reported: recipe and prior go by their names."""
     if method not in METHODS:
-        raise ValueError(f"fit_batch: method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ValueError(unknown_name("fit_batch", "method", method, METHODS))
     if method == "map":
         return "map", _check_no_mode(method, mode, "residual"), _map_config(config)
     if not method.startswith("smplify"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from eft_fast.conventions import FOCAL_LENGTH
+from eft_fast.errors import unknown_name
 from eft_fast.keypoints import JOINT_SETS
 
 #: Groups of parameters that a stage may move.
@@ -251,8 +252,8 @@ class SmplifyConfig:
             ("solver", self.solver, (None, *SOLVERS)),
         ):
             if value not in known:
-                words = ", ".join(str(word) for word in known if word is not None)
-                raise ValueError(f"SmplifyConfig: {name} must be one of {words}, got {value!r}")
+                words = [str(word) for word in known if word is not None]
+                raise ValueError(unknown_name("SmplifyConfig", name, value, words))
         for name in ("max_steps", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
