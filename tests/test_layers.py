@@ -50,7 +50,7 @@ REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx"}
 OPTIONAL |= {"tensorrt", "tensorrt_rtx"}
 #: Packages that take the place of a part of newer Pythons.
-BACKPORTS = {"tomli"}
+BACKPORTS = {"tomli", "tomllib"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 #: Opcodes of one file. A body of numpy arrays has a few hundred, one of chumpy a few thousand.
-_MOST_OPCODES: Final = 200_000
+_MOST_OPCODES: Final = 100_000
 #: Digits of a decimal number; what Python's own ``int`` allows at the least.
 _MOST_DIGITS: Final = 640
 #: Letters of a hostile name or value that a message repeats.
