@@ -99,7 +99,7 @@ class EftConfig:
             ``auto``: hold it where that covariance is known, and never in strict mode.
         covariance: File of the error covariance; None: that of the package's regressor.
         sigma: Standard deviation of a keypoint with the tie, in units of the person's extent
-            (``losses.tie.SIZE_UNIT`` times f).
+            (``conventions.EXTENT_PER_SIZE`` times f).
         sigma_unsure: The same of keypoints whose confidence is not above ``sure_above``.
         sure_above: Confidence that parts the two.
         distance: With the tie and where no pinhole is given, the distance in metres from which a

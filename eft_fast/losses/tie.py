@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-#: Standard deviation of a keypoint, in units of the size of a square whose sides are two RMS
-#: radii of a uniform disc apart: sigma = SIZE_UNIT * f * a, a = 0.02 of a person's extent.
-SIZE_UNIT: Final = 3.46
+from eft_fast.conventions import EXTENT_PER_SIZE
+
 #: Least 1 + tr(R0^T R), at 13 degrees from half a turn: keeps the derivative finite there.
 _MIN_TRACE: Final = 0.05
 #: Least scale of an answer, crop units per metre.
@@ -101,5 +100,5 @@ def keypoint_weights(
         sure_above: Limit between them.
     """
     spread = torch.where(confidence > sure_above, sigma, sigma_unsure)
-    weight = (SIZE_UNIT * size[:, None] * spread).square().reciprocal()
+    weight = (EXTENT_PER_SIZE * size[:, None] * spread).square().reciprocal()
     return torch.where(confidence > 0, weight, 0.0)

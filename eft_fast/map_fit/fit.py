@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eft_fast.losses.tie import SIZE_UNIT, assumed_pinhole, keypoint_weights
+from eft_fast.conventions import EXTENT_PER_SIZE
+from eft_fast.losses.tie import assumed_pinhole, keypoint_weights
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.hypotheses import try_flips, try_turned
 from eft_fast.map_fit.posterior import joint_sigma
@@ -207,7 +208,7 @@ def _make_problem(
     )
     if fill is not None:
         is_filled = (confidence <= 0) & (fill[..., 2] > 0)
-        spread = (SIZE_UNIT * frame.size[:, None] * fill[..., 2]).square()
+        spread = (EXTENT_PER_SIZE * frame.size[:, None] * fill[..., 2]).square()
         weight = torch.where(is_filled, 1 / spread, weight)
         place = torch.where(is_filled[..., None], fill[..., :2], place)
     if intrinsics is None and config.distance is not None:

@@ -1,7 +1,7 @@
 """How far keypoints usually are from where they belong: a curve over confidence, of each detector.
 
 ``sigma`` is the standard deviation along one axis of the picture, in units of the person's extent
-(``EXTENT`` times f, the root mean square distance of the twelve limb joints from their mean, as of
+(``EXTENT_PER_SIZE`` times f, the root mean square distance of the twelve limb joints from their mean, as of
 ``error_state.answer_frame``). Errors have heavy tails, limbs that are mixed up above all, so sigma
 is taken from the median error; whoever fits with it should reweight what does not fit.
 """
@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
+from eft_fast.conventions import EXTENT_PER_SIZE
 from eft_fast.keypoints import joint_set as find_joint_set
 
 FORMAT: Final = "eft_fast-keypoint-noise-1"
-#: A person's extent over f: f of a standing person is about 0.29 of the height.
-EXTENT: Final = 3.46
 #: Fewest keypoints of a measurement, and of each of its levels of confidence.
 MIN_KEYPOINTS: Final = 100
 _PER_LEVEL: Final = 50
@@ -162,7 +161,7 @@ def person_extent(keypoints: Float[np.ndarray, "N K 3"], joint_set: str) -> npt.
     names = find_joint_set(joint_set).names
     limbs = keypoints[:, [names.index(name) for name in _LIMBS]]
     away = limbs[..., :2] - limbs[..., :2].mean(1, keepdims=True)
-    extent = EXTENT * np.sqrt(np.square(away).sum(-1).mean(1))
+    extent = EXTENT_PER_SIZE * np.sqrt(np.square(away).sum(-1).mean(1))
     return np.where((limbs[..., 2] > 0).all(1), extent, np.nan)
 
 
@@ -173,7 +172,7 @@ def measure_keypoint_pairs(path: str | Path) -> KeypointNoise:
         path: An ``.npz`` with ``keypoints`` [N,K,3] of the detector: x, y in pixels and confidence;
             ``gt_keypoints`` [N,K,3]: the true ones, confidence 0 where unknown; ``joint_set``, the
             name of their order (default coco17); and perhaps ``extent`` [N], the size of each
-            person in pixels (``EXTENT`` times f). Without it, people need all twelve true limb
+            person in pixels (``EXTENT_PER_SIZE`` times f). Without it, people need all twelve true limb
             joints, and the others are left out.
 
     Raises:
