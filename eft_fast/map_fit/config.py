@@ -15,9 +15,9 @@ class MapConfig:
     """Options of ``method="map"``.
 
     Lengths called sigma are standard deviations of a keypoint in units of the person's extent,
-    ``conventions.EXTENT_PER_SIZE`` times f. Energies and margins are those of ``fit``: twice a negative
-    log probability, so that a margin of 10 stands for odds of 150 to 1. The tension of a fit is its
-    energy over the number of its data, 1 where model and data agree.
+    ``conventions.EXTENT_PER_SIZE`` times f. Energies and margins are those of ``fit``: twice a
+    negative log probability, so that a margin of 10 stands for odds of 150 to 1. The tension of a
+    fit is its energy over the number of its data, 1 where model and data agree.
 
     Attributes:
         covariance: File of the regressor's error covariance; None: that of the package's regressor.

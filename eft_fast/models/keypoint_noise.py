@@ -1,8 +1,8 @@
 """How far keypoints usually are from where they belong: a curve over confidence, of each detector.
 
 ``sigma`` is the standard deviation along one axis of the picture, in units of the person's extent
-(``EXTENT_PER_SIZE`` times f, the root mean square distance of the twelve limb joints from their mean, as of
-``error_state.answer_frame``). Errors have heavy tails, limbs that are mixed up above all, so sigma
+(``EXTENT_PER_SIZE`` times f, the root mean square distance of the twelve limb joints from their
+mean, as of ``error_state.answer_frame``). Errors have heavy tails, limbs that are mixed up above all, so sigma
 is taken from the median error; whoever fits with it should reweight what does not fit.
 """
 
@@ -172,8 +172,8 @@ def measure_keypoint_pairs(path: str | Path) -> KeypointNoise:
         path: An ``.npz`` with ``keypoints`` [N,K,3] of the detector: x, y in pixels and confidence;
             ``gt_keypoints`` [N,K,3]: the true ones, confidence 0 where unknown; ``joint_set``, the
             name of their order (default coco17); and perhaps ``extent`` [N], the size of each
-            person in pixels (``EXTENT_PER_SIZE`` times f). Without it, people need all twelve true limb
-            joints, and the others are left out.
+            person in pixels (``EXTENT_PER_SIZE`` times f). Without it, people need all twelve true
+            limb joints, and the others are left out.
 
     Raises:
         FileNotFoundError: If there is no such file.

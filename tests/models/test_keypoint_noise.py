@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from eft_fast.conventions import EXTENT_PER_SIZE
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.models.keypoint_noise import (
-    EXTENT,
     LABELS,
     KeypointNoise,
     estimate_keypoint_noise,
@@ -71,7 +71,7 @@ def test_extent_is_that_of_the_limbs():
     true, _, extent = make_pairs(2)
     limbs = true[0, 5:17, :2]
     spread = np.sqrt(((limbs - limbs.mean(0)) ** 2).sum(1).mean())
-    assert extent[0] == pytest.approx(EXTENT * spread)
+    assert extent[0] == pytest.approx(EXTENT_PER_SIZE * spread)
     true[0, :5, 2] = 0
     assert person_extent(true, "coco17")[0] == extent[0]
     true[1, 16, 2] = 0
