@@ -2,8 +2,9 @@
 
 ``sigma`` is the standard deviation along one axis of the picture, in units of the person's extent
 (``EXTENT_PER_SIZE`` times f, the root mean square distance of the twelve limb joints from their
-mean, as of ``error_state.answer_frame``). Errors have heavy tails, limbs that are mixed up above all, so sigma
-is taken from the median error; whoever fits with it should reweight what does not fit.
+mean, as of ``error_state.answer_frame``). Errors have heavy tails, limbs that are mixed up above
+all, so sigma is taken from the median error; whoever fits with it should reweight what does not
+fit.
 """
 
 from __future__ import annotations
