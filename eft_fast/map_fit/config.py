@@ -62,8 +62,8 @@ class MapConfig:
     flip_margin: float = 2.0
     turn_margin: float = 15.0
     swaps: bool = True
-    swap_margin: float = 10.0
-    leg_margin: float = 20.0
+    swap_margin: float = 30.0
+    leg_margin: float = 30.0
     robust: bool = True
     robust_margin: float = 30.0
     robust_k: float = 4.0

@@ -162,7 +162,8 @@ def test_exchanged_legs_are_reported_and_left(body: Smpl, people: People) -> Non
     for joint in ("kne", "ank"):
         left, right = names.index(f"l{joint}"), names.index(f"r{joint}")
         keypoints[:, [left, right]] = people.keypoints[:, [right, left]]
-    found = run(body, replace(people, keypoints=keypoints), replace(WEAK, robust=False))
+    config = replace(WEAK, robust=False, leg_margin=20.0)
+    found = run(body, replace(people, keypoints=keypoints), config)
     assert int(found.swapped_legs.sum()) >= 8
     assert not bool(run(body, people, WEAK).swapped_legs.any())
     legs = names.index("lank")
