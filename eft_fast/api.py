@@ -43,6 +43,7 @@ def fit_batch(
     workers: int = 1,
     slots: int | None = None,
     intrinsics: npt.ArrayLike | float | str | None = None,
+    keypoints_3d: npt.ArrayLike | None = None,
 ) -> FitResult:
     """Fit the body model to N people.
 
@@ -77,6 +78,9 @@ def fit_batch(
             ``[3, 3]`` for all; one number: the focal length, pixels, of a pinhole at the middle of
             every photo; ``"diagonal"``, where nothing is known: the photo's diagonal is taken for
             it. None: the weak camera of the crop, as published.
+        keypoints_3d: ``[N, K, 4]``, for ``"map"`` alone: the same points in space, triangulated
+            joints for example: x, y, z in metres in the axes of the camera, about any origin, and
+            confidence; 0 or NaN = not known.
 
     Returns:
         Parameters, cameras, errors and stop reasons in the order of ``images``.
@@ -91,8 +95,18 @@ def fit_batch(
         tensor([4.1])
     """
     samples = Sample.from_arrays(
-        images, keypoints, bboxes=bboxes, joint_set=joint_set, intrinsics=intrinsics
+        images,
+        keypoints,
+        bboxes=bboxes,
+        joint_set=joint_set,
+        intrinsics=intrinsics,
+        keypoints_3d=keypoints_3d,
     )
+    if keypoints_3d is not None and method != "map":
+        raise ValueError(
+            f"fit_batch: keypoints_3d are data of method 'map', got method {method!r}; leave them "
+            "out, or fit by map"
+        )
     with plain_torch():
         run = _make_run(regressor, body, method, mode, config, device, workers, slots)
         return run.fit_all(samples, progress=progress, joint_set=joint_set)

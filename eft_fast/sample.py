@@ -88,6 +88,7 @@ class Sample:
         bboxes: npt.ArrayLike | None = None,
         joint_set: str = "coco17",
         intrinsics: npt.ArrayLike | float | str | None = None,
+        keypoints_3d: npt.ArrayLike | None = None,
     ) -> list[Sample]:
         """Make the samples of ``fit_batch``, whose docstring says what each argument is.
 
@@ -99,6 +100,12 @@ class Sample:
         points_set = find_joint_set(joint_set)
         given, boxes = _check_people(images, keypoints, bboxes, points_set)
         pinholes = check_pinholes(intrinsics, len(images))
+        solid = None if keypoints_3d is None else as_numbers(keypoints_3d, "keypoints_3d")
+        if solid is not None and solid.shape != (*given.shape[:2], 4):
+            raise ValueError(
+                f"fit_batch: keypoints_3d must be {[*given.shape[:2], 4]} (x, y, z in metres and "
+                f"confidence), got {list(solid.shape)}"
+            )
         return [
             cls(
                 id=str(index),
@@ -107,6 +114,7 @@ class Sample:
                 keypoints_2d_px=given[index],
                 keypoint_set=joint_set,
                 bbox_xyxy=_to_xyxy(boxes[index]),
+                keypoints_3d=None if solid is None else solid[index].astype(np.float32),
                 K=pinholes[index] if isinstance(pinholes, np.ndarray) else pinholes,
             )
             for index, image in enumerate(images)

@@ -101,6 +101,7 @@ class MapFitter(Fitter):
             joint_set=people[0][0].joint_set,
             config=self._config,
             intrinsics=stack_intrinsics([person for person, _ in people]),
+            keypoints_3d=_stack_points(people, keypoints),
             fill=torch.cat(fills) if fills else None,
         )
         codes = stop_codes(
@@ -113,6 +114,15 @@ class MapFitter(Fitter):
             zip(people, stop_reasons(codes), strict=True)
         ):
             yield person.index, _person_fit(fits, row, start, reason)
+
+
+def _stack_points(people: list[tuple[Prepared, _Start]], keypoints: Tensor) -> Tensor | None:
+    """Keypoints in space of those who have any; confidence 0 for the others."""
+    given = [person.points_3d for person, _ in people]
+    if all(points is None for points in given):
+        return None
+    nothing = keypoints.new_zeros(keypoints.shape[1], 4)
+    return torch.stack([nothing if points is None else points for points in given])
 
 
 def _keypoints(person: Prepared) -> Tensor:

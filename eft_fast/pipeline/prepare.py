@@ -41,6 +41,8 @@ class Prepared:
         given: The keypoints of the sample's own joint set in the crop, as ``keypoints_2d``; None
             where only the 49 are known.
         joint_set: Name of that set.
+        points_3d: The same points in space: x, y, z in metres in the axes of the camera, about any
+            origin, and confidence; None: not known.
         keypoints_px: The given keypoints in photo pixels, cleaned: NaN and those outside the photo
             have confidence 0.
         center: Centre of the crop, photo pixels; NaN without a photo.
@@ -57,6 +59,7 @@ class Prepared:
     crop_intrinsics: Float[Tensor, "3 3"] | None = None
     given: Float[Tensor, "K 3"] | None = None
     joint_set: str = "spin49"
+    points_3d: Float[Tensor, "K 4"] | None = None
     keypoints_px: Float[np.ndarray, "K 3"] | None = None
     center: Float[np.ndarray, " 2"] | None = None
     scale: float = float("nan")
@@ -83,9 +86,9 @@ class Prepared:
 
     def to(self, device: torch.device) -> Prepared:
         """The same with the tensors of the fit on a device."""
-        img, given, pinhole = (
+        img, given, pinhole, points_3d = (
             None if value is None else value.to(device)
-            for value in (self.img, self.given, self.crop_intrinsics)
+            for value in (self.img, self.given, self.crop_intrinsics, self.points_3d)
         )
         return replace(
             self,
@@ -93,6 +96,7 @@ class Prepared:
             keypoints_2d=self.keypoints_2d.to(device),
             crop_intrinsics=pinhole,
             given=given,
+            points_3d=points_3d,
         )
 
     def without_crop(self) -> Prepared:
@@ -181,6 +185,7 @@ def prepare_person(
         crop_intrinsics=_seen_in_crop(intrinsics, center, float(crop.scale)),
         given=torch.from_numpy(np.where(cropped[:, 2:] > 0, cropped, 0.0).astype(np.float32)),
         joint_set=joint_set.name,
+        points_3d=_points_3d(sample),
         keypoints_px=cleaned,
         center=center,
         scale=float(crop.scale),
@@ -203,6 +208,15 @@ def without_photo(sample: Sample, message: str = "", *, index: int = 0) -> Prepa
         id=sample.id,
         message=message,
     )
+
+
+def _points_3d(sample: Sample) -> Float[Tensor, "K 4"] | None:
+    """Keypoints in space, with confidence 0 where a number is not finite."""
+    if sample.keypoints_3d is None:
+        return None
+    points = np.asarray(sample.keypoints_3d, np.float32)
+    known = np.isfinite(points).all(1) & (points[:, 3] > 0)
+    return torch.from_numpy(np.where(known[:, None], points, np.float32(0)))
 
 
 def _to_fit(

@@ -133,3 +133,34 @@ def test_the_shipped_regressor_has_its_covariance(body: Smpl) -> None:
     keypoints[..., :2] = rng.uniform(60, 180, (1, 17, 2))
     result = eft_fast.fit_batch([photo], keypoints, method="map", body=body, progress=False)
     assert float(result.kp_error_px) < float(result.init_kp_error_px)
+
+
+def test_keypoints_in_space_reach_the_fit() -> None:
+    """Triangulated joints through ``fit_batch``: the answer bends to them; other methods refuse."""
+    regressor, body = eft_fast.load_regressor(), eft_fast.load_body()
+    rng = np.random.default_rng(5)
+    photo = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    with torch.no_grad():
+        turn = torch.eye(3).expand(1, 24, 3, 3).clone()
+        turn[:, 0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+        points = body.keypoints(
+            torch.zeros(1, 10), turn[:, 1:], turn[:, :1], joint_set="coco17", pose2rot=False
+        )
+    image = 128 + 90 * points[0, :, :2].numpy()
+    keypoints = np.concatenate([image, np.ones((17, 1))], 1)[None]
+    solid = torch.cat([points + 2.0, torch.ones(1, 17, 1)], -1)
+    options = {"method": "map", "regressor": regressor, "body": body, "progress": False}
+    given = {"bboxes": [[0, 0, 256, 256]]}
+    flat = eft_fast.fit_batch([photo], keypoints, **given, **options)
+    deep = eft_fast.fit_batch([photo], keypoints, **given, **options, keypoints_3d=solid)
+
+    def error(result: eft_fast.FitResult) -> float:
+        found = result.joints3d("coco17")[0]
+        away = (found - found.mean(0)) - (points[0] - points[0].mean(0))
+        return float(away.norm(dim=-1).mean())
+
+    assert error(deep) < 0.5 * error(flat)
+    with pytest.raises(ValueError, match="keypoints_3d are data of method 'map', got method 'eft'"):
+        eft_fast.fit_batch([photo], keypoints, regressor=regressor, body=body, keypoints_3d=solid)
+    with pytest.raises(ValueError, match=r"keypoints_3d must be \[1, 17, 4\]"):
+        eft_fast.fit_batch([photo], keypoints, **options, keypoints_3d=np.zeros((1, 17, 3)))
