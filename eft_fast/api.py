@@ -10,19 +10,13 @@ import torch
 
 from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
-from eft_fast.eft.config import EftConfig
 from eft_fast.keypoints import joint_set as find_joint_set
-from eft_fast.map_fit.config import MapConfig
 from eft_fast.models import load_regressor
-from eft_fast.models.accept import accept_regressor
 from eft_fast.models.base import Regressor
-from eft_fast.ops import find_device
 from eft_fast.ops.ambient import in_plain_torch, plain_torch
-from eft_fast.pipeline.dispatch import make_run, resolve_method
-from eft_fast.pipeline.run import Run
+from eft_fast.pipeline.dispatch import Config, make_run
 from eft_fast.result import FitResult
 from eft_fast.sample import Image, Sample, check_pinholes
-from eft_fast.smplify.config import SmplifyConfig
 
 __all__ = ["fit_batch", "fit_stream", "load_body", "load_regressor"]
 
@@ -37,7 +31,7 @@ def fit_batch(
     mode: str = "full",
     regressor: Regressor | None = None,
     body: Smpl | None = None,
-    config: EftConfig | SmplifyConfig | MapConfig | None = None,
+    config: Config | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     workers: int = 1,
@@ -108,7 +102,16 @@ def fit_batch(
             "out, or fit by map"
         )
     with plain_torch():
-        run = _make_run(regressor, body, method, mode, config, device, workers, slots)
+        run = make_run(
+            regressor,
+            body,
+            method=method,
+            mode=mode,
+            config=config,
+            device=device,
+            workers=workers,
+            slots=slots,
+        )
         return run.fit_all(samples, progress=progress, joint_set=joint_set)
 
 
@@ -120,7 +123,7 @@ def fit_stream(
     mode: str = "full",
     regressor: Regressor | None = None,
     body: Smpl | None = None,
-    config: EftConfig | SmplifyConfig | MapConfig | None = None,
+    config: Config | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     workers: int = 1,
@@ -164,47 +167,16 @@ def fit_stream(
     pinhole = check_pinholes(intrinsics, 1)
     one = pinhole[0] if isinstance(pinhole, np.ndarray) else pinhole
     with plain_torch():
-        run = _make_run(regressor, body, method, mode, config, device, workers, slots)
+        run = make_run(
+            regressor,
+            body,
+            method=method,
+            mode=mode,
+            config=config,
+            device=device,
+            workers=workers,
+            slots=slots,
+        )
     samples = (Sample.from_tuple(each, index, points_set, one) for index, each in enumerate(people))
     total = len(people) if isinstance(people, Sized) else None
     return in_plain_torch(run.fit_stream(samples, joint_set, total=total, progress=progress))
-
-
-def _make_run(
-    regressor: Regressor | None,
-    body: Smpl | None,
-    method: str,
-    mode: str,
-    config: EftConfig | SmplifyConfig | MapConfig | None,
-    device: str | torch.device | None,
-    workers: int,
-    slots: int | None,
-) -> Run:
-    """Load what was not given, and choose how people are fitted."""
-    resolve_method(method, mode, config)  # before anything is loaded
-    regressor = load_regressor() if regressor is None else accept_regressor(regressor, "fit_batch")
-    where = find_device("fit_batch", device) or next(regressor.parameters()).device
-    return make_run(
-        regressor,
-        _accept_body(body) if body is not None else load_body(device=where),
-        method=method,
-        mode=mode,
-        config=config,
-        device=device,
-        workers=workers,
-        slots=slots,
-    )
-
-
-def _accept_body(body: Smpl) -> Smpl:
-    """The body that was given, unless it cannot be fitted with."""
-    if not isinstance(body, Smpl):
-        raise TypeError(
-            f"fit_batch: body must be a Smpl, as load_body gives, got {type(body).__name__}; "
-            "load_body takes smplx's objects"
-        )
-    if body.v_template.dtype != torch.float32:
-        raise TypeError(
-            f"fit_batch: body must be of float32, got {body.v_template.dtype}; call body.float()"
-        )
-    return body

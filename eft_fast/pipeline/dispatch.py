@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 
+from eft_fast.body import load_body
+from eft_fast.body.smpl import Smpl
 from eft_fast.eft.batched.graph_slots import GraphSlotFitter, can_run_on_kernels
 from eft_fast.eft.batched.memory import slots_that_fit
 from eft_fast.eft.batched.slots import SlotFitter
@@ -19,6 +21,8 @@ from eft_fast.eft.modes import check_mode
 from eft_fast.errors import unknown_name
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fitter import MapFitter
+from eft_fast.models import load_regressor
+from eft_fast.models.accept import accept_regressor
 from eft_fast.models.base import Regressor, check_same_body
 from eft_fast.ops import find_device
 from eft_fast.pipeline.confidence import with_confidence
@@ -29,9 +33,6 @@ from eft_fast.pipeline.workers import WorkerFitter
 from eft_fast.smplify.config import RECIPES, SmplifyConfig
 from eft_fast.smplify.fit import SmplifyFitter
 
-if TYPE_CHECKING:
-    from eft_fast.body.smpl import Smpl
-
 #: How a person can be fitted: fine-tuning, the direct fit under the covariance of the network's
 #: errors, SMPLify by the recipe of the configuration or by name, or the regressor's answer alone.
 METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
@@ -40,8 +41,8 @@ Config = EftConfig | SmplifyConfig | MapConfig
 
 
 def make_run(
-    regressor: Regressor,
-    body: Smpl,
+    regressor: Regressor | None = None,
+    body: Smpl | None = None,
     *,
     method: str = "eft",
     mode: str = "full",
@@ -50,14 +51,20 @@ def make_run(
     workers: int = 1,
     slots: int | None = None,
 ) -> Run:
-    """Choose how people are fitted; the arguments are those of ``fit_batch``.
+    """Load what was not given, and choose how people are fitted; arguments as of ``fit_batch``.
 
     Raises:
         ValueError: If method, mode or configuration are unknown or do not go together.
-        TypeError: If the configuration is of another method.
+        TypeError: If the configuration is of another method, or regressor or body are none.
     """
+    # Before anything is loaded.
     method, mode, config = resolve_method(method, mode, config)
-    regressor = _on_device(regressor, find_device("fit_batch", device))
+    where = find_device("fit_batch", device)
+    regressor = load_regressor() if regressor is None else accept_regressor(regressor, "fit_batch")
+    regressor = _on_device(regressor, where)
+    if body is None:
+        body = load_body(device=next(regressor.parameters()).device)
+    body = _accept_body(body)
     check_same_body(regressor, body.id, "fit_batch")
     fitter = make_fitter(
         regressor, body, method=method, mode=mode, config=config, workers=workers, slots=slots
@@ -202,6 +209,20 @@ def _default_slots(
     if device.type != "cuda":
         return 1
     return slots_that_fit(regressor, body, mode=mode, config=config)
+
+
+def _accept_body(body: Smpl) -> Smpl:
+    """The body that was given, unless it cannot be fitted with."""
+    if not isinstance(body, Smpl):
+        raise TypeError(
+            f"fit_batch: body must be a Smpl, as load_body gives, got {type(body).__name__}; "
+            "load_body takes smplx's objects"
+        )
+    if body.v_template.dtype != torch.float32:
+        raise TypeError(
+            f"fit_batch: body must be of float32, got {body.v_template.dtype}; call body.float()"
+        )
+    return body
 
 
 def _on_device(regressor: Regressor, device: torch.device | None) -> Regressor:
