@@ -65,7 +65,7 @@ def test_build_refuses_other_choices(tmp_path):
 
 def test_missing_library_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(_load, "LIBRARY", tmp_path / "_native.so")
-    with pytest.raises(RuntimeError, match=r"is not built; run .* backend='torch'"):
+    with pytest.raises(RuntimeError, match=r"is not built; install .* backend='torch'"):
         _load.load.__wrapped__()
 
 

@@ -51,7 +51,7 @@ def test_a_spin_checkpoint_is_fitted(spin_file, smpl, mode):
     slots = eft_fast.fit_batch(photos, keypoints, **options, slots=2)
     assert loop.stop_reason == slots.stop_reason == ("max_steps",) * 2
     assert loop.mode == slots.mode == mode
-    assert loop.regressor_id == regressor.id
+    assert loop.regressor_id == regressor.full_id
     moved = (loop.params.full_pose - loop.init.params.full_pose).abs().amax((1, 2, 3))
     assert (moved > 1e-6).all()
     torch.testing.assert_close(slots.params.full_pose, loop.params.full_pose, rtol=0, atol=1e-3)

@@ -15,7 +15,7 @@ _SHARES: Final = frozenset(
 )
 #: Counts that may be zero.
 _FROM_ZERO: Final = frozenset(
-    {"seed", "warmup", "frozen_stages", "train", "varied", "num_simulated"}
+    {"seed", "warmup", "frozen_stages", "train", "varied", "num_simulated", "calibration"}
 )
 
 
@@ -33,7 +33,8 @@ def check_numbers(options: Any, who: str, *, at_least: Mapping[str, int] | None 
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         low, high = 0.0, math.inf
-        if isinstance(value, int):
+        # By the declared type: a weight may be given as a whole number, and be 0.
+        if item.type in ("int", int):
             low, high = (at_least or {}).get(item.name, item.name not in _FROM_ZERO), _MOST
         if item.name in _SHARES:
             low, high = 0.0, 1.0

@@ -15,7 +15,7 @@ from eft_fast.pipeline.predict import RegressorFitter
 from tests.eft import toy
 from tests.eft.crops import collect, fit_crops, prepare
 
-CONFIG = EftConfig(lr=toy.LR, max_steps=toy.STEPS, threshold=0.0)
+CONFIG = EftConfig.released(lr=toy.LR, max_steps=toy.STEPS, threshold=0.0)
 
 
 @pytest.mark.parametrize("mode", ["full", "layer3", "layer4", "head", "feature"])
@@ -50,7 +50,7 @@ def test_stop_counts_equal_reference():
              for i in range(4)]  # fmt: skip
     terms = [float((fit.loss / 60).detach()) for fit in probe]
     threshold = sorted(terms)[1] / 5
-    config = EftConfig(lr=toy.LR, max_steps=toy.STEPS, threshold=threshold)
+    config = EftConfig.released(lr=toy.LR, max_steps=toy.STEPS, threshold=threshold)
     fits = fit_crops(net, body, img, target, config=config)
     want = [
         toy.reference_fit(net, body, img[i : i + 1], target[i : i + 1], threshold=threshold)
@@ -142,9 +142,11 @@ def test_batch_norm_is_never_tuned():
 def test_old_names_of_the_weights():
     """They are taken, can be read, and give way to nothing silently."""
     old = EftConfig(keypoint_weight=2.0, with_hips=True, lr=1e-3)
-    assert old == EftConfig(loss=EftLossWeights(keypoint=2.0, with_hips=True), lr=1e-3)
+    weights = EftLossWeights(keypoint=2.0, with_hips=True, with_ankles=True)
+    assert old == EftConfig(loss=weights, lr=1e-3)
     assert (old.keypoint_weight, old.with_hips, old.leg_weight) == (2.0, True, 0.005)
-    assert replace(old, beta_weight=1.0).loss == EftLossWeights(2.0, 1.0, with_hips=True)
+    assert replace(old, beta_weight=1.0).loss == replace(weights, beta=1.0)
+    assert not EftConfig(keypoint_weight=2.0, strict_reference=True).with_hips
     with pytest.raises(TypeError, match="keypoint_wieght"):
         EftConfig(keypoint_wieght=1.0)
 
