@@ -49,7 +49,7 @@ def test_equals_the_regressor_of_fit_batch(predictor, photo):
     from eft_fast.models.open_regressor import OpenRegressor
 
     boxes = [BOX, [40.0, 20.0, 45.0, 45.0], [-20.0, -10.0, 60.0, 60.0]]
-    keypoints = np.tile([[30.0, 30.0, 1.0]], (3, 17, 1))
+    keypoints = np.zeros((3, 17, 3))  # none: a box that holds no given one would not be taken
     found = predictor([photo] * 3, boxes)
     fits = fit_batch(
         [photo] * 3,
