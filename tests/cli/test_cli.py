@@ -323,7 +323,10 @@ def test_every_command_has_examples_that_parse(parser):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["eval", "openbnch"], "PROTOCOL must be one of openbench, photos, coco, renders, cards, got 'openbnch'; d"),
+        (
+            ["eval", "openbnch"],
+            "PROTOCOL must be one of openbench, photos, coco, renders, cards, got 'openbnch'; d",
+        ),
         (["eval"], "eft-fast eval: the following arguments are required: PROTOCOL"),
         (["bench", "smlpify"], "did you mean 'smplify'?"),
         (["eval", "coco", "--photos", "x"], "eft-fast eval coco: the following"),
