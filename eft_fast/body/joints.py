@@ -32,6 +32,12 @@ _LIMBS: Final = tuple(
 )
 _FROM_JOINTS: Final = "made of joints and vertices by eft_fast, not by a regressor of the dataset"
 _OWN_LANDMARK: Final = "a landmark of this body's own, not a regressor of the dataset"
+#: Sets whose limbs are clicked or detected on the picture of a joint, as COCO's are.
+_CLICKED_SETS: Final = (
+    "coco17", "coco23", "penn13", "posetrack17", "ochuman19", "mp33", "op25b", "halpe26",
+    "crowdpose14", "aic14", "jhmdb15",
+)  # fmt: skip
+_PUPPET: Final = "stands in for the joint of a puppet model that no body has"
 _KINEMATIC: Final = "kinematic joint, not the point that annotators mark"
 
 
@@ -158,7 +164,7 @@ class JointDefinitions:
             return base | middle, kinematic
         if name in ("h36m17_rightfirst", "h36m17_Jreg", "mpiinf17test"):
             return base | {"pelvis": middle["pelvis"]} | self._named("h36m"), self._notes("h36m")
-        if name in ("coco17", "coco23", "penn13", "posetrack17", "ochuman19", "mp33"):
+        if name in _CLICKED_SETS:
             clicked = {
                 limb: self._rows[f"coco_{limb}"] for limb in _LIMBS if f"coco_{limb}" in self._rows
             }
@@ -166,7 +172,15 @@ class JointDefinitions:
             notes |= {limb: _OWN_LANDMARK for limb in clicked}
             points = base | self._named("lsp") | self._named("h36m") | clicked
             notes |= self._notes("lsp") | self._notes("h36m") | _mp33_notes(name)
-            return points | (_mp33_points(base) if name == "mp33" else {}), notes
+            if name == "mp33":
+                points |= _mp33_points(base)
+            if name == "halpe26":
+                points |= middle
+            if name == "jhmdb15":
+                points |= {"belly": _mean(base["spine1"], base["spine2"])}
+                points |= {"head": _mean(base["nose"], base["head"])} if "nose" in base else {}
+                notes |= {"belly": _PUPPET, "head": _PUPPET}
+            return points, notes
         return base, {}
 
     def _named(self, suffix: str) -> dict[str, _Point]:

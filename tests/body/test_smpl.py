@@ -252,8 +252,8 @@ def test_other_wrong_inputs_are_named(body):
         body(betas, body_pose, global_orient, transl.tolist())
     with pytest.raises(ValueError, match=r"body_pose must be \[B, 23, 3, 3\], got \[2, 69\]"):
         body(betas, body_pose, pose2rot=False)
-    with pytest.raises(ValueError, match="got 'coco'; did you mean"):
-        body.keypoints(betas, body_pose, global_orient, joint_set="coco")
+    with pytest.raises(ValueError, match="got 'cocoo'; did you mean"):
+        body.keypoints(betas, body_pose, global_orient, joint_set="cocoo")
     with pytest.raises(ValueError, match="betas must be on cpu like the body, got meta"):
         body(betas.to("meta"))
 

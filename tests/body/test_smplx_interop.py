@@ -126,9 +126,7 @@ def test_other_models_of_smplx_are_refused(peer):
 
     other = copy.deepcopy(peer)
     other.lbs_weights = torch.zeros(6890, 55)
-    with pytest.raises(
-        ValueError, match=r"weights of shape \[6890, 24\], got \[6890, 55\] in a SMPL"
-    ):
+    with pytest.raises(ValueError, match=r"expected SMPL's 24 joints, got SMPL-X .*55 joints"):
         load_body(other)
 
 

@@ -94,7 +94,7 @@ def test_saving(people, pair, tmp_path):
 
 
 def test_wrong_use_is_refused(people, pair):
-    with pytest.raises(ValueError, match="method must be one of eft, smplify"):
+    with pytest.raises(ValueError, match="method must be one of eft, map, smplify"):
         fit(people, pair, method="smplify_2016")
     with pytest.raises(TypeError, match="takes a SmplifyConfig, got EftConfig"):
         fit(people, pair, method="smplify", config=eft_fast.EftConfig())
