@@ -51,7 +51,9 @@ def make_truth(body, count: int = 6) -> tuple[RegressorOutput, Tensor]:
 
 def make_images(regressor, count: int = 6) -> Tensor:
     size = regressor.input_size
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+    # As pixels in [0, 1] that are normalised for this network.
+    return 0.45 + 0.225 * noise
 
 
 def test_score_is_that_of_the_fitter(body):
