@@ -83,11 +83,8 @@ inline unsigned grid_of(int64_t blocks) {
 // capture.
 template <typename Kernel>
 inline cudaError_t allow_shared(Kernel* kernel, int bytes) {
-  const cudaError_t code = cudaFuncSetAttribute(
+  return cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  // Who asked is told; the next launch must not be.
-  if (code != cudaSuccess) cudaGetLastError();
-  return code;
 }
 
 }  // namespace eft_fast

@@ -105,7 +105,8 @@ template <typename T, typename Kernel>
 int launch_map(Kernel kernel, const MapInputs<T>& in, const MapOutputs<T>& out, void* stream) {
   if (in.people == 0) return 0;
   const auto bytes = static_cast<int>(map_arena_bytes(in.rows, in.terms, in.sources, sizeof(T)));
-  if (const cudaError_t code = allow_shared(kernel, bytes)) return code;
+  // Taken off, so that the next launch is not told of it.
+  if (allow_shared(kernel, bytes) != cudaSuccess) return cudaGetLastError();
   EFT_LAUNCH(kernel, static_cast<unsigned>(in.people), kMapThreads, bytes, stream, in, out);
   return cudaGetLastError();
 }

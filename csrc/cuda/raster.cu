@@ -354,7 +354,8 @@ int eft_rasterize_f32(int64_t pictures,
                group_box);
   }
   const int bytes = static_cast<int>(samples * samples) * kThreads * 8;
-  if (const cudaError_t code = allow_shared(draw_kernel, bytes)) return code;
+  // Taken off, so that the next launch is not told of it.
+  if (allow_shared(draw_kernel, bytes) != cudaSuccess) return cudaGetLastError();
   const int64_t tiles = divide_up(width, kTile) * divide_up(height, kTile);
   EFT_LAUNCH(draw_kernel,
              grid_of(pictures * tiles),
