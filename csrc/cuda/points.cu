@@ -86,8 +86,7 @@ int run(const PointsInputs<T>& in,
   const int64_t bytes = points_arena_bytes(
       in.rows, in.terms, in.sources, in.outputs, static_cast<int64_t>(sizeof(T)));
   const int shared = in.workspace ? 0 : static_cast<int>(bytes);
-  const cudaError_t allowed = allow_shared(points_kernel<T, mode>, shared);
-  if (allowed != cudaSuccess) return allowed;
+  if (allow_shared(points_kernel<T, mode>, shared) != cudaSuccess) return cudaGetLastError();
   EFT_LAUNCH((points_kernel<T, mode>),
              grid_of(points_blocks(in.num_bodies)),
              kThreads,
