@@ -268,6 +268,22 @@ def test_one_step_scales_by_e_at_most(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_model_of_what_is_free(backend):
+    """Rows and columns of the identity for the others, no gradient; the energy stays whole."""
+    skip_unless_built(backend)
+    case = make_case(2)
+    whole = map_evaluate(*case.arguments(), **case.options, backend=backend)
+    free = torch.arange(85) % 3 != 1
+    got = map_evaluate(*case.arguments(), **case.options, free=free, backend=backend)
+    assert torch.equal(got.energy, whole.energy)
+    assert torch.equal(got.gradient, torch.where(free, whole.gradient, 0.0))
+    both = free[:, None] & free
+    assert torch.equal(
+        got.hessian, torch.where(both, whole.hessian, torch.eye(85, dtype=F64) * ~free)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_not_free_stays(backend):
     skip_unless_built(backend)
     case = make_case(3)
