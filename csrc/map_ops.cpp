@@ -105,6 +105,20 @@ int launch(const cpu::MapEvaluate<S>& a, const Cuda& device) {
 
 #endif  // EFT_FAST_WITH_CUDA
 
+// What both operators take first: EFT_MAP in the schemas.
+#define EFT_MAP_PARAMETERS                                                                      \
+  const Tensor &rotmat0, const Tensor &betas0, const Tensor &cam0, const Tensor &rotmat,        \
+      const Tensor &betas, const Tensor &cam, const Tensor &keypoints, const Tensor &precision, \
+      const Tensor &frame, const OptionalTensor &pinhole, const OptionalTensor &points3d,       \
+      const OptionalTensor &free, const Tensor &skeleton, const Tensor &parents,                \
+      const Tensor &rows, const Tensor &term_index, const Tensor &term_weight,                  \
+      const Tensor &joint_index, const Tensor &joint_weight, const Tensor &transl_weight,       \
+      const Tensor &output_index
+#define EFT_MAP_ARGUMENTS                                                                          \
+  rotmat0, betas0, cam0, rotmat, betas, cam, keypoints, precision, frame, pinhole, points3d, free, \
+      skeleton, parents, rows, term_index, term_weight, joint_index, joint_weight, transl_weight,  \
+      output_index
+
 namespace {
 
 struct State {
@@ -171,28 +185,7 @@ OptionalTensor check_optional(const Alike& alike,
   return dense(*value);
 }
 
-Problem check_problem(const char* op,
-                      const Tensor& rotmat0,
-                      const Tensor& betas0,
-                      const Tensor& cam0,
-                      const Tensor& rotmat,
-                      const Tensor& betas,
-                      const Tensor& cam,
-                      const Tensor& keypoints,
-                      const Tensor& precision,
-                      const Tensor& frame,
-                      const OptionalTensor& pinhole,
-                      const OptionalTensor& points3d,
-                      const OptionalTensor& free,
-                      const Tensor& skeleton,
-                      const Tensor& parents,
-                      const Tensor& rows,
-                      const Tensor& term_index,
-                      const Tensor& term_weight,
-                      const Tensor& joint_index,
-                      const Tensor& joint_weight,
-                      const Tensor& transl_weight,
-                      const Tensor& output_index) {
+Problem check_problem(const char* op, EFT_MAP_PARAMETERS) {
   const Alike alike(op, betas0);
   check_shape(op, "betas", betas0, {-1, kBetas});
   const int64_t people = betas0.size(0);
@@ -250,53 +243,9 @@ Tensor empty_of(const Tensor& like, int64_t people, ScalarType type) {
 using Solution = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <typename Device>
-Solution map_solve(const Tensor& rotmat0,
-                   const Tensor& betas0,
-                   const Tensor& cam0,
-                   const Tensor& rotmat,
-                   const Tensor& betas,
-                   const Tensor& cam,
-                   const Tensor& keypoints,
-                   const Tensor& precision,
-                   const Tensor& frame,
-                   const OptionalTensor& pinhole,
-                   const OptionalTensor& points3d,
-                   const OptionalTensor& free,
-                   const Tensor& skeleton,
-                   const Tensor& parents,
-                   const Tensor& rows,
-                   const Tensor& term_index,
-                   const Tensor& term_weight,
-                   const Tensor& joint_index,
-                   const Tensor& joint_weight,
-                   const Tensor& transl_weight,
-                   const Tensor& output_index,
-                   int64_t steps,
-                   double damping,
-                   double tolerance,
-                   bool keep_hessian) {
-  const Problem problem = check_problem("map_solve",
-                                        rotmat0,
-                                        betas0,
-                                        cam0,
-                                        rotmat,
-                                        betas,
-                                        cam,
-                                        keypoints,
-                                        precision,
-                                        frame,
-                                        pinhole,
-                                        points3d,
-                                        free,
-                                        skeleton,
-                                        parents,
-                                        rows,
-                                        term_index,
-                                        term_weight,
-                                        joint_index,
-                                        joint_weight,
-                                        transl_weight,
-                                        output_index);
+Solution map_solve(
+    EFT_MAP_PARAMETERS, int64_t steps, double damping, double tolerance, bool keep_hessian) {
+  const Problem problem = check_problem("map_solve", EFT_MAP_ARGUMENTS);
   const int64_t people = problem.people;
   const Device device("map_solve", betas0);
   const Tensor out_rotmat = empty_as(betas0, {people, kJoints, 3, 3});
@@ -330,49 +279,8 @@ Solution map_solve(const Tensor& rotmat0,
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(const Tensor& rotmat0,
-                                                        const Tensor& betas0,
-                                                        const Tensor& cam0,
-                                                        const Tensor& rotmat,
-                                                        const Tensor& betas,
-                                                        const Tensor& cam,
-                                                        const Tensor& keypoints,
-                                                        const Tensor& precision,
-                                                        const Tensor& frame,
-                                                        const OptionalTensor& pinhole,
-                                                        const OptionalTensor& points3d,
-                                                        const OptionalTensor& free,
-                                                        const Tensor& skeleton,
-                                                        const Tensor& parents,
-                                                        const Tensor& rows,
-                                                        const Tensor& term_index,
-                                                        const Tensor& term_weight,
-                                                        const Tensor& joint_index,
-                                                        const Tensor& joint_weight,
-                                                        const Tensor& transl_weight,
-                                                        const Tensor& output_index) {
-  const Problem problem = check_problem("map_evaluate",
-                                        rotmat0,
-                                        betas0,
-                                        cam0,
-                                        rotmat,
-                                        betas,
-                                        cam,
-                                        keypoints,
-                                        precision,
-                                        frame,
-                                        pinhole,
-                                        points3d,
-                                        free,
-                                        skeleton,
-                                        parents,
-                                        rows,
-                                        term_index,
-                                        term_weight,
-                                        joint_index,
-                                        joint_weight,
-                                        transl_weight,
-                                        output_index);
+std::tuple<Tensor, Tensor, Tensor, Tensor> map_evaluate(EFT_MAP_PARAMETERS) {
+  const Problem problem = check_problem("map_evaluate", EFT_MAP_ARGUMENTS);
   const int64_t people = problem.people;
   const Device device("map_evaluate", betas0);
   const Tensor energy = empty_as(betas0, {people}), data = empty_as(betas0, {people});
