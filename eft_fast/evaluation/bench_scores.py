@@ -177,11 +177,6 @@ def _mean_where(
     return np.asarray(np.where(which.any(1), mean, np.nan), np.float64)
 
 
-def _mean(column: npt.NDArray[np.float64]) -> float:
-    """Mean over people who have a value; NaN, without a warning, if nobody has."""
-    return float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")
-
-
 def summarise(
     scores: list[MethodScore], *, start: str = "regressor"
 ) -> dict[str, dict[str, float]]:
@@ -197,8 +192,7 @@ def summarise(
     for each in scores:
         row: dict[str, float] = {}
         for name, column in each.values.items():
-            low, high = metrics.bootstrap_interval(column)
-            row |= {name: _mean(column), f"{name}_low": low, f"{name}_high": high}
+            row |= metrics.mean_row(name, column)
         people = len(each.values["pa_mpjpe_mm"])
         row["fits_per_second"] = people / each.seconds
         if first is not None and each is not first:
@@ -223,12 +217,12 @@ def at_equal_error(scores: list[MethodScore]) -> dict[str, dict[str, dict[str, f
 
 
 def _compare(traced: MethodScore, scores: list[MethodScore]) -> dict[str, dict[str, float]]:
-    error_of_pass = [_mean(step["kp_error_px"]) for step in traced.curve]
+    error_of_pass = [metrics.mean_of_known(step["kp_error_px"]) for step in traced.curve]
     table: dict[str, dict[str, float]] = {}
     for each in scores:
         if each.starts_from != "regressor":
             continue
-        error = _mean(each.values["kp_error_px"])
+        error = metrics.mean_of_known(each.values["kp_error_px"])
         reached = [step for step, other in enumerate(error_of_pass) if other <= error]
         step = reached[0] if reached else len(error_of_pass) - 1
         row = {
@@ -247,11 +241,8 @@ def _compare(traced: MethodScore, scores: list[MethodScore]) -> dict[str, dict[s
 def _paired(name: str, difference: str, eft: Columns, fit: Columns) -> dict[str, float]:
     """Both means of a measure, and their difference over the people who have a value in both."""
     values = eft[name] - fit[name]
-    low, high = metrics.bootstrap_interval(values)
     return {
-        name: _mean(fit[name]),
-        f"eft_{name}": _mean(eft[name]),
-        difference: _mean(values),
-        f"{difference}_low": low,
-        f"{difference}_high": high,
+        name: metrics.mean_of_known(fit[name]),
+        f"eft_{name}": metrics.mean_of_known(eft[name]),
+        **metrics.mean_row(difference, values),
     }

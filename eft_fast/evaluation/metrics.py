@@ -279,6 +279,17 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mean_of_known(values: npt.NDArray[np.floating]) -> float:
+    """Mean over people who have a value; NaN, without a warning, if nobody has."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def mean_row(name: str, values: npt.NDArray[np.floating]) -> dict[str, float]:
+    """A measure's mean over people as ``name``, its 95 % interval as ``_low`` and ``_high``."""
+    low, high = bootstrap_interval(values)
+    return {name: mean_of_known(values), f"{name}_low": low, f"{name}_high": high}
+
+
 def _to_double(value: npt.NDArray[np.floating] | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().double()

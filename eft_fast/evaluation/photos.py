@@ -282,8 +282,7 @@ def summarise(scores: Sequence[PhotoScore]) -> dict[str, dict[str, float]]:
     for each in scores:
         row: dict[str, float] = {}
         for name, column in each.values.items():
-            low, high = metrics.bootstrap_interval(column)
-            row |= {name: _mean(column), f"{name}_low": low, f"{name}_high": high}
+            row |= metrics.mean_row(name, column)
         table[each.name] = row | {"fits_per_second": each.fits / each.seconds}
     return table
 
@@ -299,9 +298,7 @@ def compare(scores: Sequence[PhotoScore]) -> dict[str, dict[str, dict[str, float
     for first, second in combinations(scores, 2):
         row: dict[str, float] = {}
         for name in COMPARED:
-            values = first.values[name] - second.values[name]
-            low, high = metrics.bootstrap_interval(values)
-            row |= {name: _mean(values), f"{name}_low": low, f"{name}_high": high}
+            row |= metrics.mean_row(name, first.values[name] - second.values[name])
         table.setdefault(first.name, {})[second.name] = row
     return table
 
@@ -336,7 +333,3 @@ def _mean_rows(values: Float[np.ndarray, "N K"]) -> npt.NDArray[np.float64]:
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(1) / np.maximum(known.sum(1), 1)
     return np.where(known.any(1), total, np.nan)
-
-
-def _mean(column: npt.NDArray[np.float64]) -> float:
-    return float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")

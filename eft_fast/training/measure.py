@@ -60,8 +60,7 @@ class SynthScore:
         }
         row: dict[str, float] = {"people": len(self.mpjpe_mm)}
         for name, column in columns.items():
-            low, high = metrics.bootstrap_interval(column)
-            row |= {name: float(np.nanmean(column)), f"{name}_low": low, f"{name}_high": high}
+            row |= metrics.mean_row(name, column)
         return row | {
             "pa_mpjpe_median_mm": float(np.median(self.pa_mpjpe_mm)),
             "root_median_deg": float(np.median(self.root_deg)),
