@@ -8,10 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eft_fast.cli.options import add_body, add_regressor, at_least
+from eft_fast.cli.options import add_body, add_regressor, add_render_sources, at_least
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_body, check_file, check_folder, check_regressor, output_file
+from eft_fast.cli.paths import (
+    check_body,
+    check_file,
+    check_regressor,
+    check_render_sources,
+    output_file,
+)
 
 if TYPE_CHECKING:
     from eft_fast.models.error_covariance import ErrorCovariance
@@ -58,12 +64,7 @@ def add(subparsers: Subparsers) -> None:
         help="measure a detector instead: an .npz with keypoints and gt_keypoints [N,K,3] in "
         "pixels; writes the curve from confidence to standard deviation",
     )
-    parser.add_argument(
-        "--motion", type=Path, metavar="DIR", help="folder of converted motion capture"
-    )
-    parser.add_argument(
-        "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"
-    )
+    add_render_sources(parser)
     parser.add_argument(
         "--count", type=at_least(85), metavar="N", help=f"people (default {_COUNT})"
     )
@@ -123,9 +124,7 @@ def _check(options: argparse.Namespace) -> None:
     check_body(options.body)
     if options.out.suffix != ".npz":
         raise UsageError(f"--out must be an .npz, got {options.out}")
-    for name in ("motion", "backgrounds"):
-        if getattr(options, name) is not None:
-            check_folder(f"--{name}", getattr(options, name))
+    check_render_sources(options)
     pairs = [name for name in ("pairs", "keypoint_pairs") if getattr(options, name) is not None]
     if len(pairs) > 1:
         raise UsageError("--pairs and --keypoint-pairs measure different things; give one of them")

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from eft_fast.cli.eval_methods import add_methods, chosen_methods
-from eft_fast.cli.options import add_out_folder, add_regressor, at_least, not_negative
+from eft_fast.cli.options import (
+    add_out_folder,
+    add_regressor,
+    add_render_sources,
+    at_least,
+    not_negative,
+)
 from eft_fast.cli.output import emit, note, write_json
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_folder, check_regressor, output_file, output_folder
+from eft_fast.cli.paths import check_regressor, check_render_sources, output_file, output_folder
 
 #: Of the rendered set by default; training renders with seed 0.
 SEED: Final = 20
@@ -37,15 +43,7 @@ def add(subparsers: Subparsers) -> None:
             "eft-fast eval openbench --motion cmu/ --count 200 --out bench",
         ],
     )
-    parser.add_argument(
-        "--motion",
-        type=Path,
-        metavar="DIR",
-        help="folder of converted motion capture; without it poses come from the pose prior",
-    )
-    parser.add_argument(
-        "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"
-    )
+    add_render_sources(parser)
     parser.add_argument("--count", type=at_least(1), metavar="N", help=f"people (default {_COUNT})")
     parser.add_argument(
         "--seed",
@@ -79,9 +77,7 @@ def run(options: argparse.Namespace) -> int:
     names = options.methods or (list(_QUICK_METHODS) if options.quick else None)
     if options.count is None:
         options.count = _QUICK_COUNT if options.quick else _COUNT
-    for option in ("motion", "backgrounds"):
-        if getattr(options, option) is not None:
-            check_folder(f"--{option}", getattr(options, option))
+    check_render_sources(options)
     check_regressor(options.regressor)
     chosen_methods(names, None)
     if options.motion is None and not options.quiet:

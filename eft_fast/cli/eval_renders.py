@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from eft_fast.cli.eval_openbench import SEED
-from eft_fast.cli.options import add_out_folder, add_regressor, at_least
+from eft_fast.cli.options import add_out_folder, add_regressor, add_render_sources, at_least
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_folder, check_regressor, output_folder
+from eft_fast.cli.paths import check_regressor, check_render_sources, output_folder
 
 #: People by default: as many as the card of the shipped regressor was measured on.
 _COUNT: Final = 1000
@@ -29,15 +29,7 @@ def add(subparsers: Subparsers) -> None:
         ),
         examples=["eft-fast eval renders --motion cmu/ --out bench"],
     )
-    parser.add_argument(
-        "--motion",
-        type=Path,
-        metavar="DIR",
-        help="folder of converted motion capture; without it poses come from the pose prior",
-    )
-    parser.add_argument(
-        "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"
-    )
+    add_render_sources(parser)
     parser.add_argument(
         "--count", type=at_least(1), default=_COUNT, metavar="N", help=f"people (default {_COUNT})"
     )
@@ -55,9 +47,7 @@ def add(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Render the set, or take the one that is there, and print the errors of the regressor."""
     check_regressor(options.regressor)
-    for option in ("motion", "backgrounds"):
-        if getattr(options, option) is not None:
-            check_folder(f"--{option}", getattr(options, option))
+    check_render_sources(options)
     with output_folder(options.out) as out:
         return _measure(options, out)
 

@@ -75,6 +75,19 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_render_sources(parser: argparse.ArgumentParser) -> None:
+    """What rendered people are made of; ``paths.check_render_sources`` checks it."""
+    parser.add_argument(
+        "--motion",
+        type=Path,
+        metavar="DIR",
+        help="folder of converted motion capture; without it poses come from the pose prior",
+    )
+    parser.add_argument(
+        "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"
+    )
+
+
 def add_out_folder(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The folder to write; it has to be given where there is no default."""
     parser.add_argument(

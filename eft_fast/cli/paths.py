@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,13 @@ def check_folder(option: str, path: str | Path) -> None:
     if not Path(path).is_dir():
         found = "got a file" if Path(path).is_file() else "there is none"
         raise UsageError(f"{option} must be a folder, {found}: {path}")
+
+
+def check_render_sources(options: argparse.Namespace) -> None:
+    """Raise unless the folders of ``options.add_render_sources`` that were given are there."""
+    for name in ("motion", "backgrounds"):
+        if getattr(options, name) is not None:
+            check_folder(f"--{name}", getattr(options, name))
 
 
 def check_annotations(path: str) -> None:

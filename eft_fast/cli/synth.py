@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from eft_fast.cli.choices import SPLITS
-from eft_fast.cli.options import add_out_folder, at_least
+from eft_fast.cli.options import add_out_folder, add_render_sources, at_least
 from eft_fast.cli.output import emit
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_folder, output_folder
+from eft_fast.cli.paths import check_render_sources, output_folder
 
 
 def add(subparsers: Subparsers) -> None:
@@ -49,10 +49,7 @@ def add(subparsers: Subparsers) -> None:
         help="varied: with floors, seats, children, loose clothes and lying people; training: as "
         "the shipped regressor was trained on (default varied)",
     )
-    parser.add_argument(
-        "--motion", type=Path, metavar="DIR", help="folder of converted motion capture"
-    )
-    parser.add_argument("--backgrounds", type=Path, metavar="DIR", help="folder of photographs")
+    add_render_sources(parser)
     parser.add_argument(
         "--split",
         choices=SPLITS,
@@ -66,9 +63,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Render what is missing and say where everything is."""
-    for option in ("motion", "backgrounds"):
-        if getattr(options, option) is not None:
-            check_folder(f"--{option}", getattr(options, option))
+    check_render_sources(options)
     with output_folder(options.out) as out:
         return _render(options, out)
 
