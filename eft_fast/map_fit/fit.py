@@ -161,9 +161,10 @@ def fit_map(
     found = problem.solve(config)
     init_energy = problem.solve(config, steps=0).energy
     problem, found, factor, tried = _improve(problem, found, body, joint_set, config)
+    weighed = problem.weigh(factor)
     sure = None
     if config.posterior:
-        sure = joint_sigma(problem.weigh(factor), state_of(found), found.energy, body)
+        sure = joint_sigma(weighed, state_of(found), found.energy, body)
     return MapFits(
         final=RegressorOutput(found.rotmat, found.betas, found.cam),
         energy=found.energy,
@@ -178,7 +179,7 @@ def fit_map(
         swapped_legs=tried.swapped_legs,
         intrinsics=problem.intrinsics,
         joint_sigma_mm=sure,
-        problem=problem.weigh(factor),
+        problem=weighed,
     )
 
 
