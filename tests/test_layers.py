@@ -48,7 +48,7 @@ LIGHT = {"numpy", "PIL", "jaxtyping"}
 REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
 #: Packages of the extras: only inside functions, so that nobody needs them to import a module.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx"}
-OPTIONAL |= {"tensorrt", "tensorrt_rtx"}
+OPTIONAL |= {"tensorrt", "tensorrt_rtx", "scipy", "h5py"}
 #: Packages that take the place of a part of newer Pythons.
 BACKPORTS = {"tomli", "tomllib"}
 

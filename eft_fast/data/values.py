@@ -55,10 +55,11 @@ def _parse_json(data: bytes) -> Any:
         raise
     except ValueError:
         # Python refuses whole numbers of more than 4300 digits, and with them all of the file.
-        return json.loads(text.removeprefix("\ufeff"), parse_int=_parse_int)
+        return json.loads(text.removeprefix("\ufeff"), parse_int=parse_int)
 
 
-def _parse_int(digits: str) -> int | float:
+def parse_int(digits: str) -> int | float:
+    """A whole number of any length; one that no float can hold is infinite."""
     if len(digits) <= 400:
         return int(digits)
     return -math.inf if digits.startswith("-") else math.inf

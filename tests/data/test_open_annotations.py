@@ -21,6 +21,9 @@ def folder(tmp_path: Path) -> Path:
     }
     (tmp_path / "people.json").write_text(json.dumps(coco))
     (tmp_path / "people.txt").write_text(json.dumps(coco))
+    (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "none.json").write_text('{"a": [1, 2], "b": 3}')
+    (tmp_path / "void.json").write_text("")
     (tmp_path / "op").mkdir()
     people = {"people": [{"pose_keypoints_2d": [5, 6, 0.5] * 24 + [20, 20, 0.5]}]}
     (tmp_path / "op" / "a_keypoints.json").write_text(json.dumps(people))
@@ -33,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
         ("people.json", "coco"),
         ("op", "openpose"),
         ("op/a_keypoints.json", "openpose"),
+        ("people.txt", "coco"),
         ("coco:people.txt", "coco"),
         ("openpose:op", "openpose"),
     ],
@@ -53,9 +57,16 @@ def test_reader_is_chosen(
     [
         ("gone.json", FileNotFoundError, "open_annotations: no file or folder gone.json"),
         ("coco:gone.json", FileNotFoundError, "read_coco: no file gone.json"),
-        ("cocoa:people.json", ValueError, "no reader is called cocoa; expected coco or openpose"),
-        ("people.txt", ValueError, r"expected a COCO .json or a folder of \*_keypoints.json"),
-        (".", ValueError, r"expected files \*_keypoints.json, got none in"),
+        (
+            "cocoa:people.json",
+            ValueError,
+            r"format must be one of .*got 'cocoa'; did you mean 'coco'",
+        ),
+        ("note.txt", ValueError, r"no format that is known \(a file of 5 bytes\); name the format"),
+        ("none.json", ValueError, "a JSON object with the keys a, b"),
+        ("void.json", ValueError, "an empty file"),
+        (".", ValueError, "a folder with a.jpg, none.json, note.txt, op"),
+        ("openpose:.", ValueError, r"expected files \*_keypoints.json, got none in"),
     ],
 )
 def test_nothing_to_choose(

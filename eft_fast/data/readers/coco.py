@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -37,6 +38,7 @@ from eft_fast.sample import Sample, SampleList
 
 if TYPE_CHECKING:
     from eft_fast.data.photos import PathLike, Photos
+    from eft_fast.data.readers.reading import Reading
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -111,6 +113,21 @@ def read_coco(
             left_out[reason] += 1
     logger.info("%s: %d people; left out: %s", _WHO, len(samples), dict(left_out))
     return SampleList(samples, +left_out, categories.notes + note_other_order(samples, _WHO))
+
+
+def samples_of_coco(reading: Reading) -> Iterator[Sample]:
+    """The same as part of a ``Reading``."""
+    samples = read_coco(
+        reading.path,
+        reading.photos if reading.photos is not None else [],
+        min_keypoints=reading.min_keypoints,
+        min_area=reading.min_area,
+        joint_set=None if reading.asked is None else reading.asked.name,
+    )
+    reading.left_out.update(samples.left_out)
+    reading.notes += samples.notes
+    reading.is_judged = True
+    yield from samples
 
 
 def _check_document(document: Any, path: Path) -> dict[str, list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ from eft_fast.sample import Sample, SampleList
 
 if TYPE_CHECKING:
     from eft_fast.data.photos import PathLike, Photos
+    from eft_fast.data.readers.reading import Reading
 
 #: Ending of the files that OpenPose writes for each photo or frame.
 ENDING: Final = "_keypoints.json"
@@ -102,6 +104,21 @@ def read_openpose(
             left_out[reason] += 1
     logger.info("%s: %d people; left out: %s", _WHO, len(samples), dict(left_out))
     return SampleList(samples, +left_out, notes + note_other_order(samples, _WHO))
+
+
+def samples_of_openpose(reading: Reading) -> Iterator[Sample]:
+    """The same as part of a ``Reading``."""
+    samples = read_openpose(
+        reading.path,
+        reading.photos if reading.photos is not None else [],
+        min_keypoints=reading.min_keypoints,
+        min_area=reading.min_area,
+        joint_set=None if reading.asked is None else reading.asked.name,
+    )
+    reading.left_out.update(samples.left_out)
+    reading.notes += samples.notes
+    reading.is_judged = True
+    yield from samples
 
 
 def list_openpose_files(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Labels are rounded, and may stand this many pixels beyond the border without a note.
 BORDER: Final = 1.0
 #: People by whom the order of a file is judged.
-_TO_TELL_ORDER: Final = 200
+TO_TELL_ORDER: Final = 200
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_photo(path: Path, declared: tuple[int, int] | None, who: str) -> Photo
 
 def note_other_order(samples: list[Sample], who: str) -> list[str]:
     """A note where most of the people, of the first 200, look like those of another joint set."""
-    usable = [sample for sample in samples if sample.problem is None][:_TO_TELL_ORDER]
+    usable = [sample for sample in samples if sample.problem is None][:TO_TELL_ORDER]
     notes = []
     for name in dict.fromkeys(sample.keypoint_set for sample in usable):
         keypoints = [s.keypoints_2d_px for s in usable if s.keypoint_set == name]

@@ -1,0 +1,1 @@
+"""Readers of datasets with labels by people: one module per layout."""

@@ -1,0 +1,1 @@
+"""Readers of what detectors write: one module per program."""
