@@ -14,7 +14,7 @@ from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
 from eft_fast.ops.ambient import in_plain_torch, plain_torch
-from eft_fast.pipeline.dispatch import Config, make_run
+from eft_fast.pipeline.dispatch import Config, make_run, method_of_options
 from eft_fast.result import FitResult
 from eft_fast.sample import Image, Sample, check_pinholes
 
@@ -27,8 +27,8 @@ def fit_batch(
     *,
     bboxes: npt.ArrayLike | None = None,
     joint_set: str = "coco17",
-    method: str = "eft",
-    mode: str = "full",
+    method: str | None = None,
+    mode: str | None = None,
     regressor: Regressor | None = None,
     body: Smpl | None = None,
     config: Config | None = None,
@@ -52,21 +52,24 @@ def fit_batch(
         bboxes: ``[N, 4]``: x, y, width, height in photo pixels. ``None``, or a row of NaN or
             without area: the box of the labelled keypoints.
         joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``.
-        method: ``"eft"``: fine-tune the regressor on each person; ``"map"``: fit the parameters
-            directly under the covariance of the regressor's errors; ``"smplify"`` or the name of a
-            recipe, such as ``"smplify2016"``: under a prior that knows nothing of the photo;
-            ``"none"``: the regressor alone.
-        mode: What EFT tunes: ``"full"``, all weights; ``"layer3"``, ``"layer4"``, ``"head"``: those
-            from there on; ``"feature"``, ``"lora"``: see ``eft.config.EFT_MODES``. Direct
-            fits tune none; the result's ``mode`` names their prior.
+        method: ``"map"``: fit the parameters directly under the covariance of the regressor's
+            errors; ``"eft"``: fine-tune the regressor on each person; ``"smplify"`` or the name of
+            a recipe, such as ``"smplify2016"``: under a prior that knows nothing of the photo;
+            ``"none"``: the regressor alone. None: the method of ``config``; ``"eft"`` if ``mode``,
+            ``slots`` or several ``workers`` are given; else ``"map"``, or ``"eft"`` with a warning
+            where the regressor's error covariance is not known.
+        mode: What EFT tunes: ``"full"``, all weights, the default; ``"layer3"``, ``"layer4"``,
+            ``"head"``: those from there on; ``"feature"``, ``"lora"``: see
+            ``eft.config.EFT_MODES``. Direct fits tune none; the result's ``mode`` names their
+            prior.
         regressor: Start of every fit; default: the open one.
         body: Body model; default: the open one. It must be the one the regressor was trained on.
         config: Options of the fit: an ``EftConfig``, a ``MapConfig`` for ``"map"``, a
             ``SmplifyConfig`` for SMPLify.
         device: Where to compute; default: where the regressor is.
         progress: Show a progress bar; default: on a terminal.
-        workers: Processes of one thread each, on the CPU only; each fits whole people.
-        slots: People fitted together, each with private weights. Default: one by one on the CPU,
+        workers: Of EFT: processes of one thread each, on the CPU only; each fits whole people.
+        slots: Of EFT: people under way at once, each with private weights. Default: one on the CPU,
             where company gains nothing, and as many as the free memory holds on a GPU.
         intrinsics: Full perspective: the pinhole of each photo, pixels, ``[N, 3, 3]`` or one
             ``[3, 3]`` for all; one number: the focal length, pixels, of a pinhole at the middle of
@@ -96,11 +99,15 @@ def fit_batch(
         intrinsics=intrinsics,
         keypoints_3d=keypoints_3d,
     )
-    if keypoints_3d is not None and method != "map":
-        raise ValueError(
-            f"fit_batch: keypoints_3d are data of method 'map', got method {method!r}; leave them "
-            "out, or fit by map"
-        )
+    if keypoints_3d is not None:
+        # They are data of map alone, so that they name it.
+        method = method_of_options(method, mode=mode, config=config, slots=slots, workers=workers)
+        method = method or "map"
+        if method != "map":
+            raise ValueError(
+                f"fit_batch: keypoints_3d are data of method 'map', got method {method!r}; leave "
+                "them out, or fit by map"
+            )
     with plain_torch():
         run = make_run(
             regressor,
@@ -119,8 +126,8 @@ def fit_stream(
     people: Iterable[tuple[Image, npt.ArrayLike] | tuple[Image, npt.ArrayLike, npt.ArrayLike]],
     *,
     joint_set: str = "coco17",
-    method: str = "eft",
-    mode: str = "full",
+    method: str | None = None,
+    mode: str | None = None,
     regressor: Regressor | None = None,
     body: Smpl | None = None,
     config: Config | None = None,
@@ -139,8 +146,8 @@ def fit_stream(
         people: One ``(image, keypoints)`` or ``(image, keypoints, bbox)`` each: a path or RGB uint8
             ``[H, W, 3]``; ``[K, 3]``: x, y in photo pixels and confidence; x, y, width, height.
         joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``.
-        method: One of ``pipeline.dispatch.METHODS``.
-        mode: What EFT tunes, one of ``eft.config.EFT_MODES``.
+        method: One of ``pipeline.dispatch.METHODS``; None: as in ``fit_batch``.
+        mode: What EFT tunes, one of ``eft.config.EFT_MODES``; default: ``"full"``.
         regressor: Start of every fit; default: the open one.
         body: Body model that the regressor was trained on; default: the open one.
         config: Options of the fit: an ``EftConfig``, a ``MapConfig`` for ``"map"``, a
@@ -160,7 +167,7 @@ def fit_stream(
         ValueError: If joint set, method or mode are unknown or do not go together.
 
     Example:
-        >>> for index, fit in enumerate(eft_fast.fit_stream(people, mode="head")):
+        >>> for index, fit in enumerate(eft_fast.fit_stream(people)):
         ...     fit.save(f"{index:06d}.npz")
     """
     points_set = find_joint_set(joint_set)

@@ -24,6 +24,9 @@ FOCAL_LENGTH: Final = 5000.0
 #: length of a segment over the RMS distance of its points. Keypoint sigmas count in extents.
 EXTENT_PER_SIZE: Final = 3.46
 
+#: Weights called ``mine.npz`` have their error covariance beside them under this ending.
+COVARIANCE_SUFFIX: Final = ".error_covariance.npz"
+
 NUM_JOINTS: Final = 24
 NUM_BETAS: Final = 10
 #: ``Regressor.joint_confidence`` is the probability of an error below this, metres.

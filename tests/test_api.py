@@ -220,7 +220,9 @@ def test_selecting_people(people, regressor, body):
 
 
 def test_nobody(regressor, body):
-    result = eft_fast.fit_batch([], np.zeros((0, 17, 3)), regressor=regressor, body=body)
+    result = eft_fast.fit_batch(
+        [], np.zeros((0, 17, 3)), method="eft", regressor=regressor, body=body
+    )
     assert len(result) == 0
     assert result.vertices().shape == (0, 6890, 3)
 

@@ -146,7 +146,7 @@ def test_arguments_are_refused_before_the_first_person(regressor, body):
         eft_fast.fit_stream([], mode="haed", regressor=regressor, body=body)
     with pytest.raises(ValueError, match="intrinsics must be"):
         eft_fast.fit_stream([], intrinsics="square", regressor=regressor, body=body)
-    assert list(eft_fast.fit_stream([], regressor=regressor, body=body)) == []
+    assert list(eft_fast.fit_stream([], method="eft", regressor=regressor, body=body)) == []
 
 
 def interrupt_after(monkeypatch, count):

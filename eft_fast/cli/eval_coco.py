@@ -85,7 +85,7 @@ def _measure_methods(
             bboxes=people.boxes,
             joint_set=people.joint_set,
             method=method.method,
-            mode=method.mode if method.method in ("eft", "none") else "full",
+            mode=method.mode if method.method in ("eft", "none") else None,
             regressor=regressor,
             body=body,
             config=method.config,

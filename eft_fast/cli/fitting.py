@@ -5,32 +5,39 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.cli.choices import EFT_MODES, METHODS, PRIORS, STARTS
 from eft_fast.cli.options import add_body, add_device, add_regressor, at_least, not_negative
 from eft_fast.cli.output import UsageError, emit, note
-from eft_fast.cli.paths import check_body, check_regressor
+from eft_fast.cli.paths import check_body, check_file, check_regressor
 from eft_fast.cli.people import People
+from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.eft.config import EftConfig
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.smplify.config import SmplifyConfig
 
 if TYPE_CHECKING:
+    from eft_fast.models.base import Regressor
+    from eft_fast.pipeline.dispatch import Config
     from eft_fast.result import FitResult
 
 #: Option -> the methods that it means something to; the recipes of SMPLify are ``smplify``.
 _TAKEN_BY: Final = {
     "mode": ("eft",),
     "slots": ("eft",),
+    "covariance": ("eft", "map"),
     "workers": ("eft", "none"),
     "prior": ("smplify",),
     "start": ("smplify",),
     "lr": ("eft", "smplify"),
-    "max_steps": ("eft", "smplify"),
+    "max_steps": ("eft", "map", "smplify"),
     "threshold": ("eft", "smplify"),
 }
+#: Options that mean EFT where no method is named.
+_OF_EFT: Final = ("mode", "slots", "workers", "lr", "max_steps", "threshold", "strict_reference")
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +45,10 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=METHODS,
-        default="eft",
         metavar="M",
-        help=f"{', '.join(METHODS)} (default eft); smplify means {SmplifyConfig.recipe}, none the "
-        "regressor alone",
+        help=f"{', '.join(METHODS)}; default: map, and eft where an option of eft is given or the "
+        f"usual error of the regressor is not known; smplify means {SmplifyConfig.recipe}, none "
+        "the regressor alone",
     )
     parser.add_argument(
         "--mode",
@@ -68,6 +75,12 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     add_body(parser)
     add_regressor(parser)
+    parser.add_argument(
+        "--covariance",
+        metavar="FILE",
+        help="of map and eft: the usual error of --regressor, as eft-fast calibrate writes it; "
+        "default: the file R.error_covariance.npz beside R, if there is one",
+    )
     add_device(parser)
     parser.add_argument(
         "--workers",
@@ -96,12 +109,14 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 def check_fit_options(options: argparse.Namespace) -> None:
     """Refuse what does not go together or is not there, before anything is loaded."""
-    family = _family(options.method)
+    family = _family(options)
+    got = f"got --method {options.method}" if options.method else "got no --method"
     for name, methods in _TAKEN_BY.items():
-        if getattr(options, name) is not None and family not in methods:
+        is_open = family is None and "map" in methods
+        if getattr(options, name) is not None and family not in methods and not is_open:
             raise UsageError(
-                f"--{name.replace('_', '-')} goes with --method {' or '.join(methods)}, got "
-                f"--method {options.method}; leave it out"
+                f"--{name.replace('_', '-')} goes with --method {' or '.join(methods)}, {got}; "
+                "leave it out"
             )
     if options.slots is not None and (options.workers or 1) > 1:
         raise UsageError("--workers and --slots exclude each other; give one of them")
@@ -109,6 +124,8 @@ def check_fit_options(options: argparse.Namespace) -> None:
         raise UsageError(f"--workers are for the CPU, got --device {options.device}; use --slots")
     check_regressor(options.regressor)
     check_body(options.body)
+    if options.covariance is not None:
+        check_file("--covariance", options.covariance)
     make_config(options)
     if options.device not in (None, "cpu"):
         from eft_fast.ops import find_device
@@ -116,21 +133,45 @@ def check_fit_options(options: argparse.Namespace) -> None:
         find_device("fit", options.device)
 
 
-def _family(method: str) -> str:
+def _family(options: argparse.Namespace) -> str | None:
+    """The method that the options name or belong to; None: the regressor decides."""
+    method: str | None = options.method
+    if method is None:
+        values = [getattr(options, name) for name in _OF_EFT]
+        # A rate of 0 is given, too.
+        return "eft" if any(value is not None and value is not False for value in values) else None
     return "smplify" if method.startswith("smplify") else method
 
 
-def make_config(options: argparse.Namespace) -> EftConfig | SmplifyConfig | MapConfig:
-    """The configuration that the options mean; what was not given keeps its default."""
-    if options.method == "map":
-        return MapConfig() if options.max_steps is None else MapConfig(max_steps=options.max_steps)
-    names = ["lr", "max_steps", "threshold"]
-    is_smplify = _family(options.method) == "smplify"
-    names += ["prior", "start"] if is_smplify else []
-    given = {name: getattr(options, name) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    kind = SmplifyConfig if is_smplify else EftConfig
-    return kind(strict_reference=options.strict_reference, **given)
+def make_config(options: argparse.Namespace) -> Config | None:
+    """The configuration that the options mean; what was not given keeps its default.
+
+    None: there are no options, and the method is not named.
+    """
+    family, covariance = _family(options), _find_covariance(options)
+    if family is None and covariance is None:
+        return None
+    if family in (None, "map"):
+        return MapConfig(covariance=covariance, **_given(options, "max_steps"))
+    given = _given(options, "lr", "max_steps", "threshold")
+    given["strict_reference"] = options.strict_reference
+    if family == "smplify":
+        return SmplifyConfig(**given, **_given(options, "prior", "start"))
+    return EftConfig(covariance=covariance, **given)
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _find_covariance(options: argparse.Namespace) -> str | None:
+    """The file of the regressor's usual error: as given, else that beside the weights."""
+    if options.covariance is not None or options.regressor == "open":
+        return None if options.covariance is None else str(options.covariance)
+    beside = Path(options.regressor).with_suffix(COVARIANCE_SUFFIX)
+    return str(beside) if beside.is_file() else None
 
 
 def fit_and_write(
@@ -156,21 +197,36 @@ def _fit(people: People, options: argparse.Namespace) -> FitResult:
     from eft_fast.api import fit_batch, load_body, load_regressor
 
     config = make_config(options)
+    body = load_body(options.body, device=options.device)
+    regressor = load_regressor(options.regressor, device=options.device)
     return fit_batch(
         people.photos,
         people.keypoints,
         bboxes=people.boxes,
         joint_set=people.joint_set,
-        method=options.method,
-        mode=options.mode or "full",
-        regressor=load_regressor(options.regressor, device=options.device),
-        body=load_body(options.body, device=options.device),
+        method=_choose_method(options, config, regressor),
+        mode=options.mode,
+        regressor=regressor,
+        body=body,
         config=config,
         workers=options.workers or 1,
         slots=options.slots,
         intrinsics=options.focal,
         progress=False if options.quiet else None,
     )
+
+
+def _choose_method(options: argparse.Namespace, config: Config | None, regressor: Regressor) -> str:
+    """The method that is named, or that which follows; what is warned of becomes a note."""
+    from eft_fast.pipeline.dispatch import default_method, method_of_options
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        method = method_of_options(options.method, config=config) or default_method(regressor)
+    for each in told:
+        if not options.quiet:
+            note(f"note: {each.message}")
+    return method
 
 
 def _focal(text: str) -> float | str:

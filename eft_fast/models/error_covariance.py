@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.models.base import Regressor
 from eft_fast.models.error_state import NUM_STATE
 from eft_fast.models.identity import weights_hash
@@ -88,7 +90,7 @@ class ErrorCovariance:
 
 def covariance_beside(weights: str | Path) -> Path:
     """Where the error covariance of a weights file is kept: ``run/mine.error_covariance.npz``."""
-    return Path(weights).with_suffix(".error_covariance.npz")
+    return Path(weights).with_suffix(COVARIANCE_SUFFIX)
 
 
 def estimate_covariance(
@@ -135,13 +137,23 @@ def load_error_covariance(regressor: Regressor, path: str | Path | None = None) 
         ValueError: If the file is damaged or belongs to other weights or another body; without a
             path: if the regressor is not that of the package.
     """
-    found = read_error_covariance(OPEN_COVARIANCE_PATH if path is None else path)
-    own = weights_hash(regressor)
-    if found.weights_hash != own and path is None:
+    found = find_error_covariance(regressor, path)
+    if found is None:
         raise ValueError(
             f"load_error_covariance: no error covariance is known of regressor {regressor.id} "
-            f"(weights {own}); {_HOW} and give the file"
+            f"(weights {weights_hash(regressor)}); {_HOW} and give the file"
         )
+    return found
+
+
+def find_error_covariance(
+    regressor: Regressor, path: str | Path | None = None
+) -> ErrorCovariance | None:
+    """As ``load_error_covariance``; without a path None, if nothing is known of the regressor."""
+    found = _read_open_covariance() if path is None else read_error_covariance(path)
+    own = weights_hash(regressor)
+    if found.weights_hash != own and path is None:
+        return None
     if found.weights_hash != own:
         raise ValueError(
             f"load_error_covariance: {path} belongs to weights {found.weights_hash}, the regressor "
@@ -155,15 +167,12 @@ def load_error_covariance(regressor: Regressor, path: str | Path | None = None) 
     return found
 
 
-def find_error_covariance(
-    regressor: Regressor, path: str | Path | None = None
-) -> ErrorCovariance | None:
-    """As ``load_error_covariance``; without a path None, if nothing is known of the regressor."""
-    if path is None and read_error_covariance(OPEN_COVARIANCE_PATH).weights_hash != weights_hash(
-        regressor
-    ):
-        return None
-    return load_error_covariance(regressor, path)
+@lru_cache(maxsize=1)
+def _read_open_covariance() -> ErrorCovariance:
+    """The file of the package, read once; nobody may write to it."""
+    found = read_error_covariance(OPEN_COVARIANCE_PATH)
+    found.second_moment.setflags(write=False)
+    return found
 
 
 def read_error_covariance(path: str | Path) -> ErrorCovariance:

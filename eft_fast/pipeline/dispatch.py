@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -24,6 +25,7 @@ from eft_fast.map_fit.fitter import MapFitter
 from eft_fast.models import load_regressor
 from eft_fast.models.accept import accept_regressor
 from eft_fast.models.base import Regressor, check_same_body
+from eft_fast.models.error_covariance import find_error_covariance
 from eft_fast.ops import find_device
 from eft_fast.pipeline.confidence import with_confidence
 from eft_fast.pipeline.fitter import Fitter
@@ -38,14 +40,18 @@ from eft_fast.smplify.fit import SmplifyFitter
 METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
 
 Config = EftConfig | SmplifyConfig | MapConfig
+#: What EFT tunes where no mode is given.
+_DEFAULT_MODE: Final = "full"
+#: The method that a configuration is of.
+_METHOD_OF: Final = {EftConfig: "eft", MapConfig: "map", SmplifyConfig: "smplify"}
 
 
 def make_run(
     regressor: Regressor | None = None,
     body: Smpl | None = None,
     *,
-    method: str = "eft",
-    mode: str = "full",
+    method: str | None = None,
+    mode: str | None = None,
     config: Config | None = None,
     device: str | torch.device | None = None,
     workers: int = 1,
@@ -57,10 +63,14 @@ def make_run(
         ValueError: If method, mode or configuration are unknown or do not go together.
         TypeError: If the configuration is of another method, or regressor or body are none.
     """
-    # Before anything is loaded.
-    method, mode, config = resolve_method(method, mode, config)
+    # What the options say is refused before anything is loaded.
+    chosen = method_of_options(method, mode=mode, config=config, slots=slots, workers=workers)
+    if chosen is not None:
+        resolve_method(chosen, mode, config)
     where = find_device("fit_batch", device)
     regressor = load_regressor() if regressor is None else accept_regressor(regressor, "fit_batch")
+    chosen = chosen or default_method(regressor)
+    method, mode, config = resolve_method(chosen, mode, config)
     regressor = _on_device(regressor, where)
     if body is None:
         body = load_body(device=next(regressor.parameters()).device)
@@ -83,7 +93,51 @@ def make_run(
     )
 
 
-def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, str, Config]:
+def method_of_options(
+    method: str | None,
+    *,
+    mode: str | None = None,
+    config: Config | None = None,
+    slots: int | None = None,
+    workers: int = 1,
+) -> str | None:
+    """The method that is named, or that the options belong to; None: ``default_method`` decides.
+
+    A configuration belongs to its method; a mode, slots and several workers to EFT.
+
+    Raises:
+        TypeError: If no method is named and the configuration is of none.
+    """
+    if method is not None:
+        return method
+    if config is not None:
+        for kind, name in _METHOD_OF.items():
+            if isinstance(config, kind):
+                return name
+        raise TypeError(
+            "fit_batch: config must be an EftConfig, a MapConfig or a SmplifyConfig, got "
+            f"{type(config).__name__}"
+        )
+    return "eft" if mode is not None or slots is not None or workers > 1 else None
+
+
+def default_method(regressor: Regressor) -> str:
+    """The method where nothing is asked for: ``map`` if the regressor's usual error is known.
+
+    Without it ``eft``, with a warning that says so.
+    """
+    if find_error_covariance(regressor) is not None:
+        return "map"
+    warnings.warn(
+        f"fit_batch: method 'map', the default, needs the error covariance of regressor "
+        f"{regressor.id}, which is not known, so method 'eft' is taken; make it with `eft-fast "
+        "calibrate --regressor R --out FILE` and give MapConfig(covariance=FILE), or name a method",
+        stacklevel=4,
+    )
+    return "eft"
+
+
+def resolve_method(method: str, mode: str | None, config: Config | None) -> tuple[str, str, Config]:
     """Method, mode and configuration as they are reported: recipe and prior go by their names."""
     if method not in METHODS:
         raise ValueError(unknown_name("fit_batch", "method", method, METHODS))
@@ -95,7 +149,7 @@ def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, 
             raise TypeError(
                 f"fit_batch: method {method} takes an EftConfig, got {type(config).__name__}"
             )
-        return method, mode, config
+        return method, mode or _DEFAULT_MODE, config
     config = config or SmplifyConfig()
     if not isinstance(config, SmplifyConfig):
         raise TypeError(
@@ -107,9 +161,9 @@ def resolve_method(method: str, mode: str, config: Config | None) -> tuple[str, 
     return config.recipe, config.prior, config
 
 
-def _check_no_mode(method: str, mode: str, prior: str) -> str:
+def _check_no_mode(method: str, mode: str | None, prior: str) -> str:
     """What the result reports as the mode of a method that tunes no weights: its prior."""
-    if mode != "full":
+    if mode not in (None, _DEFAULT_MODE):
         options = "MapConfig" if method == "map" else "SmplifyConfig(prior=...)"
         raise ValueError(
             f"fit_batch: method {method} tunes no weights, got mode {mode!r}; "

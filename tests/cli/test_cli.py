@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import eft_fast.api
@@ -24,6 +25,8 @@ from eft_fast.cli import main
 from eft_fast.cli.main import make_program
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.paths import output_folder
+from eft_fast.models import load_regressor
+from eft_fast.models.error_covariance import covariance_beside, estimate_covariance
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
@@ -112,6 +115,50 @@ def test_fit_lines_for_people(dataset, tiny, tmp_path, capsys):
     assert not (tmp_path / "out" / "overlays").exists()
 
 
+@pytest.fixture
+def known(tmp_path):
+    """The tiny regressor with its usual error beside it."""
+    regressor, path = OpenRegressor.make_tiny(), tmp_path / "known" / "tiny.npz"
+    path.parent.mkdir()
+    save_open_regressor(regressor, path, licence="Apache-2.0", source_sha256="0")
+    states = 0.3 * torch.randn(400, 85, generator=torch.Generator().manual_seed(0))
+    covariance = estimate_covariance(states, regressor=load_regressor(path), source="made up")
+    covariance.save(covariance_beside(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "method"),
+    [
+        ((), "map"),
+        (("--method", "eft", "--max-steps", "2"), "eft"),
+        (("--mode", "head", "--max-steps", "2"), "eft"),
+        (("--threshold", "0", "--max-steps", "2"), "eft"),
+        (("--method", "map", "--max-steps", "2"), "map"),
+    ],
+)
+def test_fit_finds_the_usual_error_beside_the_weights(
+    dataset, known, tmp_path, capsys, more, method
+):
+    more = ("--no-pictures", "--json", *more)
+    assert run_fit(dataset, str(known), tmp_path / "out", *more, steps=()) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["method"] == method
+    assert "error covariance" not in printed.err
+
+
+def test_fit_says_why_it_takes_eft(dataset, tiny, known, tmp_path, capsys, monkeypatch):
+    """The file that is given counts; without any, EFT is taken, with one note."""
+    given = ("--covariance", str(covariance_beside(known)), "--no-pictures", "--json")
+    assert run_fit(dataset, tiny, tmp_path / "a", *given, steps=()) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "map"
+    assert run_fit(dataset, tiny, tmp_path / "b", "--no-pictures", "--json", steps=()) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["method"] == "eft"
+    (line,) = [line for line in printed.err.splitlines() if "error covariance" in line]
+    assert line.startswith("note: fit_batch: method 'map', the default, needs the error covariance")
+
+
 def test_bad_photo_is_named_and_the_others_are_fitted(dataset, tiny, tmp_path, capsys):
     photos, _ = dataset
     data = (photos / "photo0.jpg").read_bytes()
@@ -174,6 +221,9 @@ def test_all_photos_bad_is_a_failure(dataset, tiny, tmp_path, capsys):
         (["fit", "{photos}", "--method", "none", "--lr", "1"], "--lr goes with"),
         (["fit", "{photos}", "--method", "none", "--max-steps", "3"], "--max-steps goes with"),
         (["fit", "{photos}", "--method", "none", "--threshold", "1"], "--threshold goes with"),
+        (["fit", "{photos}", "--mode", "head", "--prior", "gmm"], "got no --method; leave it out"),
+        (["fit", "{photos}", "--covariance", "none.npz"], "--covariance must be a file"),
+        (["fit", "{photos}", "--method", "smplify", "--covariance", "{text}"], "goes with --meth"),
     ],
 )
 def test_mistakes_are_one_sentence(dataset, tiny, tmp_path, capsys, arguments, words):

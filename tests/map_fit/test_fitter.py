@@ -149,7 +149,7 @@ def test_keypoints_in_space_reach_the_fit() -> None:
     image = 128 + 90 * points[0, :, :2].numpy()
     keypoints = np.concatenate([image, np.ones((17, 1))], 1)[None]
     solid = torch.cat([points + 2.0, torch.ones(1, 17, 1)], -1)
-    options = {"method": "map", "regressor": regressor, "body": body, "progress": False}
+    options = {"regressor": regressor, "body": body, "progress": False}
     given = {"bboxes": [[0, 0, 256, 256]]}
     flat = eft_fast.fit_batch([photo], keypoints, **given, **options)
     deep = eft_fast.fit_batch([photo], keypoints, **given, **options, keypoints_3d=solid)
@@ -161,6 +161,8 @@ def test_keypoints_in_space_reach_the_fit() -> None:
 
     assert error(deep) < 0.5 * error(flat)
     with pytest.raises(ValueError, match="keypoints_3d are data of method 'map', got method 'eft'"):
-        eft_fast.fit_batch([photo], keypoints, regressor=regressor, body=body, keypoints_3d=solid)
+        eft_fast.fit_batch(
+            [photo], keypoints, mode="head", regressor=regressor, body=body, keypoints_3d=solid
+        )
     with pytest.raises(ValueError, match=r"keypoints_3d must be \[1, 17, 4\]"):
         eft_fast.fit_batch([photo], keypoints, **options, keypoints_3d=np.zeros((1, 17, 3)))
