@@ -15,7 +15,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 
-L0 = {"conventions", "keypoints", "plausible", "imaging", "sample", "errors", "archives"}
+L0 = {"conventions", "keypoints", "plausible", "imaging", "sample", "errors", "archives", "pickles"}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
@@ -48,7 +48,7 @@ LIGHT = {"numpy", "PIL", "jaxtyping"}
 REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
 #: Packages of the extras: only inside functions, so that nobody needs them to import a module.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx"}
-OPTIONAL |= {"tensorrt", "tensorrt_rtx", "scipy", "h5py"}
+OPTIONAL |= {"tensorrt", "tensorrt_rtx", "scipy", "h5py", "cdflib", "pyarrow", "smplcodec"}
 #: Packages that take the place of a part of newer Pythons.
 BACKPORTS = {"tomli", "tomllib"}
 

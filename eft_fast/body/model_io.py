@@ -21,7 +21,7 @@ import numpy.typing as npt
 from eft_fast.archives import check_unpacked
 from eft_fast.body.arrays import BodyArrays, VertexRow, to_smplx_arrays
 from eft_fast.body.normalise import OPEN_ID, asset_path, make_arrays
-from eft_fast.body.unpickle import read_pickle, to_numpy
+from eft_fast.pickles.arrays import read_pickle, to_numpy
 
 __all__ = ["OPEN_ID", "BodyArrays", "VertexRow", "load_arrays", "to_smplx_arrays"]
 

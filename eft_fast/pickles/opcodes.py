@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 #: Opcodes of one file. A body of numpy arrays has a few hundred, one of chumpy a few thousand.
-_MOST_OPCODES: Final = 100_000
+MOST_OPCODES: Final = 100_000
 #: Digits of a decimal number; what Python's own ``int`` allows at the least.
 _MOST_DIGITS: Final = 640
 #: Letters of a hostile name or value that a message repeats.
@@ -58,19 +58,22 @@ def shorten(text: str) -> str:
     return text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + "..."
 
 
-def read_opcodes(data: bytes, find_global: Callable[[str, str], Global]) -> Any:
+def read_opcodes(
+    data: bytes, find_global: Callable[[str, str], Global], most: int = MOST_OPCODES
+) -> Any:
     """Give the value that a pickle describes.
 
     Args:
         data: The pickle. Python 2's text is decoded as latin1, so that it can hold arrays.
         find_global: Answers a module and a name, or raises ``ForbiddenGlobal``.
+        most: Opcodes of the file.
 
     Raises:
         ForbiddenGlobal: If the pickle asks for something unknown.
         pickle.UnpicklingError: If it is damaged, or no file of arrays needs what it does.
     """
     reader = _Reader(data, find_global)
-    for _ in range(_MOST_OPCODES):
+    for _ in range(most):
         code = reader.take(1)
         if code == b".":
             return reader.pop()
@@ -78,7 +81,7 @@ def read_opcodes(data: bytes, find_global: Callable[[str, str], Global]) -> Any:
         if step is None:
             raise pickle.UnpicklingError(f"opcode {code!r}, which arrays do not need")
         step(reader)
-    raise pickle.UnpicklingError(f"more than {_MOST_OPCODES} opcodes")
+    raise pickle.UnpicklingError(f"more than {most} opcodes")
 
 
 class _Reader:

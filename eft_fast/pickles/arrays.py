@@ -1,22 +1,29 @@
-"""Read the arrays of a pickled body model without running anything that the file asks for.
+"""Read the arrays of a pickle without running anything that the file asks for.
 
-A pickle is a program: it names functions and calls them. Body models need four kinds of things
-only: numpy arrays, scipy's sparse matrices, chumpy's variables and plain containers. Each of those
-names is answered with an inert stand-in of this module that stores what it is given; every other
-name ends the reading. Neither Python's own unpickler nor numpy's, nor scipy, nor chumpy takes part.
+A pickle is a program: it names functions and calls them. Body models and annotation files need four
+kinds of things only: numpy arrays, scipy's sparse matrices, chumpy's variables and plain
+containers. Each of those names is answered with an inert stand-in of this module that stores what
+it is given; every other name ends the reading. Neither Python's own unpickler nor numpy's, nor
+scipy, nor chumpy takes part.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from eft_fast.body.opcodes import ForbiddenGlobal, Global, read_opcodes, shorten
+from eft_fast.pickles.opcodes import (
+    MOST_OPCODES,
+    ForbiddenGlobal,
+    Global,
+    read_opcodes,
+    shorten,
+)
 
 _PLAIN_DTYPE: Final = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 #: Size of a file, bytes: SMPL with 300 shape directions has 250 MB.
@@ -27,6 +34,11 @@ _MOST_LISTED, _MOST_NESTED = 2**20, 8
 _MOST_ENTRIES: Final = 24 * 2**19
 #: chumpy variables inside one another.
 _MOST_CHUMPY: Final = 8
+#: Containers inside one another in an annotation file, and all of its values together.
+_MOST_DEEP: Final = 32
+_MOST_VALUES: Final = 10**8
+#: Opcodes of an annotation file: a video has a few per person and frame.
+_MOST_ANNOTATIONS: Final = 5 * 10**7
 
 
 class _Dtype:
@@ -70,6 +82,17 @@ class _Array:
 
     def set_state(self, state: Any) -> None:
         self.state = tuple(state)
+
+    def items(self) -> list[Any] | None:
+        """The values of an array of Python objects or of text, flat; None if it is of numbers."""
+        shape, dtype, is_fortran, raw = self.state[-4:]
+        kind = dtype.code.lstrip("<>|=")[:1] if isinstance(dtype, _Dtype) else ""
+        if kind == "O" and isinstance(raw, list):
+            return raw
+        if kind not in ("U", "S") or not re.fullmatch(r"[<>|=]?[US][0-9]{1,5}", dtype.code):
+            return None
+        order = dtype.order if dtype.code[0] not in "<>|=" else ""
+        return np.frombuffer(_to_bytes(raw), np.dtype(order.strip("|") + dtype.code)).tolist()
 
     def to_numpy(self) -> npt.NDArray[Any]:
         shape, dtype, is_fortran, raw = self.state[-4:]
@@ -319,35 +342,124 @@ def read_pickle(path: Path, who: str) -> dict[str, Any]:
         ValueError: If the file names anything but arrays and their containers, is damaged, too
             large, or holds no dictionary. Nothing that the file asks for has been run.
     """
-    size = path.stat().st_size
-    if size > _MOST_BYTES:
-        raise ValueError(
-            f"{who}: expected a pickle of at most {_MOST_BYTES} bytes, got {size} in {path}"
-        )
-    data = path.read_bytes()
-    encoder = _Encoder(len(data))
-
-    def find_global(module: str, name: str) -> Global:
-        make = _find_stand_in(module, name, encoder)
-        if make is None:
-            raise ForbiddenGlobal(f"{shorten(module)}.{shorten(name)}")
-        return Global(f"{module}.{name}", make, is_class=isinstance(make, type))
-
-    try:
-        content = read_opcodes(data, find_global)
-    except ForbiddenGlobal as error:
-        raise ValueError(
-            f"{who}: expected a pickle of arrays, got one that asks for {error.name} in {path}; "
-            "nothing of it was run"
-        ) from None
-    except Exception as error:  # A damaged pickle can fail in any way.
-        raise ValueError(
-            f"{who}: expected a pickle of arrays, got a damaged or other file {path} "
-            f"({shorten(str(error))})"
-        ) from None
+    content = _read(_file_bytes(path, who), who, str(path), {}, MOST_OPCODES)
     if not isinstance(content, dict):
         raise ValueError(
             f"{who}: expected a pickled dictionary of arrays, got a {type(content).__name__} in "
             f"{path}"
         )
     return content
+
+
+def load_plain(
+    path: Path, who: str, stand_ins: Mapping[str, Callable[..., Any]] | None = None
+) -> Any:
+    """Read an annotation file that is a pickle: ``read_plain`` of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As of ``read_plain``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{who}: no file {path}")
+    return read_plain(_file_bytes(path, who), who, str(path), stand_ins)
+
+
+def read_plain(
+    data: bytes,
+    who: str,
+    where: str,
+    stand_ins: Mapping[str, Callable[..., Any]] | None = None,
+) -> Any:
+    """Read a pickle of annotations into plain values: dictionaries, lists, text and arrays.
+
+    Arrays of objects and of text become nested-free lists; numpy's scalars become arrays without
+    axes. Keys that are no text are dropped. Text of Python 2 is decoded as latin1.
+
+    Args:
+        data: The pickle.
+        who: Caller, for the messages.
+        where: Name of the file, for the messages.
+        stand_ins: What stands for further names (``"module.name"``): called with what the file
+            passes; if it has ``to_plain(convert)``, that gives the value.
+
+    Raises:
+        ValueError: If it names anything else, is damaged or without end. Nothing that the file asks
+            for has been run.
+    """
+    content = _read(data, who, where, stand_ins or {}, _MOST_ANNOTATIONS)
+    try:
+        return _Plain()(content)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{who}: {where} holds {shorten(str(error))}") from None
+
+
+class _Plain:
+    """Turns stand-ins into plain values; what a file holds once is converted once."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}
+        self._kept: list[Any] = []
+        self._count = 0
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str, bytes)):
+            return value
+        if id(value) in self._done:
+            return self._done[id(value)]
+        self._count += len(value) if isinstance(value, (dict, list, tuple)) else 1
+        if depth > _MOST_DEEP or self._count > _MOST_VALUES:
+            raise ValueError("values without end, or nested too deeply")
+        plain = self._convert(value, depth + 1)
+        self._done[id(value)] = plain
+        self._kept.append(value)  # so that no other object gets its id
+        return plain
+
+    def _convert(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict):
+            return {key: self(item, depth) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self(item, depth) for item in value]
+        if isinstance(value, _Array):
+            items = value.items()
+            return value.to_numpy() if items is None else [self(item, depth) for item in items]
+        if isinstance(value, (_Sparse, _Chumpy)):
+            return value.to_numpy()
+        if hasattr(value, "to_plain"):
+            return value.to_plain(lambda item: self(item, depth))
+        raise ValueError(f"a {type(value).__name__.lstrip('_').lower()} instead of data")
+
+
+def _file_bytes(path: Path, who: str) -> bytes:
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ValueError(
+            f"{who}: expected a pickle of at most {_MOST_BYTES} bytes, got {size} in {path}"
+        )
+    return path.read_bytes()
+
+
+def _read(
+    data: bytes, who: str, where: str, stand_ins: Mapping[str, Callable[..., Any]], most: int
+) -> Any:
+    """The value of a pickle, with stand-ins in it."""
+    encoder = _Encoder(len(data))
+
+    def find_global(module: str, name: str) -> Global:
+        make = stand_ins.get(f"{module}.{name}") or _find_stand_in(module, name, encoder)
+        if make is None:
+            raise ForbiddenGlobal(f"{shorten(module)}.{shorten(name)}")
+        return Global(f"{module}.{name}", make, is_class=isinstance(make, type))
+
+    try:
+        return read_opcodes(data, find_global, most)
+    except ForbiddenGlobal as error:
+        raise ValueError(
+            f"{who}: expected a pickle of arrays, got one that asks for {error.name} in {where}; "
+            "nothing of it was run"
+        ) from None
+    except Exception as error:  # A damaged pickle can fail in any way.
+        raise ValueError(
+            f"{who}: expected a pickle of arrays, got a damaged or other file {where} "
+            f"({shorten(str(error))})"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import datetime
 import os
 import pickle
 import struct
@@ -14,7 +15,7 @@ import types
 import numpy as np
 import pytest
 
-from eft_fast.body.unpickle import read_pickle, to_numpy
+from eft_fast.pickles.arrays import load_plain, read_pickle, read_plain, to_numpy
 
 
 class Payload:
@@ -184,7 +185,7 @@ def test_builtins_are_refused(write, function):
         (b"chumpyx", b"Ch"),
         (b"copyreg", b"__newobj__"),
         (b"functools", b"partial"),
-        (b"eft_fast.body.unpickle", b"_Array"),
+        (b"eft_fast.pickles.arrays", b"_Array"),
         (b"builtins", b"object.__subclasses__"),
     ],
     ids=lambda name: b".".join(name).decode(),
@@ -214,13 +215,13 @@ def test_reconstructor_makes_stand_ins_only(write):
 
 def test_state_does_not_reach_classes(write):
     """BUILD on a stand-in class itself, instead of on an instance, changes nothing."""
-    from eft_fast.body import unpickle
+    from eft_fast.pickles import arrays
 
-    before = dict(vars(unpickle._Array))
+    before = dict(vars(arrays._Array))
     code = b"cnumpy\nndarray\n}S'to_numpy'\nI1\nsb."
     with pytest.raises(ValueError, match="damaged or other file"):
         read_pickle(write(code), "test")
-    assert dict(vars(unpickle._Array)) == before
+    assert dict(vars(arrays._Array)) == before
 
 
 def test_object_arrays_are_refused(write):
@@ -258,9 +259,9 @@ def test_other_contents_are_named(write):
 @pytest.mark.parametrize("name", [b"_reconstruct", b"scalar"])
 def test_what_stands_for_a_function_takes_no_state(write, name):
     """BUILD with a slot state sets attributes; here it would poison every later file."""
-    from eft_fast.body import opcodes, unpickle
+    from eft_fast.pickles import arrays, opcodes
 
-    before = {kind: dict(vars(kind)) for kind in (opcodes.Global, unpickle._Array)}
+    before = {kind: dict(vars(kind)) for kind in (opcodes.Global, arrays._Array)}
     code = b"\x80\x02cnumpy.core.multiarray\n" + name
     code += b"\nN}X\x04\x00\x00\x00makeK\x01s\x86b0}."
     with pytest.raises(ValueError, match="a state for a Global"):
@@ -346,3 +347,66 @@ def test_broken_sparse_matrices_are_named(write, indptr, shape):
 def test_keys_of_python_2(write):
     content = read_pickle(write({b"v": np.ones(3), 5: 1, ("a",): 2}), "test")
     assert list(content) == ["v"]
+
+
+def test_annotations_become_plain_values():
+    """Nested containers, numpy scalars, arrays of objects and text, shared parts."""
+    shared = np.arange(6.0).reshape(2, 3)
+    content = {
+        "people": [{"pose": shared, "name": "a", "n": np.int64(3)}, {"pose": shared}],
+        "ragged": np.array([[1], [1, 2]], dtype=object),
+        "text": np.array(["x", "longer"]),
+        "bytes": np.array([b"x", b"yz"]),
+        "mixed": np.array([None, "é", 2.5, {"k": np.ones(1)}], dtype=object),
+        "pair": (1, True),
+    }
+    for protocol in (2, 3, 4, 5):
+        plain = read_plain(pickle.dumps(content, protocol), "test", "file")
+        assert np.array_equal(plain["people"][0]["pose"], shared)
+        assert plain["people"][0]["pose"] is plain["people"][1]["pose"]
+        assert plain["people"][0]["n"] == 3
+        assert plain["ragged"] == [[1], [1, 2]]
+        assert plain["text"] == ["x", "longer"]
+        assert plain["bytes"] == [b"x", b"yz"]
+        assert plain["mixed"][:3] == [None, "é", 2.5]
+        assert plain["mixed"][3]["k"].tolist() == [1.0]
+        assert plain["pair"] == [1, True]
+    assert read_plain(pickle.dumps([1]), "test", "file") == [1]
+
+
+def test_annotations_take_stand_ins_of_the_caller():
+    class Kept:
+        def __init__(self, *arguments):
+            self.arguments = arguments
+
+        def to_plain(self, convert):
+            return convert(self.arguments)
+
+    data = pickle.dumps({"day": datetime.timedelta(3), "array": np.ones(2)})
+    with pytest.raises(ValueError, match=r"asks for datetime\.timedelta in file; nothing"):
+        read_plain(data, "test", "file")
+    plain = read_plain(data, "test", "file", {"datetime.timedelta": Kept})
+    assert plain["day"] == [3, 0, 0]
+
+
+def test_annotations_run_nothing(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(Payload(os.system, f"touch {tmp_path / 'run'}")))
+    with pytest.raises(ValueError, match="nothing of it was run"):
+        load_plain(path, "test")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FileNotFoundError, match="test: no file"):
+        load_plain(tmp_path / "absent.pkl", "test")
+
+
+def test_annotations_are_bounded():
+    """Tuples of tuples of one tuple: 2 ** 60 numbers if each were converted on its own."""
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_plain(laughs(2, 60) + b"s.", "test", "file")
+    began = time.process_time()
+    read_plain(laughs(10, 20) + b"s.", "test", "file")
+    assert time.process_time() - began < 2
+    loop: list = []
+    loop.append(loop)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_plain(pickle.dumps(loop), "test", "file")
