@@ -85,14 +85,15 @@ class _Array:
 
     def items(self) -> list[Any] | None:
         """The values of an array of Python objects or of text, flat; None if it is of numbers."""
-        shape, dtype, is_fortran, raw = self.state[-4:]
+        dtype, raw = self.state[-3], self.state[-1]
         kind = dtype.code.lstrip("<>|=")[:1] if isinstance(dtype, _Dtype) else ""
         if kind == "O" and isinstance(raw, list):
             return raw
         if kind not in ("U", "S") or not re.fullmatch(r"[<>|=]?[US][0-9]{1,5}", dtype.code):
             return None
         order = dtype.order if dtype.code[0] not in "<>|=" else ""
-        return np.frombuffer(_to_bytes(raw), np.dtype(order.strip("|") + dtype.code)).tolist()
+        texts = np.frombuffer(_to_bytes(raw), np.dtype(order.strip("|") + dtype.code))
+        return list(texts.tolist())
 
     def to_numpy(self) -> npt.NDArray[Any]:
         shape, dtype, is_fortran, raw = self.state[-4:]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eft_fast.pickles.arrays import read_pickle, to_numpy
 from eft_fast.losses.priors import GaussianMixture, JointLimits, make_mixture
+from eft_fast.pickles.arrays import read_pickle, to_numpy
 
 OPEN_PRIOR_PATH: Final = Path(__file__).resolve().parent.parent / "assets" / "pose_prior.npz"
 _KEYS: Final = ("means", "covars", "weights")
