@@ -32,7 +32,10 @@ ENGINES: Final = (
 )  # fmt: skip
 
 #: Formats of ``convert``: many people in one file, and one mesh per person.
-LABEL_FORMATS: Final = ("eft-json", "spin-npz", "amass-npz")
+LABEL_FORMATS: Final = (
+    "eft-json", "eft-pickle", "spin-npz", "hmr2-tar", "humandata-npz", "amass-npz", "smpl",
+    "parquet", "npz",
+)  # fmt: skip
 MESH_FORMATS: Final = ("obj", "ply", "glb")
 
 #: Parts of the motion capture, divided by recording.

@@ -25,11 +25,13 @@ def add(subparsers: Subparsers) -> None:
         run,
         summary="write fits in another format, or as meshes",
         description=(
-            "Write fits in another format. eft-json: the JSON of the EFT dataset. spin-npz: the "
-            "labels of SPIN's training sets (no camera). amass-npz: a motion, z up, a row is a "
-            "frame; of several people one file each. obj, ply, glb: one upright mesh per person, "
-            "in metres. People whose fit failed are left out. A mesh of a licensed body model "
-            "falls under its licence."
+            "Write fits in another format. eft-json, eft-pickle: the files of the EFT dataset. "
+            "spin-npz: the labels of SPIN's training sets. hmr2-tar: HMR 2.0's WebDataset tars, "
+            "photos included. humandata-npz: MMHuman3D's. amass-npz, smpl: a motion, z up, a row "
+            "is a frame; of several people one file each. parquet: our own shards, or one file; "
+            "npz: our own file, with everything that a fit says. obj, ply, glb: one upright mesh "
+            "per person, in metres. People whose fit failed are left out. FITS may be in any of "
+            "the formats but meshes. A mesh of a licensed body model falls under its licence."
         ),
         examples=[
             "eft-fast convert fits/fits.npz --to eft-json --out fits.json",
@@ -38,7 +40,10 @@ def add(subparsers: Subparsers) -> None:
         ],
     )
     parser.add_argument(
-        "fits", type=Path, metavar="FITS", help="fits.npz, or the folder that fit wrote"
+        "fits",
+        type=Path,
+        metavar="FITS",
+        help="the folder that fit wrote, fits.npz, or fits in another of the formats",
     )
     formats = (*LABEL_FORMATS, *MESH_FORMATS)
     parser.add_argument(
@@ -80,15 +85,20 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--{name} goes with --select; give both or leave it out")
     find_fits(options.fits)
     check_body(options.body)
-    place = output_folder if options.to in MESH_FORMATS else output_file
+    is_folder = options.to in (*MESH_FORMATS, "eft-pickle") or (
+        options.to in ("hmr2-tar", "parquet") and not options.out.suffix
+    )
+    place = output_folder if is_folder else output_file
     with place(options.out) as out:
         job = load_run_folder(options.fits, options.body)
         summary: dict[str, Any] = {"fits": len(job.result), "format": options.to}
         if options.select:
             job = _selected(job, given, summary)
         written = _write(job, options.to, out)
-    if not job.photos and not options.quiet:
+    if not any(job.photos) and not any(job.result.photo) and not options.quiet:
         note("note: no people.json beside the fits, so photos are called by their number")
+    for text in () if options.quiet else job.notes:
+        note(f"note: {text}")
     summary |= {"written": written, "out": str(out)}
     lines = [f"{written} of {summary['fits']} fits written to {out}"]
     for rule, count in summary.get("rejected", {}).items():

@@ -29,6 +29,7 @@ class RunFolder:
         ids: Annotation of each person.
         source: Where the keypoints came from.
         tracks: Who each person is, over the frames of a video; empty where that is not known.
+        notes: What had to be made up in reading the file of another program.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class RunFolder:
     ids: list[str]
     source: str
     tracks: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -58,11 +60,15 @@ def save_names(out: Path, people: People) -> None:
 
 
 def find_fits(path: Path) -> Path:
-    """The file of fits in a folder, or the file itself.
+    """The file of fits in a folder, or the file itself; of another program's, what was given.
 
     Raises:
         UsageError: If there is none.
     """
+    from eft_fast.data.formats.detect import find_format
+
+    if find_format(path) not in (None, "npz"):
+        return path
     file = path / FITS if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"no file {file}; run eft-fast fit first")
@@ -76,8 +82,11 @@ def load_run_folder(path: Path, body: str) -> RunFolder:
         UsageError: If there are no fits, or the names are those of other fits.
     """
     from eft_fast.api import load_body
+    from eft_fast.data.formats.detect import find_format
     from eft_fast.result import FitResult
 
+    if path.exists() and find_format(path) not in (None, "npz"):
+        return _load_other(path, body)
     file = find_fits(path)
     result = FitResult.load(file, body=None if body == "open" else load_body(body))
     names = file.parent / NAMES
@@ -96,3 +105,21 @@ def load_run_folder(path: Path, body: str) -> RunFolder:
             )
     names_of = (content[key] for key in ("photos", "ids", "source", "tracks"))
     return RunFolder(file.parent, result, *names_of)
+
+
+def _load_other(path: Path, body: str) -> RunFolder:
+    """Fits in a format of another program, or in shards."""
+    from eft_fast.api import load_body
+    from eft_fast.pseudo_gt import load_fits
+
+    loaded = load_fits(path, body=None if body == "open" else load_body(body))
+    names = loaded.names
+    return RunFolder(
+        folder=path if path.is_dir() else path.parent,
+        result=loaded.result,
+        photos=list(map(str, names.photos)),
+        ids=list(map(str, names.ids)),
+        source=loaded.kind,
+        tracks=list(map(str, names.tracks)),
+        notes=loaded.notes,
+    )

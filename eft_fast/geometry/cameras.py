@@ -65,6 +65,33 @@ def weak_project(
     return pred_cam[:, None, :1] * points[..., :2] + pred_cam[:, None, 1:]
 
 
+def fit_weak_camera(
+    points: Float[Tensor, "B K 3"],
+    projected: Float[Tensor, "B K 2"],
+    weight: Float[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B 3"]:
+    """Return the weak camera s, tx, ty, u = s*X + t, with the least squared error in 2D.
+
+    Args:
+        points: Points in metres, camera axes.
+        projected: Where they are seen, in [-1, 1] of the crop.
+        weight: What each counts; points of weight 0 may hold anything finite. None: all alike.
+    """
+    flat = points[..., :2]
+    if weight is None:
+        flat_mean, mean = flat.mean(1, keepdim=True), projected.mean(1, keepdim=True)
+        part: Tensor = torch.ones_like(flat[..., :1])
+    else:
+        part = weight[..., None]
+        share = part / part.sum(1, keepdim=True).clamp_min(1e-9)
+        flat_mean = (flat * share).sum(1, keepdim=True)
+        mean = (projected * share).sum(1, keepdim=True)
+    spread = (part * (flat - flat_mean).square()).sum((1, 2)).clamp_min(1e-9)
+    scale = (part * (flat - flat_mean) * (projected - mean)).sum((1, 2)) / spread
+    shift = mean[:, 0] - scale[:, None] * flat_mean[:, 0]
+    return torch.cat([scale[:, None], shift], 1)
+
+
 def crop_to_image(
     points: Float[Tensor, "B K 2"],
     bbox_center: Float[Tensor, "B 2"],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -14,16 +15,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.data.formats.amass_npz import TO_Z_UP, AmassMotion, save_amass_npz
-from eft_fast.data.formats.eft_json import EftRecord, save_eft_json
-from eft_fast.data.formats.spin_npz import SpinLabels, save_spin_npz
-from eft_fast.data.photos import shortest_names
+from eft_fast.data.formats.eft_json import eft_records_from_fits, save_eft_json
+from eft_fast.data.formats.eft_pickle import eft_pickles_from_fits, save_eft_pickles
+from eft_fast.data.formats.fits import Fits
+from eft_fast.data.formats.fits_parquet import save_fits_parquet
+from eft_fast.data.formats.hmr2_tar import hmr2_photos_from_fits, save_hmr2_tars
+from eft_fast.data.formats.humandata_npz import humandata_from_fits, save_humandata_npz
+from eft_fast.data.formats.smpl_file import SmplMotion, save_smpl_file
+from eft_fast.data.formats.spin_npz import save_spin_npz, spin_labels_from_fits
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import matrix_to_axis_angle
-from eft_fast.keypoints import JOINT_SETS, to_spin49
 from eft_fast.result import FitResult
+
+if TYPE_CHECKING:
+    from eft_fast.body.smpl import Smpl
 
 #: Of a motion whose photos say nothing about time.
 FRAME_RATE: Final = 30.0
+#: Fields of ``FitResult`` that ``Fits`` has under names of its own.
+OWN_FIELDS: Final = frozenset(
+    {
+        "params", "pred_cam", "init", "bbox_center", "bbox_scale", "keypoints", "joint_set",
+        "photo", "id", "regressor_id", "_body",
+    }
+)  # fmt: skip
+#: Stop reasons of people whose pose nobody should learn from.
+UNTRUSTED: Final = ("no_keypoints", "nan")
+
+#: What was written, and how many people are in it.
+Written: TypeAlias = tuple[Path, int]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,11 +67,11 @@ class PersonNames:
         """Name of a photo; a number where no names are known."""
         return self.photos[row] if self.photos else f"{row:07d}"
 
-    def annotation(self, row: int) -> int | None:
-        """Id of an annotation, if it is a number; of one that repeats in its file, that number."""
-        text = str(self.ids[row]) if self.ids else ""
-        number = re.fullmatch(r"(-?[0-9]{1,18})(#[0-9]+)?", text)
-        return int(number[1]) if number else None
+    def or_those_of(self, result: FitResult) -> PersonNames:
+        """The same; photos and ids that are not named here are called as the result calls them."""
+        photos = self.photos or (result.photo if any(result.photo) else ())
+        ids = self.ids or (result.id if any(result.id) else ())
+        return replace(self, photos=photos, ids=ids)
 
     def people(self, count: int) -> dict[str, list[int]]:
         """The rows of each person among ``count`` rows, by the name of the person."""
@@ -99,62 +121,45 @@ def write_fits(
     rows = torch.nonzero(finite)[:, 0].tolist()
     if not rows:
         raise ValueError("write_fits: nobody has a finite fit, so there is nothing to write")
-    return FORMATS[kind](result[rows], names.take(rows), Path(path)), len(rows)
+    return FORMATS[kind](result[rows], names.take(rows), Path(path))
 
 
-def to_eft_records(result: FitResult, names: PersonNames) -> list[EftRecord]:
-    """Turn fits into records of EFT's JSON."""
-    spin49 = to_spin49(result.keypoints.numpy(), result.joint_set)
-    validity = openpose18_validity(spin49)
-    full_pose = result.params.full_pose.numpy()
-    # EFT's readers know photos by their base name; only photos that share one keep a folder.
-    photos = shortest_names([names.photo(row) for row in range(len(result))])
-    return [
-        EftRecord(
-            image_name=photos[row],
-            full_pose_rotmat=full_pose[row],
-            betas=result.params.betas[row].numpy(),
-            pred_cam=result.pred_cam[row].numpy(),
-            bbox_scale=float(result.bbox_scale[row]),
-            bbox_center=result.bbox_center[row].numpy(),
-            joint_validity=validity[row],
-            annot_id=names.annotation(row),
-            keypoints_2d_px=spin49[row],
-            regressor_id=result.regressor_id,
-        )
-        for row in range(len(result))
-    ]
-
-
-def openpose18_validity(spin49: np.ndarray) -> np.ndarray:
-    """Return which of OpenPose's 18 joints are labelled among 49 keypoints, as 0 and 1."""
-    joints = JOINT_SETS["op18"]
-    labelled = spin49[..., 2] > 0
-    columns = []
-    for j24, op25 in zip(joints.to_j24, joints.to_op25, strict=True):
-        column = np.zeros(len(spin49), bool)
-        if j24 >= 0:
-            column |= labelled[:, 25 + j24]
-        if op25 >= 0:
-            column |= labelled[:, op25]
-        columns.append(column)
-    return np.stack(columns, 1).astype(np.float64)
-
-
-def to_spin_labels(result: FitResult, names: PersonNames) -> SpinLabels:
-    """Turn fits into SPIN's arrays."""
-    count = len(result)
-    ids = [names.annotation(row) for row in range(count)]
-    return SpinLabels(
-        image_names=tuple(names.photo(row) for row in range(count)),
+def to_fits(result: FitResult, names: PersonNames) -> Fits:
+    """Turn a FitResult into the arrays that formats are written from; nothing is left out."""
+    count, names = len(result), names.or_those_of(result)
+    extras: dict[str, np.ndarray] = {
+        "init_rotmat": result.init.params.full_pose.numpy(),
+        "init_betas": result.init.betas.numpy(),
+        "init_pred_cam": result.init.pred_cam.numpy(),
+    }
+    facts: dict[str, str] = {}
+    for item in fields(result):
+        value = getattr(result, item.name)
+        if item.name in OWN_FIELDS or value is None:
+            continue
+        if isinstance(value, Tensor):
+            extras[item.name] = value.numpy()
+        elif isinstance(value, tuple):
+            extras[item.name] = np.array(value, np.str_)
+        elif isinstance(value, str):
+            facts[item.name] = value
+            extras[item.name] = np.full(count, value)
+    return Fits(
+        photos=tuple(names.photo(row) for row in range(count)),
+        rotmat=result.params.full_pose.numpy(),
+        betas=result.params.betas.numpy(),
+        pred_cam=result.pred_cam.numpy(),
         bbox_center=result.bbox_center.numpy(),
         bbox_scale=result.bbox_scale.numpy(),
-        keypoints_2d_px=to_spin49(result.keypoints.numpy(), result.joint_set),
-        full_pose=matrix_to_axis_angle(result.params.full_pose).reshape(count, 72).numpy(),
-        betas=result.params.betas.numpy(),
-        has_smpl=np.array([reason not in ("no_keypoints", "nan") for reason in result.stop_reason]),
-        annot_ids=np.array([-1 if found is None else found for found in ids]),
+        keypoints_2d_px=result.keypoints.numpy(),
+        joint_set=result.joint_set,
+        ids=tuple(map(str, names.ids)),
+        tracks=tuple(map(str, names.tracks)),
+        is_trusted=np.array([reason not in UNTRUSTED for reason in result.stop_reason], bool),
         regressor_ids=(result.regressor_id,) * count,
+        cam_transl=result.cam_transl().numpy(),
+        extras=extras,
+        facts=facts,
     )
 
 
@@ -173,7 +178,7 @@ def to_amass_motion(result: FitResult) -> AmassMotion:
     turned = torch.cat([(turn @ rotmat[:, 0])[:, None], rotmat[:, 1:]], 1)
     return AmassMotion(
         full_pose=matrix_to_axis_angle(turned).reshape(len(result), 72).numpy(),
-        transl=(placed - _rest_pelvis(result, betas)).numpy(),
+        transl=(placed - rest_pelvis(result.body(), betas)).numpy(),
         betas=betas.double().numpy(),
         frame_rate=FRAME_RATE,
         regressor_id=result.regressor_id,
@@ -181,37 +186,105 @@ def to_amass_motion(result: FitResult) -> AmassMotion:
 
 
 @torch.no_grad()
-def _rest_pelvis(result: FitResult, betas: Float[Tensor, " 10"]) -> Float[Tensor, " 3"]:
-    body = result.body()
+def rest_pelvis(body: Smpl, betas: Float[Tensor, " 10"]) -> Float[Tensor, " 3"]:
+    """The joint that a body turns about, at rest, metres: it depends on the shape alone."""
     joints: Tensor = body(betas[None].to(body.v_template), return_verts=False).joints
     return joints[0, 0].double().cpu()
 
 
-def _write_eft_json(result: FitResult, names: PersonNames, path: Path) -> Path:
-    return save_eft_json(path, to_eft_records(result, names))
+def to_smpl_motion(result: FitResult) -> SmplMotion:
+    """Turn fits of one person into a motion of a ``.smpl`` file: as ``to_amass_motion``, hands too.
+
+    The codec knows no axes; as in AMASS, z is up.
+    """
+    motion = to_amass_motion(result)
+    return SmplMotion(motion.full_pose, motion.transl, motion.betas, motion.frame_rate)
 
 
-def _write_spin_npz(result: FitResult, names: PersonNames, path: Path) -> Path:
-    return save_spin_npz(path, to_spin_labels(result, names))
+def _write_eft_json(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return save_eft_json(path, eft_records_from_fits(to_fits(result, names))), len(result)
 
 
-def _write_amass_npz(result: FitResult, names: PersonNames, path: Path) -> Path:
+def _write_eft_pickle(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return save_eft_pickles(path, eft_pickles_from_fits(to_fits(result, names))), len(result)
+
+
+def _write_spin_npz(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return save_spin_npz(path, spin_labels_from_fits(to_fits(result, names))), len(result)
+
+
+def _write_humandata_npz(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return save_humandata_npz(path, humandata_from_fits(to_fits(result, names))), len(result)
+
+
+def _write_hmr2_tar(result: FitResult, names: PersonNames, path: Path) -> Written:
+    left_out: dict[str, int] = {}
+    paths = names.or_those_of(result).photos
+    photos = hmr2_photos_from_fits(to_fits(result, names), paths, left_out)
+    save_hmr2_tars(path, photos)
+    if not paths or sum(left_out.values()) == len(result):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(
+            f"write_fits: hmr2-tar holds the photos themselves, and none can be put there "
+            f"({reasons or 'no photos are named'}); give fits whose photos are where they were"
+        )
+    for reason, count in left_out.items():
+        logger.warning("write_fits: %d people are left out of %s: %s", count, path, reason)
+    return path, len(result) - sum(left_out.values())
+
+
+def _write_parquet(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return save_fits_parquet(path, to_fits(result, names)), len(result)
+
+
+def _write_npz(result: FitResult, names: PersonNames, path: Path) -> Written:
+    names = names.or_those_of(result)
+    photos, ids = (tuple(map(str, part)) for part in (names.photos, names.ids))
+    replace(result, photo=photos, id=ids).save(path)
+    return path, len(result)
+
+
+def _write_amass_npz(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return _write_motions(
+        result, names, path, lambda file, part: save_amass_npz(file, to_amass_motion(part))
+    )
+
+
+def _write_smpl(result: FitResult, names: PersonNames, path: Path) -> Written:
+    return _write_motions(
+        result, names, path, lambda file, part: save_smpl_file(file, to_smpl_motion(part))
+    )
+
+
+def _write_motions(
+    result: FitResult, names: PersonNames, path: Path, save: Callable[[Path, FitResult], Path]
+) -> Written:
+    """One file a person: of several, the person's name is put into the file's."""
     people = names.people(len(result))
     if len(people) == 1:
-        return save_amass_npz(path, to_amass_motion(result))
+        return save(path, result), len(result)
     for name, rows in people.items():
-        file = path.with_name(f"{path.stem}-{_to_file_name(name)}{path.suffix or '.npz'}")
-        save_amass_npz(file, to_amass_motion(result[rows]))
-    return path.parent
+        save(
+            path.with_name(f"{path.stem}-{_to_file_name(name)}{path.suffix or '.npz'}"),
+            result[rows],
+        )
+    return path.parent, len(result)
 
 
 def _to_file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:100]
 
 
-#: Formats, by the name that ``convert`` takes. All but amass-npz hold many people in one file.
-FORMATS: Final[dict[str, Callable[[FitResult, PersonNames, Path], Path]]] = {
+#: Formats, by the name that ``convert`` takes. All but motions hold many people in one file; those
+#: of ``FOLDERS`` are folders.
+FORMATS: Final[dict[str, Callable[[FitResult, PersonNames, Path], Written]]] = {
     "eft-json": _write_eft_json,
+    "eft-pickle": _write_eft_pickle,
     "spin-npz": _write_spin_npz,
+    "hmr2-tar": _write_hmr2_tar,
+    "humandata-npz": _write_humandata_npz,
     "amass-npz": _write_amass_npz,
+    "smpl": _write_smpl,
+    "parquet": _write_parquet,
+    "npz": _write_npz,
 }

@@ -13,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body import Smpl
+from eft_fast.geometry.cameras import fit_weak_camera
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import ErrorCovariance, estimate_covariance
 from eft_fast.models.error_state import answer_frame, error_state
 from eft_fast.synth import SynthArrays, SynthJob, load_shards, render_shards
 from eft_fast.training.measure import predict
-from eft_fast.training.targets import fit_weak_camera, make_targets
+from eft_fast.training.targets import make_targets
 
 #: People whose joints are in memory at once.
 _CHUNK: Final = 256

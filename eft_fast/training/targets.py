@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eft_fast.body import Smpl
+from eft_fast.geometry.cameras import fit_weak_camera
 from eft_fast.models.open_regressor import LIMB_SLICE, MIN_FRAME_SIZE
 from eft_fast.synth import SynthArrays
 from eft_fast.synth.landmarks import MIRROR_LANDMARKS, body_landmarks
@@ -64,18 +65,6 @@ def body_points(
     landmarks = body_landmarks(body, rotmat, betas)
     root = joints[:, :1]
     return PosedPoints(joints - root, landmarks - root, root)
-
-
-def fit_weak_camera(
-    points: Float[Tensor, "B K 3"], projected: Float[Tensor, "B K 2"]
-) -> Float[Tensor, "B 3"]:
-    """Return the weak-perspective camera s, tx, ty with the least squared error in 2D."""
-    flat = points[..., :2]
-    flat_mean, mean = flat.mean(1, keepdim=True), projected.mean(1, keepdim=True)
-    spread = (flat - flat_mean).square().sum((1, 2)).clamp_min(1e-9)
-    scale = ((flat - flat_mean) * (projected - mean)).sum((1, 2)) / spread
-    shift = mean[:, 0] - scale[:, None] * flat_mean[:, 0]
-    return torch.cat([scale[:, None], shift], 1)
 
 
 def frame_size(points: Float[Tensor, "B 27 2"]) -> Float[Tensor, "B 1"]:

@@ -134,3 +134,35 @@ def test_names_must_be_those_of_the_fits(fits, capsys):
     assert code == 2
     assert "no people.json" in error
     assert call(capsys, "view", fits)[0] == 0
+
+
+def test_convert_from_any_format_to_any(fits, tmp_path, capsys):
+    """Every format is read again; what it holds of a fit is what the folder of fits holds."""
+    from eft_fast.cli.choices import LABEL_FORMATS
+    from eft_fast.pseudo_gt import load_fits
+
+    result = FitResult.load(fits / "fits.npz")
+    for kind in LABEL_FORMATS:
+        out = (
+            tmp_path / kind / f"x.{kind.split('-')[-1]}"
+            if kind != "eft-pickle"
+            else tmp_path / kind
+        )
+        code, summary = call(capsys, "convert", fits, "--to", kind, "--out", out)
+        assert (code, summary["written"]) == (0, 2), kind
+        if kind in ("amass-npz", "smpl"):
+            out = sorted(out.parent.iterdir())[0]
+        npz = tmp_path / f"{kind}.npz"
+        code, summary = call(capsys, "convert", out, "--to", "npz", "--out", npz)
+        assert (code, summary["out"]) == (0, str(npz)), kind
+        if kind not in ("amass-npz", "smpl"):
+            back = load_fits(npz).result
+            assert np.array_equal(back.params.full_pose, result.params.full_pose), kind
+            assert np.array_equal(back.pred_cam, result.pred_cam), kind
+            assert np.array_equal(back.bbox_center, result.bbox_center), kind
+    folder = tmp_path / "shards"
+    assert call(capsys, "convert", fits, "--to", "parquet", "--out", folder)[0] == 0
+    assert [path.name for path in folder.iterdir()] == ["shard-00000.parquet"]
+    code, error = call(capsys, "convert", tmp_path / "absent", "--to", "npz", "--out", npz)
+    assert code == 2
+    assert "no file" in error

@@ -147,7 +147,7 @@ def test_failed_fits_are_left_out(fits: FitResult, tmp_path: Path) -> None:
 
 
 def test_mistakes(fits: FitResult, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="format must be one of eft-json, spin-npz, amass-npz"):
+    with pytest.raises(ValueError, match="format must be one of eft-json, eft-pickle, spin-npz"):
         write_fits(fits, NAMES, "fbx", tmp_path / "x")
     with pytest.raises(ValueError, match="one photo per fit expected, got 1 for 6"):
         write_fits(fits, PersonNames(["a.jpg"]), "eft-json", tmp_path / "x")

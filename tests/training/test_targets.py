@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from eft_fast.body import Smpl
-from eft_fast.geometry.cameras import weak_project
+from eft_fast.geometry.cameras import fit_weak_camera, weak_project
 from eft_fast.synth import SynthArrays
 from eft_fast.training.targets import (
     Targets,
     body_points,
-    fit_weak_camera,
     make_targets,
     mirror_targets,
 )
