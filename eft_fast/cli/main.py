@@ -15,6 +15,7 @@ from eft_fast.cli import (
     doctor,
     export,
     fit,
+    motion,
     predict,
     report,
     synth,
@@ -30,7 +31,7 @@ from eft_fast.cli.signals import Signals
 #: Modules of the commands, in the order of ``eft-fast --help``. Each has ``add(subparsers)``, which
 #: registers its parser, and ``run(options)``. None imports torch before it runs.
 COMMANDS: Final = (
-    demo, fit, evaluate, convert, report, view, synth, train, calibrate, export, verify,
+    demo, fit, evaluate, convert, report, view, motion, synth, train, calibrate, export, verify,
     predict, bench, doctor,
 )  # fmt: skip
 

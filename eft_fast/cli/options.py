@@ -81,7 +81,7 @@ def add_render_sources(parser: argparse.ArgumentParser) -> None:
         "--motion",
         type=Path,
         metavar="DIR",
-        help="folder of converted motion capture; without it poses come from the pose prior",
+        help="folder that eft-fast motion convert wrote; without it poses come from the pose prior",
     )
     parser.add_argument(
         "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"

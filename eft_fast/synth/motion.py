@@ -9,6 +9,7 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float
 
+from eft_fast.data.formats.motion_npz import load_motion_npz
 from eft_fast.smplify.prior import PosePrior, load_pose_prior
 
 Split = Literal["train", "test", "val"]
@@ -102,25 +103,49 @@ def load_motion(folder: str | Path, split: Split) -> PosePool:
     No recording is in two splits, nor is a subject that the files name.
 
     Args:
-        folder: Folder with the three ``cmu_*.npz`` files (``pose`` [N,72] axis-angle).
+        folder: Folder with what ``eft-fast motion convert`` wrote (``data.formats.motion_npz``; all
+            such files count), or with the three ``cmu_*.npz`` files that the shipped weights were
+            trained on (``pose`` [N,72] axis-angle), which have their own splits.
         split: "train", "test" or "val".
 
     Returns:
         The frames of the split.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If ``split`` is unknown or a file has another layout.
+        FileNotFoundError: If there is no such file, or one of the three is missing.
+        ValueError: If ``split`` is unknown, a file has another layout, or nothing is in the split.
     """
     if split not in SPLITS:
         raise ValueError(f'load_motion: split must be "train", "test" or "val", got "{split}"')
+    folder = Path(folder)
+    files = sorted(path for path in folder.glob("*.npz") if path.stem not in _FILES)
+    if any((folder / f"{name}.npz").is_file() for name in _FILES) or not files:
+        return _load_cmu(folder, split)
+    poses, names = [], []
+    for path in files:
+        motion = load_motion_npz(path)
+        keep = np.array([each == split for each in motion.splits])[motion.recording]
+        poses.append(motion.pose[keep].astype(np.float32).reshape(-1, 24, 3))
+        recordings = np.array([f"{path.stem}/{name}" for name in motion.names])
+        names.append(recordings[motion.recording[keep]])
+    full_pose = np.concatenate(poses)
+    if not len(full_pose):
+        raise ValueError(
+            f"load_motion: no recording in {folder} is in the split {split}; convert more "
+            f"subjects, or some with --split {split}"
+        )
+    return PosePool(full_pose, np.full(len(full_pose), 1 / len(full_pose)), np.concatenate(names))
+
+
+def _load_cmu(folder: Path, split: Split) -> PosePool:
+    """The three files of the shipped weights."""
     poses, weights, names = [], [], []
     for name, weight in _FILES.items():
-        path = Path(folder) / f"{name}.npz"
+        path = folder / f"{name}.npz"
         if not path.is_file():
             raise FileNotFoundError(
                 f"load_motion: no file {path.name} in {folder}; "
-                "pass the folder that holds the converted motion capture"
+                "make one with eft-fast motion convert"
             )
         with np.load(path, allow_pickle=False) as archive:
             data = {key: archive[key] for key in archive.files}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,7 +13,10 @@ from jaxtyping import Float
 
 _NUM_BODY: Final = 66  # root and 21 body joints, three numbers each
 _NUM_SMPLH: Final = 156
+_NUM_SMPLX: Final = 165
 _NUM_BETAS: Final = 16
+#: Spellings of the frame rate.
+_RATES: Final = ("mocap_framerate", "mocap_frame_rate")
 #: From the camera frame (x right, y down, z forward) to AMASS's world (z up).
 TO_Z_UP: Final = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 
@@ -27,6 +32,7 @@ class AmassMotion:
         frame_rate: Frames per second.
         regressor_id: Regressor and hash of the weights that the fits started from; None: unknown.
             AMASS's own files do not have it, and its readers pass over it.
+        model_type: Body that the poses are of: ``smplh``, ``smplx`` or ``smpl``.
     """
 
     full_pose: Float[np.ndarray, "F 72"]
@@ -34,6 +40,7 @@ class AmassMotion:
     betas: Float[np.ndarray, " 10"]
     frame_rate: float
     regressor_id: str | None = None
+    model_type: str = "smplh"
 
 
 def save_amass_npz(path: str | Path, motion: AmassMotion) -> Path:
@@ -69,12 +76,22 @@ def load_amass_npz(path: str | Path) -> AmassMotion:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load_amass_npz: no file {path}")
+    wanted = {"poses", "trans", "betas", "regressor", "surface_model_type", *_RATES}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name != "gender"}
-    except (ValueError, OSError, EOFError) as error:
+            # Markers and their names, which some releases pickle, are passed over.
+            arrays = {name: archive[name] for name in wanted.intersection(archive.files)}
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"load_amass_npz: {path} must be an npz of plain arrays") from error
-    rate = arrays.get("mocap_framerate", arrays.get("mocap_frame_rate"))
+    rate = next((arrays[name] for name in _RATES if name in arrays), None)
     poses, transl = arrays.get("poses"), arrays.get("trans")
     if rate is None or poses is None or transl is None:
         raise ValueError(f"load_amass_npz: {path} must hold poses, trans and mocap_framerate")
@@ -83,8 +100,14 @@ def load_amass_npz(path: str | Path) -> AmassMotion:
             f"load_amass_npz: poses must be [F, {_NUM_SMPLH}] and trans [F, 3], got "
             f"{list(poses.shape)} and {list(transl.shape)}"
         )
+    betas = arrays.get("betas", np.zeros(_NUM_BETAS)).reshape(-1)[:10]
+    if rate.size != 1 or any(
+        value.dtype.kind not in "fiu" for value in (poses, transl, rate, betas)
+    ):
+        raise ValueError(f"load_amass_npz: {path} must hold numbers, and one frame rate")
     full_pose = np.zeros((len(poses), 72))
     full_pose[:, :_NUM_BODY] = poses[:, :_NUM_BODY]
-    betas = arrays.get("betas", np.zeros(_NUM_BETAS)).reshape(-1)[:10]
     regressor = str(arrays["regressor"]) if "regressor" in arrays else None
-    return AmassMotion(full_pose, transl, betas, float(rate), regressor)
+    kind = "smplx" if poses.shape[1] == _NUM_SMPLX else "smplh"
+    kind = str(arrays.get("surface_model_type", kind))
+    return AmassMotion(full_pose, transl, betas, float(rate.item()), regressor, kind)

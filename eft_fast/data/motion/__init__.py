@@ -1,0 +1,1 @@
+"""Motion capture files in, SMPL poses over time out."""
