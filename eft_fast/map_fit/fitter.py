@@ -16,7 +16,7 @@ from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
 from eft_fast.models.open_regressor import to_landmarks
 from eft_fast.pipeline.fitter import Fitter, PersonFit, stop_codes, stop_reasons
-from eft_fast.pipeline.predict import ask_confidence, confidence_outputs
+from eft_fast.pipeline.predict import CONFIDENCE, confidence_outputs, evaluating
 from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
 
 if TYPE_CHECKING:
@@ -78,12 +78,10 @@ class MapFitter(Fitter):
     @torch.no_grad()
     def _start(self, person: Prepared) -> _Start:
         """Ask the network: one crop at a time, since other batch sizes round differently."""
-        was_training = self._regressor.training
-        self._regressor.eval()
-        features = self._regressor.features(person.crop[None])
-        answer = self._regressor.head_forward(features)
-        outputs = ask_confidence(self._regressor, features)
-        self._regressor.train(was_training)
+        with evaluating(self._regressor):
+            features = self._regressor.features(person.crop[None])
+            answer, said = self._regressor.head_with_confidence(features)
+        outputs = {} if said is None else {CONFIDENCE: said}
         fill = None
         if self._config.fill == "landmarks":
             fill = landmarks_as_fill(to_landmarks(features), person.joint_set)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -121,6 +122,18 @@ class Regressor(nn.Module, ABC):
             keypoints makes the answer better and leaves the number.
         """
         return None
+
+    def head_with_confidence(
+        self, features: Any, *, raw_camera: bool = False
+    ) -> tuple[RegressorOutput, Float[Tensor, "B 24"] | None]:
+        """``head_forward`` and, without gradient, ``joint_confidence``.
+
+        A network in which the two share work overrides it; the numbers are the same.
+        """
+        raw = {"raw_camera": True} if raw_camera else {}
+        answer = self.head_forward(features, **raw)
+        with torch.no_grad():
+            return answer, self.joint_confidence(features)
 
     def run_to(self, stage: str, img: Float[Tensor, "B 3 H W"]) -> Any:
         """Run the network up to a stage; ``run_from`` goes on from the result.

@@ -199,12 +199,22 @@ class BodyHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "B F"], frame: LandmarkFrame) -> RegressorOutput:
         """Predict the body of each person."""
-        out = self.leave(self.hidden(features))
+        return self.answer(self.hidden(features), frame)
+
+    def answer(self, hidden: Float[Tensor, "B W"], frame: LandmarkFrame) -> RegressorOutput:
+        """The body from the result of ``hidden``."""
+        out = self.leave(hidden)
         pose, betas, camera = out.split([_NUM_POSE, conventions.NUM_BETAS, 3], dim=1)
         rot6d = (pose + self.mean_pose).reshape(-1, conventions.NUM_JOINTS, 6)
         scale = torch.exp(camera[:, :1] * _CAMERA_STEP) * frame.size * _SCALE_PER_SIZE
         shift = camera[:, 1:] * _CAMERA_STEP * frame.size + frame.center
         return RegressorOutput(rot6d_to_matrix(rot6d), betas, torch.cat([scale, shift], 1))
+
+    def confidence(self, hidden: Float[Tensor, "B W"]) -> Float[Tensor, "B 24"]:
+        """The confidence from the result of ``hidden``, of a head that has a layer for it."""
+        assert self.certainty is not None, "asked of heads that have the layer"
+        said: Tensor = self.certainty(hidden).sigmoid()
+        return said
 
 
 class OpenRegressor(Regressor):
@@ -342,9 +352,17 @@ class OpenRegressor(Regressor):
         """Say how sure the answer of ``head_forward`` is; see ``Regressor.joint_confidence``."""
         if self.head.certainty is None:
             return None
-        hidden = self.head.hidden(self.head_input(features)[0])
-        confidence: Tensor = self.head.certainty(hidden).sigmoid()
-        return confidence
+        return self.head.confidence(self.head.hidden(self.head_input(features)[0]))
+
+    def head_with_confidence(
+        self, features: BlazePoseOutput, *, raw_camera: bool = False
+    ) -> tuple[RegressorOutput, Float[Tensor, "B 24"] | None]:
+        """Both from one pass of the hidden layers; see ``Regressor.head_with_confidence``."""
+        inputs, frame = self.head_input(features)
+        hidden = self.head.hidden(inputs)
+        with torch.no_grad():
+            said = None if self.head.certainty is None else self.head.confidence(hidden)
+        return self.head.answer(hidden, frame), said
 
     def landmarks(self, img: Float[Tensor, "B 3 256 256"]) -> Landmarks:
         """The trunk's body landmarks, in crop units, with their confidences."""

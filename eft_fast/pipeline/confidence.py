@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eft_fast.models.base import Regressor
 from eft_fast.pipeline.fitter import Fitter, PersonFit
-from eft_fast.pipeline.predict import CONFIDENCE, ask_confidence, confidence_outputs
+from eft_fast.pipeline.predict import CONFIDENCE, ask_confidence, confidence_outputs, evaluating
 from eft_fast.pipeline.prepare import Prepared
 
 #: Crops of one call on a GPU. Always so many: a smaller batch would round differently.
@@ -80,11 +80,9 @@ class ConfidenceFitter(Fitter):
         indices, crops = list(self._waiting), list(self._waiting.values())
         self._waiting.clear()
         blank = [torch.zeros_like(crops[0])] * (self._width - len(crops))
-        was_training = self._regressor.training
-        self._regressor.eval()
-        features = self._regressor.features(torch.stack([*crops, *blank]).to(self._device))
-        found = ask_confidence(self._regressor, features)
-        self._regressor.train(was_training)
+        with evaluating(self._regressor):
+            features = self._regressor.features(torch.stack([*crops, *blank]).to(self._device))
+            found = ask_confidence(self._regressor, features)
         if not found:
             return
         # One wait for the device per call; rows are copied, so that none keeps the others' memory.

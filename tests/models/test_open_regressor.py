@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eft_fast import imaging
+from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import BlazePose, BlazePoseOutput
 from eft_fast.models.open_file import load_open_regressor, read_card, save_open_regressor
 from eft_fast.models.open_regressor import (
@@ -153,6 +154,28 @@ def test_confidence_reads_the_hidden_layer_and_leaves_the_answer():
     assert (sure - even).abs().max() > 0.01
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("confidence", [True, False])
+def test_answer_and_confidence_of_one_pass_are_those_of_two(confidence):
+    """Bitwise, and the confidence has no part in the gradient of the answer."""
+    network = OpenRegressor.make_tiny()
+    network = OpenRegressor(network.trunk, width=16, blocks=1, confidence=confidence).eval()
+    features = network.features(torch.rand(2, 3, 256, 256))
+    answer, said = network.head_with_confidence(features)
+    for part, other in zip(answer, network.head_forward(features), strict=True):
+        assert torch.equal(part, other)
+    expected, by_default = (
+        network.joint_confidence(features),
+        Regressor.head_with_confidence(network, features)[1],
+    )
+    if not confidence:
+        assert said is expected is by_default is None
+        return
+    assert torch.equal(said, expected)
+    assert torch.equal(by_default, expected)
+    assert answer.pred_betas.requires_grad
+    assert not said.requires_grad
 
 
 def test_evaluation_mode_is_deterministic():

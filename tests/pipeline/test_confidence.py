@@ -12,7 +12,7 @@ from eft_fast import imaging
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.confidence import ConfidenceFitter
 from eft_fast.pipeline.dispatch import make_fitter
-from eft_fast.pipeline.predict import RegressorFitter
+from eft_fast.pipeline.predict import RegressorFitter, evaluating
 from eft_fast.pipeline.prepare import prepare_person
 from eft_fast.result import FitResult
 from eft_fast.sample import Sample
@@ -163,3 +163,20 @@ def test_calls_are_filled_up(regressor, body, people, monkeypatch):
     assert reader.take(0) is None
     alone = [regressor.joint_confidence(features(crops[index][None])) for index in (2, 0, 1)]
     torch.testing.assert_close(found, torch.cat(alone).detach(), rtol=0, atol=1e-6)
+
+
+def test_evaluation_mode_is_held_and_given_back():
+    """Also where a part alone was training, and where what runs inside raises."""
+    network = make_regressor()
+
+    def run() -> None:
+        with evaluating(network):
+            assert not any(module.training for module in network.modules())
+            raise KeyError
+
+    for train, part in ((True, True), (False, True), (False, False)):
+        network.train(train)
+        network.head.train(part)
+        with pytest.raises(KeyError):
+            run()
+        assert network.training is train
