@@ -71,7 +71,7 @@ def test_calibrate_then_map(folder, tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["body"] == "smpl"
     assert summary["weights_hash"] == load_regressor(checkpoint).weights_hash
-    found = load_error_covariance(load_regressor(checkpoint))
+    found = load_error_covariance(load_regressor(checkpoint), beside)
     assert found.people == int(PEOPLE)
 
     assert fit(folder, tmp_path / "fits") == 0
