@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from eft_fast.cli.choices import LABEL_FORMATS, MESH_FORMATS
-from eft_fast.cli.options import add_body, not_negative
+from eft_fast.cli.options import add_body, at_least, not_negative
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_file, output_folder
-from eft_fast.cli.run_folder import RunFolder, find_fits, load_run_folder
+from eft_fast.cli.run_folder import RunFolder, find_fits, load_run_folder, run_verdicts
 
 #: Options that only ``--select`` has a use for.
-_OF_SELECT: Final = ("max_beta", "max_loss_2d", "min_confidence", "all_limbs")
+_OF_SELECT: Final = (
+    "max_beta", "max_loss_2d", "max_init_loss_2d", "min_confidence", "min_limbs", "max_sigma_mm",
+    "max_pose", "max_overbend_deg", "all_limbs", "strict",
+)  # fmt: skip
 
 
 def add(subparsers: Subparsers) -> None:
@@ -54,13 +57,55 @@ def add(subparsers: Subparsers) -> None:
     )
     add_body(parser, of="body of the fits: ")
     parser.add_argument(
-        "--select", action="store_true", help="keep only fits that pass the rules of pseudo_gt"
+        "--select",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="FILE",
+        help="keep only fits that pass the rules of pseudo_gt; FILE: what was said by hand, as "
+        "`eft-fast data select` writes it (default: selection.json beside the fits, if there)",
     )
     parser.add_argument(
         "--max-beta", type=not_negative, metavar="X", help="of --select (default 3)"
     )
     parser.add_argument(
         "--max-loss-2d", type=not_negative, metavar="X", help="of --select (default 0.001)"
+    )
+    parser.add_argument(
+        "--max-init-loss-2d",
+        type=not_negative,
+        metavar="X",
+        help="of --select: largest 2D loss of the regressor's answer (default: no limit)",
+    )
+    parser.add_argument(
+        "--min-limbs",
+        type=at_least(0, 12),
+        metavar="N",
+        help="of --select: fewest labelled limb joints, of 12 (default 0)",
+    )
+    parser.add_argument(
+        "--max-sigma-mm",
+        type=not_negative,
+        metavar="X",
+        help="of --select: largest mean error bar of the joints, where the fit says it",
+    )
+    parser.add_argument(
+        "--max-pose",
+        type=not_negative,
+        metavar="X",
+        help="of --select: how unlikely a pose may be under the open prior (default 200)",
+    )
+    parser.add_argument(
+        "--max-overbend-deg",
+        type=not_negative,
+        metavar="X",
+        help="of --select: how far an angle may leave its range (default 45)",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        default=None,
+        help="of --select: leave the doubtful out as well",
     )
     parser.add_argument(
         "--min-confidence",
@@ -80,10 +125,12 @@ def run(options: argparse.Namespace) -> int:
     """Load, select, write."""
     given = {name: getattr(options, name) for name in _OF_SELECT}
     given = {name: value for name, value in given.items() if value is not None}
-    if given and not options.select:
+    if given and options.select is None:
         name = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{name} goes with --select; give both or leave it out")
     find_fits(options.fits)
+    if isinstance(options.select, Path) and not options.select.is_file():
+        raise UsageError(f"--select must be a file of verdicts, got {options.select}")
     check_body(options.body)
     is_folder = options.to in (*MESH_FORMATS, "eft-pickle") or (
         options.to in ("hmr2-tar", "parquet") and not options.out.suffix
@@ -92,8 +139,8 @@ def run(options: argparse.Namespace) -> int:
     with place(options.out) as out:
         job = load_run_folder(options.fits, options.body)
         summary: dict[str, Any] = {"fits": len(job.result), "format": options.to}
-        if options.select:
-            job = _selected(job, given, summary)
+        if options.select is not None:
+            job = _selected(job, options.select, given, summary)
         written = _write(job, options.to, out)
     if not any(job.photos) and not any(job.result.photo) and not options.quiet:
         note("note: no people.json beside the fits, so photos are called by their number")
@@ -103,6 +150,8 @@ def run(options: argparse.Namespace) -> int:
     lines = [f"{written} of {summary['fits']} fits written to {out}"]
     for rule, count in summary.get("rejected", {}).items():
         lines.append(f"rejected by {rule}: {count}")
+    if summary.get("doubtful"):
+        lines.append(f"doubtful, {'left out' if options.strict else 'kept'}: {summary['doubtful']}")
     emit(summary, lines, as_json=options.json)
     return 0
 
@@ -118,13 +167,22 @@ def _write(job: RunFolder, kind: str, out: Path) -> int:
     return write_fits(job.result, PersonNames(job.photos, job.ids, job.tracks), kind, out)[1]
 
 
-def _selected(job: RunFolder, given: dict[str, Any], summary: dict[str, Any]) -> RunFolder:
+def _selected(
+    job: RunFolder, file: Path | bool, given: dict[str, Any], summary: dict[str, Any]
+) -> RunFolder:
     from dataclasses import replace
 
     from eft_fast.pseudo_gt import SelectConfig, select_fits
 
-    chosen = select_fits(job.result, SelectConfig(**given))
-    summary |= {"selected": int(chosen.keep.sum()), "rejected": chosen.counts()}
+    verdicts = run_verdicts(job, file if isinstance(file, Path) else None)
+    chosen = select_fits(job.result, SelectConfig(**given), verdicts=verdicts)
+    found = chosen.statistics()
+    summary |= {
+        "selected": int(chosen.keep.sum()),
+        "doubtful": found["doubtful"],
+        "rejected": chosen.counts(),
+        "by_hand": sum(verdict is not None for verdict in verdicts),
+    }
     rows = chosen.keep.nonzero()[0].tolist()
     if not rows:
         rules = ", ".join(f"{count} {rule}" for rule, count in chosen.counts().items())

@@ -123,3 +123,32 @@ def _load_other(path: Path, body: str) -> RunFolder:
         tracks=list(map(str, names.tracks)),
         notes=loaded.notes,
     )
+
+
+def run_keys(job: RunFolder) -> list[str]:
+    """What each person of a run is called in a file of verdicts."""
+    from eft_fast.pseudo_gt import person_keys
+
+    photos = job.photos or list(job.result.photo)
+    ids = job.ids or list(job.result.id)
+    return person_keys(photos, ids, len(job.result))
+
+
+def run_verdicts(job: RunFolder, file: Path | None = None) -> list[str | None]:
+    """What was said by hand of each person of a run.
+
+    Args:
+        job: The run.
+        file: Where it stands; None: ``selection.json`` of the run's folder, if it is there.
+    """
+    from eft_fast.cli.output import note
+    from eft_fast.pseudo_gt import load_verdicts, verdicts_of
+    from eft_fast.pseudo_gt.verdicts import SELECTION
+
+    path = job.folder / SELECTION if file is None else file
+    if file is None and not path.is_file():
+        return [None] * len(job.result)
+    found, strangers = verdicts_of(run_keys(job), load_verdicts(path))
+    if strangers:
+        note(f"note: {len(strangers)} verdicts of {path} are about nobody here: {strangers[0]} ...")
+    return found

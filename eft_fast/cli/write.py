@@ -16,6 +16,7 @@ from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
 from eft_fast.cli.run_folder import save_names
 from eft_fast.evaluation.metrics import pck
+from eft_fast.pseudo_gt import select_fits
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 
@@ -60,6 +61,7 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
         "fits_per_second": len(result) / info.seconds,
         "confidence": None if sure is None else float(sure.nanmean()),
         "stop_reasons": dict(Counter(result.stop_reason)),
+        "selection": select_fits(result).statistics(),
         "left_out": people.left_out,
         "problems": people.problems,
         "method": result.method,
@@ -90,6 +92,7 @@ def _write_pictures(
         "body": _with_licence(result.body_id, "CC0-1.0"),
         "regressor": _with_licence(result.regressor_id, "Apache-2.0"),
         "keypoints": people.source,
+        "selection": _selection_line(summary["selection"]),
         "eft_fast": version("eft-fast"),
         "torch": torch.__version__,
     }
@@ -102,6 +105,16 @@ def _write_pictures(
         notes=people.problems,
     )
     write_report(out / "report.html", rows, report)
+
+
+def _selection_line(found: dict[str, Any]) -> str:
+    """Who is kept by the rules of ``pseudo_gt``, and why the others are not."""
+    parts = [f"{found[level]} {level}" for level in ("keep", "doubtful", "reject")]
+    for name in ("rejected_by", "doubtful_by"):
+        if found[name]:
+            rules = ", ".join(f"{rule} {count}" for rule, count in sorted(found[name].items()))
+            parts.append(f"{name.replace('_', ' ')} {rules}")
+    return "; ".join(parts)
 
 
 def _with_licence(model_id: str, ours: str) -> str:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from eft_fast.pseudo_gt.read import LoadedFits, load_fits
-from eft_fast.pseudo_gt.select import SelectConfig, Selection, select_fits
+from eft_fast.pseudo_gt.select import SelectConfig, Selection, SelectLimits, select_fits
+from eft_fast.pseudo_gt.verdicts import (
+    Verdict,
+    load_verdicts,
+    person_keys,
+    save_verdicts,
+    verdicts_of,
+)
 from eft_fast.pseudo_gt.write import FORMATS, PersonNames, write_fits
 
 __all__ = [
@@ -11,8 +18,14 @@ __all__ = [
     "LoadedFits",
     "PersonNames",
     "SelectConfig",
+    "SelectLimits",
     "Selection",
+    "Verdict",
     "load_fits",
+    "load_verdicts",
+    "person_keys",
+    "save_verdicts",
     "select_fits",
+    "verdicts_of",
     "write_fits",
 ]

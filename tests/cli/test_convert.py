@@ -74,6 +74,7 @@ def test_convert_to_meshes(fits, tmp_path, capsys, kind):
 def test_convert_selects(fits, tmp_path, capsys):
     out = tmp_path / "x.json"
     base = ["convert", fits, "--to", "eft-json", "--out", out, "--select"]
+    base += ["--max-pose", 1e9, "--max-overbend-deg", 360]  # the tiny regressor knows no people
     code, error = call(capsys, *base, "--max-loss-2d", 0)
     assert code == 2
     assert "no fit passes the rules (2 loss_2d)" in error
@@ -166,3 +167,58 @@ def test_convert_from_any_format_to_any(fits, tmp_path, capsys):
     code, error = call(capsys, "convert", tmp_path / "absent", "--to", "npz", "--out", npz)
     assert code == 2
     assert "no file" in error
+
+
+WIDE = ("--max-loss-2d", 1000, "--max-beta", 1000, "--max-pose", 1e9, "--max-overbend-deg", 360)
+
+
+def test_select_by_hand(fits, tmp_path, capsys):
+    """data select writes the verdicts; convert --select honours them."""
+    code, summary = call(capsys, "data", "select", fits)
+    assert (code, summary["fits"], summary["by_hand"], summary["file"]) == (0, 2, 0, None)
+    assert summary["keep"] + summary["doubtful"] + summary["reject"] == 2
+    assert not (fits / "selection.json").exists()
+    arguments = ("data", "select", fits, "--reject", "2", "--note", "wrong leg", "--list", "reject")
+    code, summary = call(capsys, *arguments)
+    assert (code, summary["by_hand"]) == (0, 1)
+    assert "by_hand" in next(one["why"] for one in summary["listed"] if one["id"] == "2")
+    saved = json.loads((fits / "selection.json").read_text())
+    assert saved["people"] == {"2": {"verdict": "reject", "note": "wrong leg"}}
+    out = tmp_path / "x.json"
+    base = ("convert", fits, "--to", "eft-json", "--out", out)
+    code, summary = call(capsys, *base, "--select", *WIDE)
+    assert (code, summary["written"], summary["by_hand"]) == (0, 1, 1)
+    assert [record.annot_id for record in load_eft_json(out)] == [1]
+    # The other way about, in a file of another name.
+    other = tmp_path / "other.json"
+    assert call(capsys, "data", "select", fits, "--file", other, "--accept", "2")[0] == 0
+    code, summary = call(capsys, *base, "--select", other, "--max-loss-2d", "0")
+    assert (code, summary["written"]) == (0, 1)
+    assert [record.annot_id for record in load_eft_json(out)] == [2]
+    assert call(capsys, "data", "select", fits, "--clear", "2")[0] == 0
+    code, summary = call(capsys, *base, "--select", *WIDE)
+    assert (code, summary["by_hand"], summary["rejected"].get("by_hand")) == (0, 0, None)
+
+
+def test_wrong_use_of_select(fits, tmp_path, capsys):
+    for arguments, words in (
+        (["--reject", "99"], "nobody here has the id 99"),
+        (["--reject", "1,2", "--accept", "2"], "2 is named twice"),
+        (["--note", "x"], "--note goes with --accept or --reject"),
+    ):
+        code, error = call(capsys, "data", "select", fits, *arguments)
+        assert code == 2
+        assert words in error
+    base = ("convert", fits, "--to", "eft-json", "--out", tmp_path / "x.json")
+    code, error = call(capsys, *base, "--select", tmp_path / "absent.json")
+    assert code == 2
+    assert "--select must be a file of verdicts" in error
+    code, error = call(capsys, *base, "--strict")
+    assert code == 2
+    assert "--strict goes with --select" in error
+
+
+def test_a_run_tells_who_is_doubtful(fits):
+    summary = json.loads((fits / "summary.json").read_text())["selection"]
+    assert summary["keep"] + summary["doubtful"] + summary["reject"] == 2
+    assert set(summary) == {"keep", "doubtful", "reject", "rejected_by", "doubtful_by"}
