@@ -51,7 +51,9 @@ def fit_batch(
         keypoints: ``[N, K, 3]``: x, y in photo pixels and confidence; 0 or NaN = not labelled.
         bboxes: ``[N, 4]``: x, y, width, height in photo pixels. ``None``, or a row of NaN or
             without area: the box of the labelled keypoints.
-        joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``.
+        joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``. Of whole
+            bodies (``wholebody133``, ``halpe136``) face and hands are not used, and the result is
+            in their ``body_set``.
         method: ``"map"``: fit the parameters directly under the covariance of the regressor's
             errors; ``"eft"``: fine-tune the regressor on each person; ``"smplify"`` or the name of
             a recipe, such as ``"smplify2016"``: under a prior that knows nothing of the photo;
@@ -119,7 +121,8 @@ def fit_batch(
             workers=workers,
             slots=slots,
         )
-        return run.fit_all(samples, progress=progress, joint_set=joint_set)
+        order = find_joint_set(joint_set).body_set or joint_set
+        return run.fit_all(samples, progress=progress, joint_set=order)
 
 
 def fit_stream(
@@ -145,7 +148,9 @@ def fit_stream(
     Args:
         people: One ``(image, keypoints)`` or ``(image, keypoints, bbox)`` each: a path or RGB uint8
             ``[H, W, 3]``; ``[K, 3]``: x, y in photo pixels and confidence; x, y, width, height.
-        joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``.
+        joint_set: Name of the order of the K keypoints, see ``keypoints.JOINT_SETS``. Of whole
+            bodies (``wholebody133``, ``halpe136``) face and hands are not used, and the result is
+            in their ``body_set``.
         method: One of ``pipeline.dispatch.METHODS``; None: as in ``fit_batch``.
         mode: What EFT tunes, one of ``eft.config.EFT_MODES``; default: ``"full"``.
         regressor: Start of every fit; default: the open one.
@@ -186,4 +191,5 @@ def fit_stream(
         )
     samples = (Sample.from_tuple(each, index, points_set, one) for index, each in enumerate(people))
     total = len(people) if isinstance(people, Sized) else None
-    return in_plain_torch(run.fit_stream(samples, joint_set, total=total, progress=progress))
+    order = points_set.body_set or joint_set
+    return in_plain_torch(run.fit_stream(samples, order, total=total, progress=progress))

@@ -44,6 +44,8 @@ class JointSet:
         to_op25: Place of each joint in OpenPose's 25, or -1. Only points that J24 lacks (feet) and
             OpenPose's own sets go there.
         approx: Joints that only stand for their target, and how they differ from it.
+        body_set: Set of its first joints, where the others (face, hands) have no place on a body;
+            fits are made of these. Empty: all joints have one.
     """
 
     name: str
@@ -52,6 +54,7 @@ class JointSet:
     to_j24: tuple[int, ...]
     to_op25: tuple[int, ...]
     approx: Mapping[str, str] = field(default_factory=dict, compare=False)
+    body_set: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -315,15 +318,53 @@ def _make_spin49() -> JointSet:
     return JointSet("spin49", names, flip, to_j24, tuple(range(25)) + (NO_JOINT,) * 24)
 
 
+#: The 68 points of a face that mirror each other, the person's right one first.
+_FACE_PAIRS: Final = (
+    *((i, 16 - i) for i in range(8)), *((i, 43 - i) for i in range(17, 22)),
+    (31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46),
+    (48, 54), (49, 53), (50, 52), (58, 56), (59, 55), (60, 64), (61, 63), (67, 65),
+)  # fmt: skip
+_NUM_FACE, _NUM_HAND = 68, 21
+
+
+def _make_whole_body(name: str, body_set: str) -> JointSet:
+    """A body set, then 68 points of the face and 21 of the left and the right hand."""
+    body = _make_set(body_set)
+    face = [f"face{i}" for i in range(_NUM_FACE)]
+    for right, left in _FACE_PAIRS:
+        face[right], face[left] = f"rface{right}", f"lface{right}"
+    hands = [f"{side}hand{i}" for side in "lr" for i in range(_NUM_HAND)]
+    names = (*body.names, *face, *hands)
+    place = {joint: index for index, joint in enumerate(names)}
+    mirrored = {"l": "r", "r": "l"}
+    others = names[len(body) :]
+    flip = tuple(
+        place.get(mirrored.get(joint[0], "") + joint[1:], place[joint]) for joint in others
+    )
+    nowhere = (NO_JOINT,) * len(others)
+    return JointSet(
+        name, names, body.flip + flip, body.to_j24 + nowhere, body.to_op25 + nowhere, body.approx,
+        body_set,
+    )  # fmt: skip
+
+
 #: Every joint set by name.
 JOINT_SETS: Final[Mapping[str, JointSet]] = MappingProxyType(
-    {name: _make_set(name) for name in _TABLES} | {"spin49": _make_spin49()}
+    {name: _make_set(name) for name in _TABLES}
+    | {
+        "wholebody133": _make_whole_body("wholebody133", "coco23"),
+        "halpe136": _make_whole_body("halpe136", "halpe26"),
+        "spin49": _make_spin49(),
+    }
 )
 #: Other names in use for the same sets; capitals, and - or spaces for _, make no difference.
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "coco": "coco17",
         "coco_foot": "coco23",
+        "wholebody": "wholebody133",
+        "coco_wholebody": "wholebody133",
+        "dwpose": "wholebody133",
         "mpii": "mpii16",
         "lsp": "lsp14",
         "lspet": "lsp14",
@@ -358,9 +399,6 @@ _HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "h36m": "the right leg first is h36m17_rightfirst, the left leg first h36m17_Jreg",
         "h36m17": "the right leg first is h36m17_rightfirst, the left leg first h36m17_Jreg",
         "human3.6m": "the right leg first is h36m17_rightfirst, the left leg first h36m17_Jreg",
-        "coco_wholebody": "pass the first 23 of its 133 keypoints as coco23",
-        "wholebody": "pass the first 23 of its 133 keypoints as coco23",
-        "halpe136": "pass the first 26 of its 136 keypoints as halpe26",
         "body_135": "pass the first 25 of its 135 keypoints as op25b",
         "mpi_inf_3dhp": "its 28 are mpiinf28, the 17 of the test set mpiinf17test",
     }
@@ -400,6 +438,16 @@ def joint_set(name: str | JointSet) -> JointSet:
     hint = f"; {hint}" if hint else did_you_mean(name, (*JOINT_SETS, *ALIASES))
     hint = hint or f"; use one of {', '.join(JOINT_SETS)}"
     raise ValueError(f"joint_set: expected the name of a joint set, got {name!r}{hint}")
+
+
+def to_body_set(name: str | JointSet) -> JointSet:
+    """The set that fits are made of: the set, or its first joints if the others have no place.
+
+    WholeBody's 133 give ``coco23``, Halpe's 136 ``halpe26``: SMPL has no points for the face and
+    the hands.
+    """
+    order = _lookup(name)
+    return JOINT_SETS[order.body_set] if order.body_set else order
 
 
 _BY_LOWER_NAME: Final = {name.lower(): name for name in JOINT_SETS}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from eft_fast.keypoints import JointSet
+from eft_fast.keypoints import JointSet, to_body_set
 from eft_fast.keypoints import joint_set as find_joint_set
 
 if TYPE_CHECKING:
@@ -106,13 +106,16 @@ class Sample:
                 f"fit_batch: keypoints_3d must be {[*given.shape[:2], 4]} (x, y, z in metres and "
                 f"confidence), got {list(solid.shape)}"
             )
+        body_set = to_body_set(points_set)
+        given = given[:, : len(body_set)]
+        solid = None if solid is None else solid[:, : len(body_set)]
         return [
             cls(
                 id=str(index),
                 dataset="arrays",
                 image=image,
                 keypoints_2d_px=given[index],
-                keypoint_set=joint_set,
+                keypoint_set=joint_set if body_set is points_set else body_set.name,
                 bbox_xyxy=_to_xyxy(boxes[index]),
                 keypoints_3d=None if solid is None else solid[index].astype(np.float32),
                 K=pinholes[index] if isinstance(pinholes, np.ndarray) else pinholes,
@@ -126,7 +129,8 @@ class Sample:
     ) -> Sample:
         """Make the sample of one element of ``fit_stream``; what is wrong becomes its problem."""
         image: Image = ""
-        keypoints = np.zeros((len(points_set.names), 3), np.float32)
+        keypoints = np.zeros((len(points_set), 3), np.float32)
+        body_set = to_body_set(points_set)
         box, problem = np.full(4, np.nan), None
         try:
             if not isinstance(given, tuple) or len(given) not in (2, 3):
@@ -153,8 +157,8 @@ class Sample:
             id=str(index),
             dataset="arrays",
             image=image,
-            keypoints_2d_px=keypoints,
-            keypoint_set=points_set.name,
+            keypoints_2d_px=keypoints[: len(body_set)],
+            keypoint_set=body_set.name,
             bbox_xyxy=_to_xyxy(box),
             K=pinhole,
             problem=problem,

@@ -136,7 +136,7 @@ class JointDefinitions:
             raise ValueError(
                 f"joint_set: {order.name} needs {', '.join(missing[:4])}"
                 f"{' and more' if len(missing) > 4 else ''}, which body {self.arrays.model_id} "
-                "does not define; use smpl24 or points of your own"
+                f"does not define; use {order.body_set or 'smpl24'} or points of your own"
             )
         points = [vocabulary[name] for name in order.names]
         rows = PointRows(

@@ -7,7 +7,6 @@ one NaN would then cost the whole file.
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 import re
@@ -32,47 +31,128 @@ class Element(NamedTuple):
         key: Key in the object at the top; empty if the document is no object.
         place: Place in the list under that key; -1: the value is no list, or an empty one.
         value: The decoded value.
+        start: Byte at which it begins.
+        end: Byte behind it.
     """
 
     key: str
     place: int
     value: Any
+    start: int
+    end: int
 
 
 class JsonFault(ValueError):
-    """What is wrong with a document, and where."""
+    """What is wrong with a document, and at which byte."""
+
+    def __init__(self, fault: str, place: int) -> None:
+        super().__init__(fault)
+        self.place = place
 
 
-def iter_json(path: Path, who: str) -> Iterator[Element]:
-    """Decode a document element by element, in the order of the file.
+class JsonFile:
+    """A JSON file that is decoded in parts. Bytes outside of UTF-8 stay as in file names."""
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read or is not JSON; the elements before the fault came already.
-    """
-    try:
-        if not path.is_file():
-            raise FileNotFoundError(f"{who}: no file {path}")
-        with path.open("rb") as file:
-            if not file.peek(1):
-                raise ValueError(f"{who}: {path} is empty (0 bytes)")
-            yield from _walk(_Text(file))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{who}: {path} cannot be opened ({error.strerror})") from None
-    except JsonFault as error:
-        raise ValueError(f"{who}: {path} is not JSON ({error})") from None
-    except RecursionError as error:
-        raise ValueError(f"{who}: {path} is not JSON ({type(error).__name__})") from None
+    def __init__(self, path: Path, who: str) -> None:
+        """Open a file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be opened, or is empty; ``who`` opens the sentence.
+        """
+        self._path, self._who = path, who
+        self._file: BinaryIO = io.BytesIO()
+        try:
+            if not path.is_file():
+                raise FileNotFoundError(f"{who}: no file {path}")
+            self._file = _in_utf8(path.open("rb"))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if not self._file.read(1):
+            raise ValueError(f"{who}: {path} is empty (0 bytes)")
+
+    def __enter__(self) -> JsonFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Element]:
+        """Decode the document element by element, in the order of the file.
+
+        Raises:
+            ValueError: If it is not JSON; the elements before the fault came already.
+        """
+        self._file.seek(0)
+        try:
+            yield from _walk(_Text(self._file))
+        except OSError as error:
+            raise self._unreadable(error) from None
+        except JsonFault as error:
+            where = self._where(error.place)
+            raise ValueError(f"{self._who}: {self._path} is not JSON ({error}: {where})") from None
+        except RecursionError as error:
+            name = type(error).__name__
+            raise ValueError(f"{self._who}: {self._path} is not JSON ({name})") from None
+
+    def read(self, start: int, end: int) -> Any:
+        """Decode once more what stands between two bytes."""
+        try:
+            self._file.seek(start)
+            return _decode_bytes(self._file.read(end - start))
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def _where(self, place: int) -> str:
+        """Line and column, from 1, of a byte."""
+        self._file.seek(0)
+        line, column = 1, 1
+        while place > 0 and (data := self._file.read(min(place, _CHUNK))):
+            place -= len(data)
+            line += data.count(b"\n")
+            column = len(data) - data.rfind(b"\n") if b"\n" in data else column + len(data)
+        return f"line {line} column {column}"
+
+    def _unreadable(self, error: OSError) -> ValueError:
+        return ValueError(f"{self._who}: {self._path} cannot be opened ({error.strerror})")
 
 
 def iter_head(head: bytes) -> Iterator[Element]:
     """The elements that stand whole in the first bytes of a document; nothing is raised."""
     try:
-        yield from _walk(_Text(io.BytesIO(head)))
+        yield from _walk(_Text(_in_utf8(io.BytesIO(head))))
     except (JsonFault, RecursionError, UnicodeError):
         return
+
+
+def _in_utf8(file: BinaryIO) -> BinaryIO:
+    """The file, or its text in UTF-8 in memory where it is another Unicode; read from its start."""
+    encoding = json.detect_encoding(file.read(4))
+    file.seek(0)
+    if encoding.startswith("utf-8"):
+        return file
+    with file:
+        text = file.read().decode(encoding, "surrogatepass")
+    return io.BytesIO(text.encode("utf-8", "surrogatepass"))
+
+
+def _decode_bytes(data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "surrogateescape")
+    return _decode(text, 0)[0]
+
+
+def _decode(text: str, place: int) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(text, place)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # More digits than Python takes by default.
+        return _PATIENT.raw_decode(text, place)
 
 
 def _walk(text: _Text) -> Iterator[Element]:
@@ -82,24 +162,24 @@ def _walk(text: _Text) -> Iterator[Element]:
     elif first == "{":
         yield from _walk_object(text)
     else:
-        yield Element("", -1, text.value())
+        yield Element("", -1, *text.value())
     text.end()
 
 
 def _walk_object(text: _Text) -> Iterator[Element]:
     text.take("{")
     if text.peek() == "}":
-        yield Element("", -1, {})
+        yield Element("", -1, {}, text.place - 1, text.place + 1)
     else:
         while True:
-            key = text.value()
+            key, _, _ = text.value()
             if not isinstance(key, str):
                 text.fail("expected a key in double quotes")
             text.take(":")
             if text.peek() == "[":
                 yield from _walk_list(text, key)
             else:
-                yield Element(key, -1, text.value())
+                yield Element(key, -1, *text.value())
             if text.peek() == "}":
                 break
             text.take(",")
@@ -109,12 +189,12 @@ def _walk_object(text: _Text) -> Iterator[Element]:
 def _walk_list(text: _Text, key: str) -> Iterator[Element]:
     text.take("[")
     if text.peek() == "]":
-        yield Element(key, -1, [])
+        yield Element(key, -1, [], text.place - 1, text.place + 1)
     else:
-        index = 0
+        place = 0
         while True:
-            yield Element(key, index, text.value())
-            index += 1
+            yield Element(key, place, *text.value())
+            place += 1
             if text.peek() == "]":
                 break
             text.take(",")
@@ -122,32 +202,34 @@ def _walk_list(text: _Text, key: str) -> Iterator[Element]:
 
 
 class _Text:
-    """The characters of a file, as many as are needed at a time."""
+    """The characters of a file in UTF-8, as many as are needed at a time.
+
+    Each byte stands as one character, so that places are bytes; what is not ASCII is decoded once
+    it is known where it ends.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._buffer, self._place = "", 0
-        #: Characters of the file before the buffer.
-        self._before = 0
+        start = file.read(_CHUNK)
+        #: Where to read on: others may read of the same file meanwhile.
+        self._next = file.tell()
+        #: Bytes of the file before the buffer.
+        self._before = 3 if start.startswith(b"\xef\xbb\xbf") else 0
+        self._buffer, self._place = start[self._before :].decode("latin-1"), 0
         self._step = _CHUNK
         self._is_whole = False
-        start = file.read(_CHUNK)
-        encoding = json.detect_encoding(start)
-        # Bytes outside of UTF-8 stay as in file names.
-        errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"
-        name = "utf-8-sig" if encoding == "utf-8" else encoding
-        self._decoder = codecs.getincrementaldecoder(name)(errors)
-        self._buffer = self._decoder.decode(start)
+
+    @property
+    def place(self) -> int:
+        """Byte of the next character."""
+        return self._before + self._place
 
     def peek(self) -> str:
         """The next character that is no space, which stays the next."""
-        while True:
-            found = _SPACE.match(self._buffer, self._place)
-            self._place = found.end() if found else self._place
-            if self._place < len(self._buffer):
-                return self._buffer[self._place]
-            if not self._read_on():
-                self.fail("it ends in the middle")
+        character = self._skip_space()
+        if not character:
+            self.fail("it ends in the middle")
+        return character
 
     def take(self, character: str) -> None:
         """Go past this character, or fail."""
@@ -155,57 +237,56 @@ class _Text:
             self.fail(f"expected {character}")
         self._place += 1
 
-    def value(self) -> Any:
-        """Decode the next value."""
+    def value(self) -> tuple[Any, int, int]:
+        """Decode the next value; between which bytes it stands."""
         self.peek()
         self._step = _CHUNK
         while True:
             value, end, fault, at = None, 0, "", 0
             try:
-                value, end = self._decode()
+                value, end = _decode(self._buffer, self._place)
             except json.JSONDecodeError as error:
                 fault, at = error.msg, self._before + error.pos
             # What the buffer cuts off looks wrong; of the number 1.5e-6 cut behind the e, 1.5 is
             # decoded, and e and - are left.
-            is_near_end = end > len(self._buffer) - 3
-            if (fault or is_near_end) and self._read_on():
+            if (fault or end > len(self._buffer) - 3) and self._read_on():
                 continue
             if fault:
-                raise JsonFault(f"{fault}, at character {at}")
-            self._place = end
-            return value
+                raise JsonFault(fault, at)
+            start, self._place = self._place, end
+            if not self._buffer.isascii():
+                text = self._buffer[start:end]
+                value = value if text.isascii() else _decode_bytes(text.encode("latin-1"))
+            return value, self._before + start, self._before + end
 
     def end(self) -> None:
         """Fail unless nothing but space is left."""
+        if self._skip_space():
+            self.fail("more follows where it should end")
+
+    def fail(self, fault: str) -> None:
+        """Raise JsonFault at the present place."""
+        raise JsonFault(fault, self.place)
+
+    def _skip_space(self) -> str:
+        """The next character that is no space, or nothing at the end."""
         while True:
             found = _SPACE.match(self._buffer, self._place)
             self._place = found.end() if found else self._place
             if self._place < len(self._buffer):
-                self.fail("more follows where it should end")
+                return self._buffer[self._place]
             if not self._read_on():
-                return
-
-    def fail(self, fault: str) -> None:
-        """Raise JsonFault at the present place."""
-        raise JsonFault(f"{fault}, at character {self._before + self._place}")
-
-    def _decode(self) -> tuple[Any, int]:
-        try:
-            return _DECODER.raw_decode(self._buffer, self._place)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:  # More digits than Python takes by default.
-            return _PATIENT.raw_decode(self._buffer, self._place)
+                return ""
 
     def _read_on(self) -> bool:
         """Drop what is past, and read more; False at the end of the file."""
-        if self._is_whole:
-            return False
-        data = self._file.read(self._step)
+        self._file.seek(self._next)
+        data = b"" if self._is_whole else self._file.read(self._step)
+        self._next += len(data)
         self._step *= 2
         self._is_whole = not data
         if data:
             self._before += self._place
-            self._buffer = self._buffer[self._place :] + self._decoder.decode(data)
+            self._buffer = self._buffer[self._place :] + data.decode("latin-1")
             self._place = 0
         return bool(data)

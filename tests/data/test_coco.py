@@ -292,7 +292,10 @@ def test_scores_and_feet(tmp_path: Path, photos: Path) -> None:
     )
     assert set(samples[0].keypoints_2d_px[:, 2]) == {0.5}
     for sample in samples[1:]:
-        assert sample.keypoints_2d_px.shape == (17, 3)
+        assert sample.keypoint_set == "coco23"
+        np.testing.assert_array_equal(
+            sample.keypoints_2d_px[17:, :2], np.reshape(feet, (6, 3))[:, :2]
+        )
         np.testing.assert_array_equal(
             sample.extra["foot_keypoints_px"], [[130, 140, 1]] * 5 + [[0, 0, 0]]
         )
@@ -315,9 +318,10 @@ def test_posetrack_is_known_by_its_names(tmp_path: Path, photos: Path) -> None:
         ("[" * 200_000, "is not JSON"),
         ("[]", "must hold an object with images and annotations, got a list with no image_id, "),
         (
-            '[{"image_id": 2}]',
+            '[{"image_id": 2, "keypoints": []}]',
             "got a list with the image_id 2, which names no photo; add the images",
         ),
+        ('[{"image_id": "a.jpg"}]', "has keypoints; use the person_keypoints"),
         ("3", "got int"),
         ("{}", "must have a list of objects images, got the keys none"),
         ('{"people": []}', "got the keys people; of an OpenPose output give the folder"),

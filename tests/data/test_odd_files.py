@@ -227,7 +227,7 @@ def test_named_feet(folder: Path) -> None:
     category = {"id": 1, "name": "person", "keypoints": COCO + FEET}
     feet = [[240, 255, 2]] * 6
     samples = read(folder, coco(person(keypoints=POINTS + feet), categories=[category]))
-    assert samples[0].keypoint_set == "coco17"
+    assert samples[0].keypoint_set == "coco23"
     assert samples[0].extra["foot_keypoints_px"].tolist() == [[240, 255, 1]] * 6
 
 
@@ -297,6 +297,15 @@ def test_a_list_of_results_that_names_its_photos(folder: Path) -> None:
     for name in (2, "2", None):
         with pytest.raises(ValueError, match="which names no photo; add the images"):
             read(folder, [{**entry, "image_id": name}])
+
+
+def test_a_list_of_results_with_numbers_finds_photos_named_by_them(folder: Path) -> None:
+    """COCO's photos: 000000000139.jpg and COCO_val2014_000000000139.jpg are number 139."""
+    (folder / "photos" / "a.png").rename(folder / "photos" / "COCO_val2014_000000000139.png")
+    entry = {"image_id": 139, "category_id": 1, "keypoints": FLAT, "score": 0.9}
+    samples = read(folder, [entry, {**entry, "image_id": 7}])
+    assert [Path(str(s.image)).name for s in samples] == ["COCO_val2014_000000000139.png", "None"]
+    assert samples.problems == ["read_coco: no photo, or several, with the number 7 in its name"]
 
 
 @pytest.mark.parametrize("name", ["op25", "op25b"])

@@ -91,13 +91,12 @@ class Peek:
         if self.head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
             return None
         found: dict[str, Any] | list[Any] = {} if self._is_object else []
-        for key, index, value in iter_head(self.head):
+        for element in iter_head(self.head):
+            value = [element.value] if element.place == 0 else element.value
             if isinstance(found, list):
-                if index == 0:
-                    found.append(value)
-                break
-            if key or index < 0:
-                found.setdefault(key, [value] if index == 0 else value)
+                return value if isinstance(value, list) else found
+            if element.key:
+                found.setdefault(element.key, value)
         return found
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -49,7 +50,8 @@ class Found:
 
     Attributes:
         person: The person.
-        photo: Name of the photo, with as many folders as the file gives; None: it names none.
+        photo: Name of the photo, with as many folders as the file gives; None: it names none. Or
+            the photo, where a reader has looked for it.
         size: Width and height that the photo should have.
         area: Square pixels of the person; None: that of the box, else of the keypoints.
         has_stem: ``photo`` has no ending such as ``.jpg``.
@@ -57,7 +59,7 @@ class Found:
     """
 
     person: Person
-    photo: str | None = None
+    photo: str | Photo | None = None
     size: tuple[int, int] | None = None
     area: float | None = None
     has_stem: bool = False
@@ -132,25 +134,59 @@ class Reading:
                 self.problems[_kind_of_problem(photo, person)] += 1
             yield replace(sample, **found.fields) if found.fields else sample
 
-    def _photo(self, found: Found) -> Photo:
+    def find_photo(
+        self, name: str, size: tuple[int, int] | None = None, *, has_stem: bool = False
+    ) -> Photo:
+        """The photo with this name, or the sentence that says why there is none."""
+        return self._finding(name, size, has_stem)
+
+    def find_numbered(self, number: str) -> Photo:
+        """The photo whose name ends in this number, as COCO's do: 000000000139.jpg for 139."""
         if self._finder is None:
-            return Photo(None, found.size)
-        if found.photo is None:
+            return Photo(None)
+        stem = self._numbered.get(number.lstrip("0") or "0")
+        if stem is None:
+            text = f"{self.who}: no photo, or several, with the number {shown(number)} in its name"
+            return Photo(None, None, text, is_wanted=not self._finder.is_selection)
+        return self.find_photo(stem, has_stem=True)
+
+    def has_numbered(self, numbers: Iterable[str]) -> bool:
+        """Whether a photo has one of these numbers; photos that are not looked for may have all."""
+        return self._finder is None or any(
+            self._numbered.get(number.lstrip("0") or "0") for number in numbers
+        )
+
+    def _photo(self, found: Found) -> Photo:
+        if isinstance(found.photo, Photo):
+            return found.photo
+        if found.photo is None and self._finder is not None:
             text = f"{self.who}: {found.person.label} names no photo"
             return Photo(None, found.size, text)
-        return self._find_photo(found.photo, found.size, found.has_stem)
+        return self.find_photo(found.photo or "", found.size, has_stem=found.has_stem)
 
     @functools.cached_property
     def _finder(self) -> PhotoFinder | None:
         return None if self.photos is None else PhotoFinder(self.photos, self.who)
 
     @functools.cached_property
-    def _find_photo(self) -> Callable[[str, tuple[int, int] | None, bool], Photo]:
+    def _numbered(self) -> dict[str, str | None]:
+        """Photos by the number at the end of their names; None: several."""
+        found: dict[str, str | None] = {}
+        for stem in sorted(self._finder.stems()) if self._finder is not None else ():
+            digits = re.search(r"[0-9]+$", stem)
+            if digits is not None:
+                number = digits[0].lstrip("0") or "0"
+                found[number] = None if number in found else stem
+        return found
+
+    @functools.cached_property
+    def _finding(self) -> Callable[[str, tuple[int, int] | None, bool], Photo]:
         finder, who = self._finder, self.who
-        assert finder is not None
 
         @functools.lru_cache(maxsize=_PHOTOS_KEPT)
         def find(name: str, size: tuple[int, int] | None, has_stem: bool) -> Photo:
+            if finder is None:
+                return Photo(None, size)
             try:
                 path = finder.find_stem(name) if has_stem else finder.find(name)
                 return check_photo(path, size, who)
