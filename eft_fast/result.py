@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eft_fast.conventions import BOX_MARGIN, BOX_UNIT, NUM_BETAS, NUM_JOINTS
+from eft_fast.files import save_npz
 from eft_fast.geometry.cameras import (
     crop_intrinsics,
     photo_intrinsics,
@@ -137,6 +138,8 @@ class FitResult:
             None where the method says nothing.
         photo: Path of each photo; empty for an array.
         id: Name of each person in the annotation file, or a number.
+        run_id: Names the run of ``eft-fast fit`` that made the fits, as the files beside them do;
+            empty elsewhere.
     """
 
     params: SmplParams
@@ -163,6 +166,7 @@ class FitResult:
     joint_sigma_mm: Float[Tensor, "N 24"] | None = None
     photo: tuple[str, ...] = ()
     id: tuple[str, ...] = ()
+    run_id: str = ""
     _body: Smpl | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -236,12 +240,7 @@ class FitResult:
             photo=tuple(person.photo for person in people),
             id=tuple(person.id for person in people),
             _body=body,
-            **{
-                name: _stack_rows(
-                    [None if fit is None else fit.outputs.get(name) for fit in fits], shape
-                )
-                for name, shape in outputs.items()
-            },
+            **_stack_outputs(fits, outputs),
         )
         if not len(people):
             return result
@@ -377,7 +376,13 @@ class FitResult:
         return photo
 
     def save(self, path: str | Path) -> None:
-        """Write everything but the body to an .npz without pickled objects."""
+        """Write everything but the body to an .npz without pickled objects.
+
+        The file is there whole or not at all: a process that is killed leaves the former one.
+
+        Raises:
+            OSError: If it cannot be written; what was there before is as it was.
+        """
         arrays: dict[str, Any] = {"format": np.array(_FORMAT)}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -392,8 +397,7 @@ class FitResult:
                 arrays["init_pred_cam"] = value.pred_cam.numpy()
             else:
                 arrays[item.name] = np.array(value, dtype=np.str_)
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        save_npz(path, arrays)
 
     @classmethod
     def load(cls, path: str | Path, *, body: Smpl | None = None) -> FitResult:

@@ -15,7 +15,18 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 
-L0 = {"conventions", "keypoints", "plausible", "imaging", "sample", "errors", "archives", "pickles"}
+L0 = {
+    "conventions",
+    "keypoints",
+    "plausible",
+    "imaging",
+    "sample",
+    "errors",
+    "archives",
+    "files",
+    "folders",
+    "pickles",
+}
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}

@@ -21,6 +21,7 @@ from eft_fast.body.arrays import BodyArrays, to_smplx_arrays
 from eft_fast.body.joints import BodyPoints, JointDefinitions, check_owner
 from eft_fast.body.plan import make_mesh_plan, make_points_plan
 from eft_fast.conventions import NUM_BETAS, NUM_JOINTS
+from eft_fast.files import whole_file
 from eft_fast.keypoints import JointSet
 
 _NUM_BODY_JOINTS: Final = NUM_JOINTS - 1
@@ -217,7 +218,7 @@ class Smpl(nn.Module):
         content: dict[str, Any] = {"model_id": self.id, **to_smplx_arrays(self.arrays)}
         if self.arrays.vertex_picks is not None:
             content["vertex_picks"] = self.arrays.vertex_picks
-        with target.open("wb") as file:
+        with whole_file(target) as file:
             pickle.dump(content, file, protocol=4)
 
     def points_plan(self, which: str | JointSet | BodyPoints) -> Any:

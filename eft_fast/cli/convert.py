@@ -142,8 +142,8 @@ def run(options: argparse.Namespace) -> int:
         if options.select is not None:
             job = _selected(job, options.select, given, summary)
         written = _write(job, options.to, out)
-    if not any(job.photos) and not any(job.result.photo) and not options.quiet:
-        note("note: no people.json beside the fits, so photos are called by their number")
+    if not any(job.photos) and not options.quiet:
+        note("note: the fits do not name their photos, which are called by their number")
     for text in () if options.quiet else job.notes:
         note(f"note: {text}")
     summary |= {"written": written, "out": str(out)}

@@ -19,6 +19,7 @@ from eft_fast.cli.options import (
 from eft_fast.cli.output import emit, note, write_json
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_regressor, check_render_sources, output_file, output_folder
+from eft_fast.files import write_text
 
 #: Of the rendered set by default; training renders with seed 0.
 SEED: Final = 20
@@ -113,7 +114,7 @@ def _bench(options: argparse.Namespace, names: list[str] | None, table: Path) ->
         "levels": levels,
     }
     write_json(str(options.out / "openbench.json"), summary)
-    table.write_text(to_markdown(summary, _command(options)), encoding="utf-8")
+    write_text(table, to_markdown(summary, _command(options)))
     lines = [line for level in levels for line in [f"noise {level['noise']:g}", *_table(level)]]
     emit(summary, lines, as_json=options.json)
     return 0

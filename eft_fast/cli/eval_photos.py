@@ -19,6 +19,7 @@ from eft_fast.cli.paths import (
     output_file,
 )
 from eft_fast.errors import expected_name
+from eft_fast.files import write_text
 
 if TYPE_CHECKING:
     from eft_fast.evaluation.photos import Fit, PhotoMethod, PhotoPeople, Protocol
@@ -204,7 +205,7 @@ def _measure(
         "forms": forms,
     }
     write_json(str(page.with_suffix(".json")), summary)
-    page.write_text(to_markdown(summary, _command(options)), encoding="utf-8")
+    write_text(page, to_markdown(summary, _command(options)))
     lines = [line for form in forms for line in _table(form)]
     emit(summary, lines, as_json=options.json)
     return 0

@@ -15,6 +15,7 @@ from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.paths import check_body, check_file, check_regressor
 from eft_fast.cli.people import People
 from eft_fast.conventions import COVARIANCE_SUFFIX
+from eft_fast.cli.signals import Signals
 from eft_fast.eft.config import EftConfig
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.smplify.config import SmplifyConfig
@@ -186,10 +187,12 @@ def fit_and_write(
     result = _fit(people, options)
     info = RunInfo(seconds=time.perf_counter() - start, title=title, options=options)
     summary, lines = write_outputs(result, people, out, info)
-    for sentence in (*people.problems, *(text for text in result.message if text)):
-        if not options.quiet:
+    is_stopped = Signals.current().came
+    if not (options.quiet or is_stopped):
+        for sentence in (*people.problems, *(text for text in result.message if text)):
             note(f"note: {sentence}")
-    emit(summary, lines, as_json=options.json)
+    if options.json or not is_stopped:
+        emit(summary, lines, as_json=options.json)
     return 1 if all(reason in ("bad_image", "nan") for reason in result.stop_reason) else 0
 
 

@@ -7,6 +7,8 @@ import math
 import sys
 from typing import Any, Final
 
+from eft_fast.files import write_text
+
 #: What every command says that finds no torch.
 NO_TORCH: Final = (
     "torch is not installed: exported regressors run without it (predict, verify), everything else "
@@ -37,9 +39,7 @@ def emit(summary: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
 
 def write_json(path: str, summary: dict[str, Any]) -> None:
     """Write a summary to a file; NaN becomes null, as JSON has none."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(_without_nan(summary), file, indent=2, allow_nan=False)
-        file.write("\n")
+    write_text(path, json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
 
 
 def note(text: str) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from eft_fast.cli.output import UsageError
+from eft_fast.files import remove_partials, why_not_written
+from eft_fast.folders import FolderInUseError, locked_folder
+
+#: Bytes that a disk has to take before anything is loaded.
+_TRIED: Final = 65536
 
 
 def check_file(option: str, path: str | Path) -> None:
@@ -75,28 +82,48 @@ def _try_to_open(option: str, file: Path) -> None:
 
 @contextmanager
 def output_folder(path: Path, option: str = "--out") -> Iterator[Path]:
-    """Make a folder and try to write in it; one that is made here and stays empty goes again.
+    """Make a folder, lock it, and try to write in it; one that is made here and stays empty goes.
 
     Raises:
-        UsageError: If it is a file, or cannot be made or written.
+        UsageError: If it is a file, cannot be made or written, or another process writes it.
     """
+    with _made_folder(path, option):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked_folder(path))
+            except FolderInUseError as error:
+                raise UsageError(f"{option} {error}") from None
+            except OSError as error:
+                raise _cannot_be_written(option, path, error) from None
+            yield path
+
+
+@contextmanager
+def _made_folder(path: Path, option: str) -> Iterator[Path]:
     made: list[Path] = []
     try:
         if path.is_file():
             raise UsageError(f"{option} must be a folder, got the file {path}")
         made = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        with tempfile.TemporaryFile(dir=path) as file:
+            # A full disk still makes files; it takes nothing into them.
+            file.write(bytes(_TRIED))
+            file.flush()
     except OSError as error:
         _remove_empty(made)
-        raise UsageError(
-            f"{option} cannot be written ({error.strerror}): {path}; choose another folder"
-        ) from None
+        raise _cannot_be_written(option, path, error) from None
     try:
         yield path
     finally:
         _remove_empty(made)
+
+
+def _cannot_be_written(option: str, path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{option} cannot be written ({why_not_written(error)}): {path}; nothing was changed; "
+        "choose another folder"
+    )
 
 
 @contextmanager
@@ -108,11 +135,13 @@ def output_file(path: Path, option: str = "--out") -> Iterator[Path]:
     """
     if path.is_dir():
         raise UsageError(f"{option} must be a file, got the folder {path}")
-    with output_folder(path.parent, option):
+    with _made_folder(path.parent, option) as folder:
+        remove_partials(folder)
         if path.exists():
             try:
-                with path.open("ab"):
-                    pass
+                if path.is_file():
+                    with path.open("ab"):
+                        pass
             except OSError as error:
                 raise UsageError(f"{option} cannot be written ({error.strerror}): {path}") from None
         yield path

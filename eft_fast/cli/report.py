@@ -11,7 +11,8 @@ from eft_fast.cli.options import add_body
 from eft_fast.cli.output import UsageError, emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_folder
-from eft_fast.cli.run_folder import find_fits, load_run_folder
+from eft_fast.cli.run_folder import PICTURES, REPORT, find_fits, load_run_folder
+from eft_fast.folders import replaced_files
 
 
 def add(subparsers: Subparsers) -> None:
@@ -50,17 +51,7 @@ def _draw(options: argparse.Namespace) -> int:
         raise UsageError(f"{job.folder} holds no fits")
     if not job.photos:
         raise UsageError(
-            f"no people.json in {job.folder}, so the photos are not known; run eft-fast fit again"
-        )
-    shown = sys.stderr.isatty() and not options.quiet
-    with tqdm(total=len(job.result), unit="picture", disable=not shown, leave=False) as bar:
-        rows = write_overlays(
-            job.result,
-            job.photos,
-            job.names,
-            job.ids,
-            job.folder / "overlays",
-            on_person=lambda: (bar.update(), None)[1],
+            f"the fits in {job.folder} do not name their photos; run eft-fast fit again"
         )
     facts = {
         "method": f"{job.result.method}, mode {job.result.mode}",
@@ -69,9 +60,19 @@ def _draw(options: argparse.Namespace) -> int:
         "keypoints": job.source,
         "eft_fast": version("eft-fast"),
     }
-    page = write_report(
-        job.folder / "report.html", rows, ReportSummary(title=options.title, facts=facts)
-    )
+    shown = sys.stderr.isatty() and not options.quiet
+    bar = tqdm(total=len(job.result), unit="picture", disable=not shown, leave=False)
+    with bar, replaced_files(job.folder, PICTURES) as new:
+        rows = write_overlays(
+            job.result,
+            job.photos,
+            job.names,
+            job.ids,
+            new / "overlays",
+            on_person=lambda: (bar.update(), None)[1],
+        )
+        write_report(new / REPORT, rows, ReportSummary(title=options.title, facts=facts))
+    page = job.folder / REPORT
     missing = sum(row.panel is None for row in rows)
     summary = {"people": len(rows), "without_photo": missing, "report": str(page)}
     lines = [f"{len(rows)} people, {missing} without a photo", f"report  {page}"]

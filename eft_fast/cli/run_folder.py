@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.cli.output import UsageError, write_json
 from eft_fast.data.values import shown
+from eft_fast.folders import finish_replacement
 
 if TYPE_CHECKING:
     from eft_fast.cli.people import People
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 FITS: Final = "fits.npz"
 NAMES: Final = "people.json"
+SUMMARY: Final = "summary.json"
+REPORT: Final = "report.html"
+#: What shows the people of a run, and everything that a run leaves: another run replaces it.
+PICTURES: Final = ("overlays", REPORT, "report_thumbnails")
+RUN_FILES: Final = (FITS, NAMES, SUMMARY, *PICTURES, "view.html")
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,10 @@ class RunFolder:
         return [f"person {row + 1}" for row in range(len(self.result))]
 
 
-def save_names(out: Path, people: People) -> None:
-    """Write who is who beside the fits."""
+def save_names(out: Path, people: People, run_id: str) -> None:
+    """Write who is who beside the fits of a run."""
     content: dict[str, Any] = {
+        "run_id": run_id,
         "photos": [str(photo) for photo in people.photos],
         "ids": people.ids,
         "source": people.source,
@@ -67,6 +74,9 @@ def find_fits(path: Path) -> Path:
     """
     from eft_fast.data.formats.detect import find_format
 
+    folder = path if path.is_dir() else path.parent
+    if folder.is_dir():
+        finish_replacement(folder)
     if find_format(path) not in (None, "npz"):
         return path
     file = path / FITS if path.is_dir() else path
@@ -76,7 +86,9 @@ def find_fits(path: Path) -> Path:
 
 
 def load_run_folder(path: Path, body: str) -> RunFolder:
-    """Read the fits of a folder, or of a file, and their names if they are there.
+    """Read the fits of a folder, or of a file, and their names.
+
+    The fits name their photos themselves; ``people.json`` adds where they come from.
 
     Raises:
         UsageError: If there are no fits, or the names are those of other fits.
@@ -85,26 +97,39 @@ def load_run_folder(path: Path, body: str) -> RunFolder:
     from eft_fast.data.formats.detect import find_format
     from eft_fast.result import FitResult
 
-    if path.exists() and find_format(path) not in (None, "npz"):
-        return _load_other(path, body)
     file = find_fits(path)
+    if find_format(file) not in (None, "npz"):
+        return _load_other(path, body)
     result = FitResult.load(file, body=None if body == "open" else load_body(body))
+    content = _read_names(file, result)
+    photos = list(result.photo) if any(result.photo) else content["photos"]
+    # Outside of a run, ids are numbers of rows.
+    ids = list(result.id) if result.run_id else content["ids"]
+    return RunFolder(file.parent, result, photos, ids, content["source"], content["tracks"])
+
+
+def _read_names(file: Path, result: FitResult) -> dict[str, Any]:
+    """What ``people.json`` beside the fits says, which has to be of the same run."""
+    nothing: dict[str, Any] = {"photos": [], "ids": [], "source": "unknown", "tracks": []}
     names = file.parent / NAMES
-    content: dict[str, Any] = {
-        "photos": [],
-        "ids": [],
-        "source": "unknown",
-        "tracks": [],
-    }
-    if file.name == FITS and names.is_file():
-        content |= json.loads(names.read_text(encoding="utf-8"))
-        if len(content["photos"]) != len(result):
-            raise UsageError(
-                f"{names} names {len(content['photos'])} people, but {file} holds {len(result)}; "
-                "run eft-fast fit again"
-            )
-    names_of = (content[key] for key in ("photos", "ids", "source", "tracks"))
-    return RunFolder(file.parent, result, *names_of)
+    if file.name != FITS or not names.is_file():
+        return nothing
+    try:
+        content = json.loads(names.read_text(encoding="utf-8"))
+        found: dict[str, Any] = nothing | content
+        is_theirs = found.get("run_id", "") == result.run_id
+        is_theirs = is_theirs and len(found["photos"]) == len(result)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{names} is not what eft-fast fit wrote ({error}); remove it, or run eft-fast fit "
+            "again"
+        ) from error
+    if is_theirs:
+        return found
+    raise UsageError(
+        f"{names} names {len(found['photos'])} people of another run than the {len(result)} in "
+        f"{file}; run eft-fast fit again, or move it away"
+    )
 
 
 def _load_other(path: Path, body: str) -> RunFolder:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
+import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,12 @@ import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
-from eft_fast.cli.run_folder import save_names
+from eft_fast.cli.run_folder import FITS, PICTURES, RUN_FILES, SUMMARY, save_names
+from eft_fast.cli.signals import Signals
 from eft_fast.evaluation.metrics import pck
 from eft_fast.pseudo_gt import select_fits
+from eft_fast.files import OutputError
+from eft_fast.folders import replaced_files
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 
@@ -36,15 +41,62 @@ class RunInfo:
 def write_outputs(
     result: FitResult, people: People, out: Path, info: RunInfo
 ) -> tuple[dict[str, Any], list[str]]:
-    """Write everything into ``out``; return the summary and the lines for people."""
-    out.mkdir(parents=True, exist_ok=True)
-    result.save(out / "fits.npz")
+    """Write everything into ``out``; return the summary and the lines for people.
+
+    The fits come first and replace what an earlier run left, whole or not at all. Pictures can be
+    drawn again (``eft-fast report``), so nothing that hinders them costs the fits.
+    """
+    signals = Signals.current()
+    result = replace(
+        result,
+        photo=tuple(map(str, people.photos)),
+        id=tuple(people.ids),
+        run_id=secrets.token_hex(8),
+    )
     summary = summarise(result, people, info)
-    write_json(str(out / "summary.json"), summary)
-    save_names(out, people)
-    if not info.options.no_pictures:
-        _write_pictures(result, people, out, info, summary)
-    return summary, _lines(summary, out, pictures=not info.options.no_pictures)
+    done = f"{_done(result)} of {len(result)} people done"
+    done += f" ({summary['fits_per_second']:.2f} fits/s), saved in {out / FITS}"
+    with signals.hold():
+        _write_fits(result, people, out, summary)
+        signals.tell(done)
+    is_drawn = not (info.options.no_pictures or signals.came)
+    if is_drawn:
+        signals.tell(f"{done}; eft-fast report {out} draws the pictures")
+        try:
+            with replaced_files(out, PICTURES) as new:
+                _write_pictures(result, people, new, info, summary)
+        except OutputError as error:
+            raise OutputError(
+                f"the pictures are not drawn: {error}; the fits are all in {out / FITS}, and "
+                f"eft-fast report {out} draws them"
+            ) from error
+        signals.tell("everything is written")
+    return summary, _lines(summary, out, pictures=is_drawn)
+
+
+def _write_fits(result: FitResult, people: People, out: Path, summary: dict[str, Any]) -> None:
+    """Replace the run of a folder; where that fails, the fits are saved elsewhere."""
+    try:
+        with replaced_files(out, RUN_FILES) as new:
+            result.save(new / FITS)
+            write_json(str(new / SUMMARY), summary)
+            save_names(new, people, result.run_id)
+    except OutputError as error:
+        raise OutputError(f"{error}; {_rescue(result)}") from error
+
+
+def _rescue(result: FitResult) -> str:
+    """Save fits where the system keeps what is for the moment; say where, or that it failed."""
+    try:
+        place = Path(tempfile.mkdtemp(prefix="eft-fast-")) / FITS
+        result.save(place)
+    except OSError:
+        return "the fits of this run are lost"
+    return f"the fits of this run are in {place}"
+
+
+def _done(result: FitResult) -> int:
+    return sum(reason != "interrupted" for reason in result.stop_reason)
 
 
 def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any]:
@@ -58,7 +110,7 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
         "init_pck_0.1": pck(result.keypoint_distances("init"), size),
         "pck_0.1": pck(result.keypoint_distances(), size),
         "seconds": info.seconds,
-        "fits_per_second": len(result) / info.seconds,
+        "fits_per_second": _done(result) / info.seconds,
         "confidence": None if sure is None else float(sure.nanmean()),
         "stop_reasons": dict(Counter(result.stop_reason)),
         "selection": select_fits(result).statistics(),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from eft_fast.files import save_npz, write_text
+from eft_fast.folders import replaced_files
 from eft_fast.serving.card import CARD_NAME, HASHES_NAME, ModelCard
 
 SAMPLES_NAME: Final = "samples.npz"
@@ -35,28 +35,18 @@ def replaced_folder(out: str | Path) -> Iterator[Path]:
 
     Raises:
         NotADirectoryError: If ``out`` is a file.
+        FolderInUseError: If another process exports to it.
+        OutputError: If it cannot be written.
     """
     target = Path(out).expanduser()
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"export: {target} is a file; give a folder")
-    is_new = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        # In the target, so that renames stay on one disk.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as scratch:
-            yield Path(scratch)
-            _remove_old(target)
-            for source in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
-                place = target / source.relative_to(scratch)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source, place)
-    except BaseException:
-        if is_new and not any(target.iterdir()):
-            target.rmdir()
-        raise
+    with replaced_files(target, _exported(target)) as scratch:
+        yield scratch
 
 
-def _remove_old(target: Path) -> None:
+def _exported(target: Path) -> Iterator[str]:
+    """Names of the files of an earlier export."""
     try:
         known = list(json.loads((target / HASHES_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -64,20 +54,19 @@ def _remove_old(target: Path) -> None:
     for name in (*known, *_REPORTS):
         path = target / str(name)
         if path.is_file() and target.resolve() in path.resolve().parents:
-            path.unlink()
+            yield str(name)
 
 
 def write_record(folder: Path, card: ModelCard, samples: Mapping[str, np.ndarray]) -> None:
     """Write what stands beside a model: its card, the samples, and the hashes of all files."""
-    (folder / CARD_NAME).write_text(card.to_json(), encoding="utf-8")
-    with open(folder / SAMPLES_NAME, "wb") as file:
-        np.savez_compressed(file, **samples)  # type: ignore[arg-type]
+    write_text(folder / CARD_NAME, card.to_json())
+    save_npz(folder / SAMPLES_NAME, samples)
     write_json(folder / HASHES_NAME, hash_files(folder))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a small JSON file for people to read as well."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def hash_files(folder: Path) -> dict[str, str]:

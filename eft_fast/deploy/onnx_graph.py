@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from eft_fast.deploy.graph import ExportGraph
+from eft_fast.files import write_bytes
 from eft_fast.serving.card import INPUT_NAME, ModelCard
 
 _EXAMPLE_BATCH: Final = 3  # more than one: sizes 0 and 1 would be taken for constants
@@ -80,7 +81,7 @@ def save_onnx(model: Any, card: ModelCard, path: Path) -> None:
     import onnx
 
     onnx.helper.set_model_props(model, card.to_strings())
-    path.write_bytes(model.SerializeToString())
+    write_bytes(path, model.SerializeToString())
 
 
 @contextmanager

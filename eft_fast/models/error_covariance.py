@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.conventions import COVARIANCE_SUFFIX
+from eft_fast.files import save_npz
 from eft_fast.models.base import Regressor
 from eft_fast.models.error_state import NUM_STATE
 from eft_fast.models.identity import weights_hash
@@ -82,10 +83,7 @@ class ErrorCovariance:
             "people": self.people,
             "source": self.source,
         }
-        with open(path, "wb") as file:
-            np.savez_compressed(
-                file, card=np.array(json.dumps(card)), second_moment=self.second_moment
-            )
+        save_npz(path, {"card": np.array(json.dumps(card)), "second_moment": self.second_moment})
 
 
 def covariance_beside(weights: str | Path) -> Path:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from eft_fast.conventions import EXTENT_PER_SIZE
+from eft_fast.files import save_npz
 from eft_fast.keypoints import joint_set as find_joint_set
 
 FORMAT: Final = "eft_fast-keypoint-noise-1"
@@ -74,13 +75,12 @@ class KeypointNoise:
     def save(self, path: str | Path) -> None:
         """Write one ``.npz`` without pickles."""
         card = {"format": FORMAT, "count": self.count, "source": self.source}
-        with open(path, "wb") as file:
-            np.savez(
-                file,
-                card=np.array(json.dumps(card)),
-                confidence=self.confidence,
-                sigma=self.sigma,
-            )
+        arrays = {
+            "card": np.array(json.dumps(card)),
+            "confidence": self.confidence,
+            "sigma": self.sigma,
+        }
+        save_npz(path, arrays, compressed=False)
 
 
 #: Labels that people made: confidence 1. What is unsure in a file is three times as far off. Chosen

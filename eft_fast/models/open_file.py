@@ -15,6 +15,7 @@ import numpy as np
 
 from eft_fast.archives import check_unpacked
 from eft_fast.conventions import OPEN_CROP, SCALE_SHIFT
+from eft_fast.files import save_npz
 from eft_fast.models.blazepose import VARIANTS, BlazePose
 from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
@@ -60,8 +61,7 @@ def save_open_regressor(
     card["weights_hash"] = arrays_sha256(state)[:HASH_DIGITS]
     arrays: dict[str, Any] = {_CARD_KEY: np.array(json.dumps(card))}
     arrays |= {_STATE + name: array for name, array in state.items()}
-    with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_npz(path, arrays)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast.conventions import BOX_UNIT
+from eft_fast.files import save_npz
 from eft_fast.imaging import Crop, crop_image, load_image
 from eft_fast.serving.card import ModelCard
 from eft_fast.serving.session import open_session
@@ -67,8 +68,7 @@ class PhotoPredictions:
         arrays["card"] = np.array(self.card.to_json())
         if self.joints is not None:
             arrays["joint_names"] = np.array(self.card.joint_names)
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        save_npz(path, arrays)
 
 
 class Predictor:

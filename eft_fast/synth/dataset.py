@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +17,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from eft_fast.body import load_body
+from eft_fast.files import save_npz
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.motion import Split
 from eft_fast.synth.render import Renderer, make_renderer
@@ -229,17 +229,10 @@ class _ShardWriter:
             rows += self.make_rows(index, renderer.draw_people(renderer.scene(index)))
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         arrays[ORIGIN] = np.array(self.job.origin(shard))
-        save_arrays(self.job.shard_path(shard), arrays)
+        save_npz(self.job.shard_path(shard), arrays, compressed=False)
         return len(indices)
 
 
 def _labelled_person(index: int, people: Sequence[SynthSample]) -> list[dict[str, np.ndarray]]:
     """The picture and the labels of the person that the crop is around."""
     return [{item.name: getattr(people[0], item.name) for item in fields(SynthArrays)}]
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an npz that is there whole or not at all, so that a killed run leaves no half file."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from eft_fast.files import save_npz, whole_file, write_text
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set
-from eft_fast.synth.dataset import ORIGIN, SynthJob, save_arrays, write_shards
+from eft_fast.synth.dataset import ORIGIN, SynthJob, write_shards
 from eft_fast.synth.landmarks import LANDMARKS, NUM_COCO
 from eft_fast.synth.sample import SynthSample
 
@@ -79,11 +79,12 @@ def write_set(job: SynthJob, *, processes: int = 1, progress: bool = True) -> Wr
     write_shards(parts, todo, _PictureWriter(images, job), processes=processes, progress=progress)
     arrays = _load_parts(parts)
     annotations = job.out / "annotations.json"
-    _write_text(annotations, json.dumps(make_coco(arrays, job)))
+    write_text(annotations, json.dumps(make_coco(arrays, job)))
     parameters = job.out / "parameters.npz"
-    save_arrays(parameters, _make_parameters(arrays, job))
+    save_npz(parameters, _make_parameters(arrays, job), compressed=False)
     sheet = job.out / "contact_sheet.png"
-    _make_sheet(images, arrays, job).save(sheet)
+    with whole_file(sheet) as file:
+        _make_sheet(images, arrays, job).save(file, format="PNG")
     people, rendered = len(arrays["box"]), sum(len(parts.indices(shard)) for shard in todo)
     return WrittenSet(images, annotations, parameters, sheet, people, job.count, rendered)
 
@@ -178,10 +179,9 @@ class _PictureWriter:
 
     def __call__(self, index: int, people: Sequence[SynthSample]) -> list[dict[str, np.ndarray]]:
         path = self.images / image_name(self.job, index)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        # Noise does not compress: a higher level costs time and saves hardly a byte.
-        Image.fromarray(people[0].image).save(partial, format="PNG", compress_level=1)
-        partial.replace(path)
+        with whole_file(path) as file:
+            # Noise does not compress: a higher level costs time and saves hardly a byte.
+            Image.fromarray(people[0].image).save(file, format="PNG", compress_level=1)
         return [
             {"picture": np.array(index), **_labels(sample)}
             for number, sample in enumerate(people)
@@ -254,7 +254,7 @@ def _check_settings(job: SynthJob) -> None:
         )
     )
     if not path.is_file():
-        _write_text(path, json.dumps(mine, indent=2) + "\n")
+        write_text(path, json.dumps(mine, indent=2) + "\n")
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     different = [key for key in mine if found.get(key) != mine[key]]
@@ -263,12 +263,6 @@ def _check_settings(job: SynthJob) -> None:
             f"write_set: {job.out} holds a set with another {different[0]}; "
             "name another folder, or repeat the options of the first run"
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _make_sheet(images: Path, arrays: dict[str, np.ndarray], job: SynthJob) -> Image.Image:

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from eft_fast.files import save_npz, whole_file
 from eft_fast.imaging import to_input
 from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import BlazePoseOutput
 from eft_fast.models.open_regressor import OpenRegressor, landmark_features
-from eft_fast.synth.dataset import save_arrays
 
 
 class CachedFeatures(NamedTuple):
@@ -150,9 +150,8 @@ def cache_maps(
             both = torch.cat([pictures, pictures.flip(-1)])
             maps = network.trunk.run_to_stage(stages, both).permute(0, 2, 3, 1)
             parts.append(torch.stack(maps.chunk(2), 1).half().numpy())
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, np.concatenate(parts))
-        partial.replace(path)
+        with whole_file(path) as file:
+            np.save(file, np.concatenate(parts))
     return FrozenMaps(paths, stages)
 
 
@@ -170,7 +169,7 @@ def cache_features(
             for name, side in (("plain", False), ("mirrored", True)):
                 output = run_source(network, maps, mirrored=side, batch=batch)
                 arrays |= {f"{name}_{k}": v.numpy() for k, v in output._asdict().items()}
-            save_arrays(path, arrays)
+            save_npz(path, arrays, compressed=False)
         with np.load(path, allow_pickle=False) as archive:
             pairs.append((_read(archive, "plain"), _read(archive, "mirrored")))
     plain, mirrored = (

@@ -20,6 +20,7 @@ from torch import Tensor
 from eft_fast import imaging
 from eft_fast.body import Smpl, load_body
 from eft_fast.data import open_annotations
+from eft_fast.files import save_npz
 from eft_fast.keypoints import spin49_flip
 from eft_fast.models import load_regressor
 from eft_fast.models.base import Regressor
@@ -185,10 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     save_open_regressor(regressor, args.out / "spin.npz", licence="Apache-2.0", source_sha256="")
-    np.savez_compressed(
-        args.out / "best_fits.npz",
-        **{name: value.cpu().numpy() for name, value in vars(best).items()},
-    )
+    fits = {name: value.cpu().numpy() for name, value in vars(best).items()}
+    save_npz(args.out / "best_fits.npz", fits)
     print(json.dumps({"people": len(crops), "fitted": int(best.has_fit.sum())}))
     return 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from eft_fast.files import whole_file
 
 #: Share of the peak learning rate that is left at the end.
 _LAST_RATE = 0.01
@@ -110,7 +111,6 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write the state; the file is there whole or not at all."""
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         state = {
             "step": self.step,
             "config": repr(asdict(self.config)),
@@ -120,8 +120,8 @@ class Run:
             "best": self._best,
             "best_score": self.best_score,
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        with whole_file(path) as file:
+            torch.save(state, file)
 
     def save_when_due(
         self, path: Path | None, every: int, on_save: Callable[[], None] | None

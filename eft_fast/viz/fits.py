@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from eft_fast import imaging
+from eft_fast.files import whole_file
 from eft_fast.keypoints import joint_set
 from eft_fast.result import FitResult
 from eft_fast.viz.mesh_export import save_mesh
@@ -78,7 +79,8 @@ def write_overlays(
             if photo is not None:
                 panel = _draw_person(chunk, k, photo, row, bodies[0][k], bodies[1][k], height)
                 path = Path(folder) / f"{number + 1:05d}_{_safe_stem(row.name)}.png"
-                Image.fromarray(panel).save(path)
+                with whole_file(path) as file:
+                    Image.fromarray(panel).save(file, format="PNG")
                 row = replace(row, panel=path)
             rows.append(row)
             if on_person is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
+from eft_fast.files import whole_file, write_bytes
 from eft_fast.ops.raster import vertex_normals
 from eft_fast.viz.raster import to_tensors
 
@@ -76,7 +77,7 @@ def _write_obj(
 ) -> None:
     # Colours behind the position are no part of the format, but common readers take them.
     columns = points if colours is None else np.concatenate([points, colours / 255.0], 1)
-    with path.open("w", encoding="ascii") as file:
+    with whole_file(path) as file:
         np.savetxt(file, columns, fmt="v" + " %.6f" * columns.shape[1])
         np.savetxt(file, faces + 1, fmt="f %d %d %d")
 
@@ -97,7 +98,7 @@ def _write_ply(
     face_rows = np.empty(len(faces), [("count", "u1"), ("index", "<i4", (3,))])
     face_rows["count"], face_rows["index"] = 3, faces
     text = "\n".join(header) + "\n"
-    path.write_bytes(text.encode("ascii") + vertex_rows.tobytes() + face_rows.tobytes())
+    write_bytes(path, text.encode("ascii") + vertex_rows.tobytes() + face_rows.tobytes())
 
 
 def _write_glb(
@@ -147,4 +148,4 @@ def _write_glb(
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<II", len(text), _GLB_JSON) + text
     chunks += struct.pack("<II", len(binary), _GLB_BINARY) + binary
-    path.write_bytes(struct.pack("<III", _GLB_MAGIC, 2, 12 + len(chunks)) + chunks)
+    write_bytes(path, struct.pack("<III", _GLB_MAGIC, 2, 12 + len(chunks)) + chunks)

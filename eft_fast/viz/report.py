@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from eft_fast.files import write_bytes, write_text
 from eft_fast.viz.confidence import SIZE, Figure, make_figure
 
 #: Thumbnails of more people than this are files beside the report instead of part of it.
@@ -167,7 +168,7 @@ def write_report(
         explanations=STOP_REASONS,
         bars=_histogram(rows),
     )
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(path, text, errors="backslashreplace")
     return path
 
 
@@ -205,7 +206,7 @@ def _make_line(number: int, row: ReportRow, path: Path, folder: Path | None) -> 
             thumbnail = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
         else:
             target = folder / f"{number:06d}.jpg"
-            target.write_bytes(data)
+            write_bytes(target, data)
             thumbnail = _link(target, path)
     return _Line(
         row=row,

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Float
 
+from eft_fast.files import write_text
 from eft_fast.result import FitResult
 
 #: Steps of a coordinate: a body of two metres is stored to a thirtieth of a millimetre.
@@ -68,7 +69,7 @@ def write_view(
         body=shown.body_id,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_text(path, page, errors="backslashreplace")
     return len(rows)
 
 

@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from eft_fast.files import save_npz
+
 _NUM_BODY: Final = 66  # root and 21 body joints, three numbers each
 _NUM_SMPLH: Final = 156
 _NUM_SMPLX: Final = 165
@@ -61,8 +63,7 @@ def save_amass_npz(path: str | Path, motion: AmassMotion) -> Path:
     }
     if motion.regressor_id is not None:
         arrays["regressor"] = np.array(motion.regressor_id)
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    save_npz(path, arrays, compressed=False)
     return path
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from eft_fast.data.formats.fits import EXTRAS, Fits, annotation_number, join_extras
 from eft_fast.data.photos import shortest_names
+from eft_fast.files import write_text
 from eft_fast.keypoints import JOINT_SETS, to_spin49
 
 #: Version that is written. Files of other versions are read alike.
@@ -75,7 +76,7 @@ def save_eft_json(path: str | Path, records: Iterable[EftRecord]) -> Path:
     rows = [_to_row(record) for record in records]
     text = json.dumps({"ver": VERSION, "data": rows}, allow_nan=False)
     path = Path(path)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

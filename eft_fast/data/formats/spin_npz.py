@@ -18,6 +18,7 @@ from eft_fast.data.formats.fits import (
     to_rotmat,
 )
 from eft_fast.data.formats.npz import read_npz
+from eft_fast.files import save_npz
 from eft_fast.keypoints import to_spin49
 
 #: What SPIN writes for the body model of a person.
@@ -90,8 +91,7 @@ def save_spin_npz(path: str | Path, labels: SpinLabels) -> Path:
         for name in (*_EXACT, *EXTRAS)
         if name in labels.extras
     }
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    save_npz(path, arrays, compressed=False)
     return path
 
 
