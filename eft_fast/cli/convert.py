@@ -159,9 +159,11 @@ def run(options: argparse.Namespace) -> int:
 def _write(job: RunFolder, kind: str, out: Path) -> int:
     """Write the file or the meshes; return how many people are in them."""
     if kind in MESH_FORMATS:
-        from eft_fast.viz.fits import write_meshes
+        from eft_fast.folders import replaced_files
+        from eft_fast.viz.fits import mesh_files, write_meshes
 
-        return len(write_meshes(job.result, job.names, out, kind))
+        with replaced_files(out, mesh_files(out, kind)) as new:
+            return len(write_meshes(job.result, job.names, new, kind))
     from eft_fast.pseudo_gt import PersonNames, write_fits
 
     return write_fits(job.result, PersonNames(job.photos, job.ids, job.tracks), kind, out)[1]

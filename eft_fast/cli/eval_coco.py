@@ -14,11 +14,14 @@ from eft_fast.cli.output import UsageError, emit, note, write_json
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_annotations, check_folder, check_regressor, output_folder
 from eft_fast.cli.people import People, people_from_annotations
+from eft_fast.folders import replaced_files
 
 if TYPE_CHECKING:
     from eft_fast.result import FitResult
 
 
+#: What the command leaves; another run replaces it.
+_WRITTEN: Final = ("coco.json", "panels", "side_by_side")
 #: The columns of the published figure, and their neighbours.
 _FIGURE: Final = (
     "regressor", "eft", "eft_head", "smplify_eft_baseline_gmm", "smplify_eft_baseline_angle_off",
@@ -96,8 +99,6 @@ def _measure_methods(
             # A fit answers an interrupt with what is done; a table of some people would mislead.
             raise KeyboardInterrupt
         rows[method.name] = _measure(results[method.name], people, seconds)
-    if not options.no_pictures:
-        _write_side_by_side(results, people, out)
     summary: dict[str, Any] = {
         "people": len(people),
         "annotations": str(options.annotations),
@@ -105,7 +106,10 @@ def _measure_methods(
         "body": body.id,
         "methods": rows,
     }
-    write_json(str(out / "coco.json"), summary)
+    with replaced_files(out, _WRITTEN) as new:
+        write_json(str(new / "coco.json"), summary)
+        if not options.no_pictures:
+            _write_side_by_side(results, people, new)
     emit(summary, _table(rows), as_json=options.json)
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eft_fast.conventions import IMG_MEAN, IMG_STD, SCALE_SHIFT
+from eft_fast.folders import finish_replacement
 
 FORMAT: Final = "eft_fast-export-1"
 CARD_NAME: Final = "export.json"
@@ -220,6 +221,7 @@ def find_model(model: str | Path) -> ModelFiles:
         return ModelFiles(path, kind, path.parent)
     if not path.is_dir():
         raise FileNotFoundError(f"serving: no folder or model {path}; run eft-fast export first")
+    finish_replacement(path)
     for kind, name in MODEL_NAMES.items():
         if (path / name).is_file():
             return ModelFiles(path / name, "openvino" if kind == "openvino" else "onnx", path)

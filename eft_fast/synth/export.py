@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -223,8 +224,11 @@ def _is_done(parts: SynthJob, shard: int) -> bool:
     path = parts.shard_path(shard)
     if not path.is_file():
         return False
-    with np.load(path, allow_pickle=False) as archive:
-        return int(archive["picture"].max()) >= parts.indices(shard)[-1]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return int(archive["picture"].max()) >= parts.indices(shard)[-1]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def _load_parts(parts: SynthJob) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +115,13 @@ def write_meshes(
             path = Path(folder) / f"{k + 1:05d}_{_safe_stem(names[k])}.{kind}"
             written.append(save_mesh(path, mesh * np.array([1.0, -1.0, -1.0]), faces))
     return written
+
+
+def mesh_files(folder: Path, kind: str) -> Iterator[str]:
+    """Names of the files in a folder that ``write_meshes`` may have written."""
+    for path in folder.glob(f"*.{kind}"):
+        if re.match(r"\d{5,}_", path.name):
+            yield path.name
 
 
 def _draw_person(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import errno
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +23,14 @@ from PIL import Image
 
 import eft_fast.api
 import eft_fast.cli
+from eft_fast import files
 from eft_fast.cli import main
 from eft_fast.cli.main import make_program
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.paths import output_folder
 from eft_fast.models import load_regressor
 from eft_fast.models.error_covariance import covariance_beside, estimate_covariance
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
@@ -335,6 +339,109 @@ def test_an_interrupted_fit_saves_what_is_done(dataset, tiny, tmp_path, capsys, 
     assert run_fit(dataset, tiny, tmp_path / "out", "--no-pictures", "--json") == 130
     assert len(FitResult.load(tmp_path / "out" / "fits.npz")) == 2
     assert json.loads(capsys.readouterr().out)["people"] == 2
+
+
+def test_an_interrupt_says_what_is_done_in_one_line(dataset, tiny, tmp_path, capsys, monkeypatch):
+    """Ctrl-C after the first person: true rates, no pictures of nobody, no line per person."""
+    real = LoopFitter.fit_person
+
+    def stopped(self, person):
+        if person.index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return real(self, person)
+
+    monkeypatch.setattr(LoopFitter, "fit_person", stopped)
+    out = tmp_path / "out"
+    assert run_fit(dataset, tiny, out, "--method", "eft") == 143
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert "eft-fast fit: terminated; 1 of 2 people done" in printed.err
+    assert str(out / "fits.npz") in printed.err
+    assert FitResult.load(out / "fits.npz").stop_reason == ("max_steps", "interrupted")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["fits_per_second"] == pytest.approx(1 / summary["seconds"])
+
+
+def test_a_signal_while_fits_are_saved_waits(dataset, tiny, tmp_path, capsys, monkeypatch):
+    save, out = FitResult.save, tmp_path / "out"
+
+    def stopped(self, path):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        save(self, path)
+
+    monkeypatch.setattr(FitResult, "save", stopped)
+    assert run_fit(dataset, tiny, out) == 130
+    assert len(FitResult.load(out / "fits.npz")) == 2
+    assert "2 of 2 people done" in capsys.readouterr().err
+    assert not (out / "overlays").exists()
+
+
+def test_a_full_disk_costs_no_fit(dataset, tiny, tmp_path, capsys, monkeypatch):
+    """Of the fits: they are saved elsewhere. Of the pictures: the fits are there already."""
+    out, real = tmp_path / "out", files.os.fsync
+    assert run_fit(dataset, tiny, out, "--no-pictures") == 0
+    old = (out / "fits.npz").read_bytes()
+
+    def full(number):
+        if is_refused(os.readlink(f"/proc/self/fd/{number}")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(number)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    is_refused = lambda path: "fits.npz" in path and str(out) in path  # noqa: E731
+    assert run_fit(dataset, tiny, out) == 1
+    error = capsys.readouterr().err
+    assert "fits.npz cannot be written (No space left on device); what was there before" in error
+    rescued = Path(error.rsplit(" ", 1)[1].strip())
+    assert len(FitResult.load(rescued)) == 2
+    assert (out / "fits.npz").read_bytes() == old
+    shutil.rmtree(rescued.parent)
+
+    is_refused = lambda path: ".png" in path  # noqa: E731
+    assert run_fit(dataset, tiny, out) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("eft-fast fit: the pictures are not drawn: ")
+    assert f"the fits are all in {out / 'fits.npz'}" in error
+    assert FitResult.load(out / "fits.npz").run_id
+    assert not (out / "overlays").exists()
+
+
+def test_another_run_replaces_everything(dataset, tiny, tmp_path):
+    photos, people = dataset
+    out = tmp_path / "out"
+    assert run_fit(dataset, tiny, out) == 0
+    (out / "mine.txt").touch()
+    (out / "view.html").touch()
+    document = json.loads(people.read_text())
+    document["annotations"] = document["annotations"][1:]
+    people.write_text(json.dumps(document))
+    assert run_fit(dataset, tiny, out) == 0
+    assert [path.name for path in (out / "overlays").iterdir()] == ["00001_photo1.png"]
+    assert {path.name for path in out.iterdir()} == {
+        "fits.npz", "people.json", "summary.json", "report.html", "overlays", "mine.txt",
+    }  # fmt: skip
+    fits = FitResult.load(out / "fits.npz")
+    assert fits.run_id == json.loads((out / "people.json").read_text())["run_id"]
+    assert (fits.photo, fits.id) == ((str(photos / "photo1.jpg"),), ("1",))
+
+
+def test_two_runs_at_once(dataset, tiny, tmp_path, capsys):
+    code = (
+        "import sys; from eft_fast.folders import locked_folder\n"
+        "with locked_folder(sys.argv[1]):\n    print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        assert run_fit(dataset, tiny, tmp_path) == 2
+        other.kill()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"is being written by another eft-fast (process {other.pid}" in error
+    assert run_fit(dataset, tiny, tmp_path, "--no-pictures") == 0
 
 
 def test_help_needs_no_torch():

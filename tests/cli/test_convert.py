@@ -129,11 +129,11 @@ def test_names_must_be_those_of_the_fits(fits, capsys):
     (fits / "people.json").write_text(json.dumps(names))
     code, error = call(capsys, "report", fits)
     assert code == 2
-    assert "names 1 people, but" in error
+    assert "names 1 people of another run" in error
     (fits / "people.json").unlink()
-    code, error = call(capsys, "report", fits)
-    assert code == 2
-    assert "no people.json" in error
+    # The fits name their photos themselves.
+    assert call(capsys, "report", fits)[0] == 0
+    assert "train_0000000.png" in (fits / "report.html").read_text()
     assert call(capsys, "view", fits)[0] == 0
 
 
@@ -222,3 +222,22 @@ def test_a_run_tells_who_is_doubtful(fits):
     summary = json.loads((fits / "summary.json").read_text())["selection"]
     assert summary["keep"] + summary["doubtful"] + summary["reject"] == 2
     assert set(summary) == {"keep", "doubtful", "reject", "rejected_by", "doubtful_by"}
+
+
+def test_names_of_another_run_are_refused(fits, tmp_path, capsys):
+    names = json.loads((fits / "people.json").read_text())
+    (fits / "people.json").write_text(json.dumps(names | {"run_id": "another"}))
+    code, error = call(capsys, "convert", fits, "--to", "eft-json", "--out", tmp_path / "c.json")
+    assert code == 2
+    assert "of another run" in error
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_meshes_of_an_earlier_conversion_go(fits, tmp_path, capsys):
+    out = tmp_path / "meshes"
+    out.mkdir()
+    for name in ("00009_old.obj", "mine.obj"):
+        (out / name).touch()
+    assert call(capsys, "convert", fits, "--to", "obj", "--out", out)[0] == 0
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["00001_train_0000000.obj", "00002_train_0000001.obj", "mine.obj"]
