@@ -14,8 +14,8 @@ from eft_fast.cli.options import add_body, add_device, add_regressor, at_least, 
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.paths import check_body, check_file, check_regressor
 from eft_fast.cli.people import People
-from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.cli.signals import Signals
+from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.eft.config import EftConfig
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.smplify.config import SmplifyConfig

@@ -28,9 +28,9 @@ from eft_fast.cli import main
 from eft_fast.cli.main import make_program
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.paths import output_folder
+from eft_fast.eft.loop import LoopFitter
 from eft_fast.models import load_regressor
 from eft_fast.models.error_covariance import covariance_beside, estimate_covariance
-from eft_fast.eft.loop import LoopFitter
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
