@@ -21,6 +21,7 @@ from jaxtyping import Float
 from eft_fast.conventions import BOX_UNIT
 from eft_fast.data.formats.fits import EXTRAS, Fits, annotation_number, join_extras
 from eft_fast.data.photos import natural_key
+from eft_fast.files import write_bytes
 from eft_fast.keypoints import to_spin49
 from eft_fast.pickles.arrays import load_plain
 
@@ -101,7 +102,8 @@ def save_eft_pickles(path: str | Path, people: Iterable[EftPickle]) -> Path:
         name = f"{stem}_{number if person.annot_id is None else person.annot_id}"
         name = name if name not in taken else f"{name}_{number}"
         taken.add(name)
-        (path / f"{name}.pkl").write_bytes(pickle.dumps(_to_fields(person, number), _PROTOCOL))
+        content = pickle.dumps(_to_fields(person, number), _PROTOCOL)
+        write_bytes(path / f"{name}.pkl", content)
     return path
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from eft_fast.data.formats.fits import Fits
 from eft_fast.data.photos import natural_key
+from eft_fast.files import whole_file
 
 _WHO: Final = "load_fits_parquet"
 FORMAT: Final = "eft-fast-fits-parquet/1"
@@ -104,12 +105,8 @@ def _write(path: Path, fits: Fits) -> None:
     table = pa.Table.from_arrays(
         arrays, schema=pa.schema(schema, metadata={_FORMAT_KEY: FORMAT.encode(), _FACTS_KEY: facts})
     )
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        pq.write_table(table, partial, compression="zstd", use_dictionary=list(_TEXTS))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression="zstd", use_dictionary=list(_TEXTS))
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -12,6 +12,7 @@ inertly, where WebDataset would run what they ask for.
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import re
 import tarfile
@@ -31,6 +32,7 @@ from eft_fast.data.formats.fits import (
     to_rotmat,
 )
 from eft_fast.data.photos import natural_key
+from eft_fast.files import whole_file
 from eft_fast.keypoints import to_spin49
 from eft_fast.pickles.arrays import read_plain
 
@@ -108,23 +110,18 @@ def save_hmr2_tars(
     single = path.suffix == ".tar"
     folder = path.parent if single else path
     folder.mkdir(parents=True, exist_ok=True)
-    number, count, archive = 0, 0, None
-    partial = folder / ".hmr2.tar.partial"
-    try:
-        for photo in photos:
-            if archive is None:
-                archive = tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT)
-            _add(archive, photo)
-            count += 1
-            if count == photos_per_tar and not single:
-                archive.close()
-                partial.replace(folder / f"{number:06d}.tar")
-                number, count, archive = number + 1, 0, None
-        if archive is not None:
-            archive.close()
-            partial.replace(path if single else folder / f"{number:06d}.tar")
-    finally:
-        partial.unlink(missing_ok=True)
+    rest = iter(photos)
+    for number in itertools.count():
+        part = rest if single else itertools.islice(rest, photos_per_tar)
+        first = next(part, None)
+        if first is None:
+            break
+        with (
+            whole_file(path if single else folder / f"{number:06d}.tar") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for photo in itertools.chain([first], part):
+                _add(archive, photo)
     return path
 
 

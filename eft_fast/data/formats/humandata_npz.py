@@ -27,6 +27,7 @@ from eft_fast.data.formats.fits import (
     to_axis_angle,
     to_rotmat,
 )
+from eft_fast.files import whole_file
 from eft_fast.keypoints import to_spin49
 from eft_fast.pickles.arrays import read_plain
 
@@ -97,7 +98,7 @@ def save_humandata_npz(path: str | Path, data: HumanData) -> Path:
         arrays["keypoints3d"] = data.keypoints3d[:, data.keypoints3d_mask]
         arrays["keypoints3d_mask"] = data.keypoints3d_mask.astype(np.int64)
         arrays["keypoints3d_convention"] = "human_data"
-    with path.open("wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, allow_pickle=True, **arrays)
     return path
 

@@ -6,12 +6,15 @@ the frame rate, all in float32: what goes in as float32 comes back bit for bit.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
+
+from eft_fast.files import write_bytes
 
 _WHO: Final = "load_smpl_file"
 
@@ -49,7 +52,7 @@ def save_smpl_file(path: str | Path, motion: SmplMotion) -> Path:
             f"save_smpl_file: full_pose must be [F, 72] and transl [F, 3], got "
             f"{list(motion.full_pose.shape)} and {list(motion.transl.shape)}"
         )
-    codec.SMPLCodec(
+    written = codec.SMPLCodec(
         smpl_version=codec.SMPLVersion.SMPL,
         gender=codec.SMPLGender.from_string(motion.gender),
         shape_parameters=motion.betas.astype(np.float32),
@@ -57,7 +60,11 @@ def save_smpl_file(path: str | Path, motion: SmplMotion) -> Path:
         frame_rate=float(motion.frame_rate),
         body_translation=motion.transl.astype(np.float32),
         body_pose=motion.full_pose.astype(np.float32).reshape(frames, 24, 3),
-    ).write(path)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder) / path.name
+        written.write(scratch)
+        write_bytes(path, scratch.read_bytes())
     return path
 
 
