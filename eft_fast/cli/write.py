@@ -19,9 +19,9 @@ from eft_fast.cli.people import People
 from eft_fast.cli.run_folder import FITS, PICTURES, RUN_FILES, SUMMARY, save_names
 from eft_fast.cli.signals import Signals
 from eft_fast.evaluation.metrics import pck
-from eft_fast.pseudo_gt import select_fits
 from eft_fast.files import OutputError
 from eft_fast.folders import replaced_files
+from eft_fast.pseudo_gt import select_fits
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 from eft_fast.data.values import load_json, shown
+from eft_fast.files import write_text
 from eft_fast.pseudo_gt.select import KEEP, REJECT
 
 #: Name of the file in the folder of a run.
@@ -97,9 +98,7 @@ def save_verdicts(path: str | Path, verdicts: Mapping[str, Verdict]) -> Path:
         for key, one in verdicts.items()
     }
     text = json.dumps({"format": FORMAT, "people": people}, indent=1, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text + "\n")
     return path
 
 

@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from eft_fast.files import save_npz
+
 #: Per recording; ``pose`` and ``recording`` are per frame.
 _TEXTS: Final = ("names", "subjects", "splits")
 
@@ -45,10 +47,7 @@ def save_motion_npz(path: str | Path, motion: MotionPoses) -> Path:
         "frame_rate": motion.frame_rate.astype(np.float64),
         **{name: np.array(getattr(motion, name), dtype=np.str_) for name in _TEXTS},
     }
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    save_npz(path, arrays)
     return path
 
 
