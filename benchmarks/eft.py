@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks import peers, timing
 from benchmarks.cases import Job
 from eft_fast.eft.batched.slots import SlotFitter
-from eft_fast.eft.config import EFT_MODES, EftConfig
+from eft_fast.eft.config import EFT_MODES, STEPS, EftConfig
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.losses.keypoints import eft_loss
 from eft_fast.models import load_regressor
@@ -35,7 +35,7 @@ from eft_fast.pipeline.prepare import Prepared
 
 NETWORKS = ("hmr", "open")
 #: As published: twenty steps. Threshold 0, so that every fit makes all of them.
-CONFIG = EftConfig(threshold=0.0)
+CONFIG = EftConfig(threshold=0.0, max_steps=STEPS)
 
 
 def make_regressor(name: str) -> Regressor:

@@ -31,6 +31,10 @@ TIE_LR: Final = {
     "feature": 1e-2,
     "lora": 3e-4,
 }
+#: Forward passes where ``EftConfig.max_steps`` is None: the reference's; and with the tie in modes
+#: whose passes cost little, which follow the keypoints more slowly (docs/fitting.md).
+STEPS: Final = 20
+TIE_STEPS: Final = {"head": 40, "feature": 40}
 #: What holds the answer to where it started.
 TIES: Final = ("auto", "residual", None)
 #: 2D error at which the released loop ends a fit.
@@ -89,8 +93,9 @@ class EftConfig:
     Attributes:
         lr: Learning rate of Adam; None: ``TIE_LR`` with the tie; else 5e-6, the reference's, where
             weights are tuned, and ``MODE_LR`` in the modes that tune something else.
-        max_steps: Forward passes at most. The last one is not followed by an update, so a fit
-            that never converges returns the result of ``max_steps - 1`` updates.
+        max_steps: Forward passes at most; None: 20, and with the tie ``TIE_STEPS``. The last one
+            is not followed by an update, so a fit that never converges returns the result of
+            ``max_steps - 1`` updates.
         threshold: A fit has converged when its 2D error falls below this. Without the tie, the
             error is the mean over 49 x 2 squared errors in [-1, 1], not divided by the number of
             labelled keypoints; with it, the mean of squared errors over their variances. None:
@@ -123,7 +128,7 @@ class EftConfig:
     """
 
     lr: float | None = None
-    max_steps: int = 20
+    max_steps: int | None = None
     threshold: float | None = None
     tie: str | None = "auto"
     covariance: str | Path | None = None
@@ -155,7 +160,7 @@ class EftConfig:
             )
         for name in ("max_steps", "lora_rank"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"EftConfig: {name} must be at least 1, got {value}")
         for name in ("lr", "threshold", "adam_eps"):
             value = getattr(self, name)
@@ -177,13 +182,19 @@ class EftConfig:
             return self.lr
         return TIE_LR[mode] if self.tie == "residual" else MODE_LR.get(mode, WEIGHT_LR)
 
-    @property
-    def stop_rule(self) -> StopRule:
+    def steps_of(self, mode: str) -> int:
+        """The forward passes of a mode, once the tie is resolved."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return TIE_STEPS.get(mode, STEPS) if self.tie == "residual" else STEPS
+
+    def stop_rule_of(self, mode: str) -> StopRule:
         """When a fit ends, once the tie is resolved."""
         from eft_fast.pipeline.fitter import StopRule  # brings torch, which options do not need
 
         default = 0.0 if self.tie == "residual" else RELEASED_THRESHOLD
-        return StopRule(default if self.threshold is None else self.threshold, self.max_steps)
+        threshold = default if self.threshold is None else self.threshold
+        return StopRule(threshold, self.steps_of(mode))
 
     @property
     def arithmetic(self) -> str:

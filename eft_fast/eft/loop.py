@@ -63,7 +63,7 @@ class LoopFitter(Fitter):
         self._start = [parameter.detach() for parameter in tuned]
         self._config, self._lr = config, config.lr_of(mode)
         self._loss = EftLoss(regressor, body, config)
-        self._rule = config.stop_rule
+        self._rule = config.stop_rule_of(mode)
         self._outputs = confidence_outputs(regressor)
         self._like = next(regressor.parameters()).detach()
 

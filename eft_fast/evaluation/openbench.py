@@ -240,7 +240,7 @@ class _Bench:
         for long in self._long_methods:
             assert isinstance(long.config, EftConfig)
             same = replace(long.config, max_steps=config.max_steps, threshold=config.threshold)
-            is_longer = config.max_steps <= long.config.max_steps
+            is_longer = config.steps_of(method.mode) <= long.config.steps_of(long.mode)
             if (method.method, method.mode) == (long.method, long.mode) and is_longer:
                 if same == config:
                     return long
@@ -272,14 +272,14 @@ class _Bench:
         start = RegressorOutput(*(part.to(self._keypoints) for part in outputs[0]))
         answer, passes = outputs[0], torch.ones(len(self._people))
         going = torch.ones(len(self._people), dtype=torch.bool)
-        for step, output in enumerate(outputs[: config.max_steps]):
+        for step, output in enumerate(outputs[: config.steps_of(long.mode)]):
             answer = RegressorOutput(
                 *(_choose(going, new, old) for new, old in zip(output, answer, strict=True))
             )
             passes = torch.where(going, step + 1, passes)
             on_device = RegressorOutput(*(part.to(self._keypoints) for part in output))
             _, term = loss(on_device, EftTarget(self._keypoints, given=self._keypoints), start)
-            going &= ~config.stop_rule.has_converged(term.cpu())
+            going &= ~config.stop_rule_of(long.mode).has_converged(term.cpu())
         return answer, seconds * float(passes.mean()) / len(outputs)
 
     @cached_property

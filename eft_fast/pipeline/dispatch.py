@@ -249,7 +249,7 @@ def _make_local(
             regressor,
             body,
             weights=config.loss,
-            threshold=config.stop_rule.threshold,
+            threshold=config.stop_rule_of(mode).threshold,
             raw_camera=config.strict_reference,
         )
     fitter = make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)

@@ -171,6 +171,10 @@ def test_released_is_the_reference():
     assert released.tie is None
     assert not released.with_hips
     assert not released.with_ankles
-    assert released.stop_rule.threshold == 1e-4
+    assert released.stop_rule_of("full").threshold == 1e-4
     assert released.lr_of("full") == 1e-3
-    assert eft_fast.EftConfig(tie="residual").stop_rule.threshold == 0
+    tied = eft_fast.EftConfig(tie="residual")
+    assert tied.stop_rule_of("full").threshold == 0
+    assert [each.steps_of("full") for each in (released, tied)] == [20, 20]
+    assert [each.steps_of("head") for each in (released, tied)] == [20, 40]
+    assert eft_fast.EftConfig(tie="residual", max_steps=7).stop_rule_of("head").max_steps == 7

@@ -99,10 +99,14 @@ class GraphSlotFitter(Fitter):
         config = resolve_tie(config, regressor)
         network, tuned = make_network(regressor, mode, config)
         like = next(regressor.parameters()).detach()
-        self._records = FitRecords(slots, config.stop_rule, like)
+        self._records = FitRecords(slots, config.stop_rule_of(mode), like)
         clock = SlotClock(self._records.time, self._records.active)
         adam = make_adam_options(
-            config.lr_of(mode), config.adam_betas, config.adam_eps, config.max_steps, like.device
+            config.lr_of(mode),
+            config.adam_betas,
+            config.adam_eps,
+            config.steps_of(mode),
+            like.device,
         )
         optimiser = SlotOptimiser(
             clock, adam, STATE_TYPES[config.state], arithmetic or ARITHMETIC_OF[config.precision]

@@ -91,7 +91,7 @@ class SlotFitter(Fitter):
         #: Whether the camera stays as the weights mean it.
         self.raw_camera = config.strict_reference
         like = next(regressor.parameters()).detach()
-        rule = config.stop_rule
+        rule = config.stop_rule_of(mode)
         #: Answers, steps and reasons of the people in the slots.
         self.records = FitRecords(slots, rule, like)
         #: Who is where.
