@@ -22,7 +22,7 @@ from eft_fast.geometry.cameras import (
     weak_to_pinhole,
 )
 from eft_fast.keypoints import joint_set as find_joint_set
-from eft_fast.plausible import check_error
+from eft_fast.plausible import check_error, find_body_fault, find_swapped_sides
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
@@ -136,6 +136,13 @@ class FitResult:
         joint_sigma_mm: For each kinematic joint, about the pelvis, the radius in mm that holds the
             true one with 68 %, said by the fit of method ``map``. NaN for whom there is no fit;
             None where the method says nothing.
+        keypoint_weight: What robust weights left of each given keypoint: 1, all; near 0 for those
+            that lie far from any body that meets the others. Said by ``map``; EFT with the tie
+            takes the weights of ``map``. NaN for keypoints that are not given, and for whom there
+            is no fit; None where the method says nothing.
+        hypothesis: What was taken in the place of what was given, words joined by ``+``:
+            ``turned``, the regressor's answer turned round by 180 degrees; ``flipped``, bones
+            mirrored in depth; ``arms``, left and right of the arms exchanged. Empty: nothing.
         photo: Path of each photo; empty for an array.
         id: Name of each person in the annotation file, or a number.
         run_id: Names the run of ``eft-fast fit`` that made the fits, as the files beside them do;
@@ -164,6 +171,8 @@ class FitResult:
     precision: str = "fp32"
     joint_confidence: Float[Tensor, "N 24"] | None = None
     joint_sigma_mm: Float[Tensor, "N 24"] | None = None
+    keypoint_weight: Float[Tensor, "N K"] | None = None
+    hypothesis: tuple[str, ...] = ()
     photo: tuple[str, ...] = ()
     id: tuple[str, ...] = ()
     run_id: str = ""
@@ -174,7 +183,7 @@ class FitResult:
         if self.intrinsics is None:
             nothing = torch.full((len(self), 3, 3), _NAN)
             object.__setattr__(self, "intrinsics", nothing)
-        for name in ("photo", "id"):
+        for name in ("hypothesis", "photo", "id"):
             if not getattr(self, name):
                 object.__setattr__(self, name, ("",) * len(self))
 
@@ -224,9 +233,13 @@ class FitResult:
             steps=torch.tensor([0 if fit is None else fit.steps for fit in fits]).long(),
             stop_reason=reasons,
             message=tuple(
-                person.message or _EXPLANATIONS.get(reason, "")
-                for person, reason in zip(people, reasons, strict=True)
+                _join(
+                    person.message or _EXPLANATIONS.get(reason, ""),
+                    *(() if fit is None else fit.notes),
+                )
+                for person, reason, fit in zip(people, reasons, fits, strict=True)
             ),
+            hypothesis=tuple("" if fit is None else fit.hypothesis for fit in fits),
             keypoints=_stack_arrays([person.keypoints_px for person in people], (num_keypoints, 3)),
             intrinsics=_stack_arrays(
                 [_pinhole_of(person, fit) for person, fit in zip(people, fits, strict=True)], (3, 3)
@@ -240,18 +253,34 @@ class FitResult:
             photo=tuple(person.photo for person in people),
             id=tuple(person.id for person in people),
             _body=body,
-            **_stack_outputs(fits, outputs),
+            **_stack_outputs(fits, outputs, num_keypoints),
         )
         if not len(people):
             return result
         result.kp_error_px.copy_(result.keypoint_distances("final").nanmean(dim=1))
         result.init_kp_error_px.copy_(result.keypoint_distances("init").nanmean(dim=1))
-        return replace(result, message=tuple(map(_tell_bad_end, result.message, *result._ends())))
+        return replace(result, message=tuple(map(_join, result.message, result._faults())))
 
-    def _ends(self) -> tuple[list[float], list[float]]:
-        """Error of each person at the end, and the longer side of the box, photo pixels."""
-        sides = BOX_UNIT * self.bbox_scale / BOX_MARGIN
-        return self.kp_error_px.tolist(), sides.tolist()
+    def _faults(self) -> list[str]:
+        """What is wrong with each fit as it ended, in a sentence, or empty."""
+        sides = (BOX_UNIT * self.bbox_scale / BOX_MARGIN).tolist()
+        starts = self.keypoints_2d_px(which="init").numpy()
+        return [
+            _join(
+                _find_bad_end(error, side),
+                find_swapped_sides(start, given, self.joint_set),
+                find_body_fault(betas, float(cam[0])),
+            )
+            for error, side, start, given, betas, cam in zip(
+                self.kp_error_px.tolist(),
+                sides,
+                starts,
+                self.keypoints.numpy(),
+                self.params.betas.numpy(),
+                self.pred_cam.tolist(),
+                strict=True,
+            )
+        ]
 
     def __len__(self) -> int:
         return len(self.stop_reason)
@@ -464,11 +493,14 @@ def _stack_answers(answers: Sequence[RegressorOutput | None]) -> Prediction:
 
 
 def _stack_outputs(
-    fits: Sequence[PersonFit | None], outputs: Mapping[str, tuple[int, ...]]
+    fits: Sequence[PersonFit | None], outputs: Mapping[str, tuple[int, ...]], given: int
 ) -> dict[str, Any]:
-    """The optional fields of a result, by name."""
+    """The optional fields of a result, by name; a negative length is that of given keypoints."""
     return {
-        name: _stack_rows([None if fit is None else fit.outputs.get(name) for fit in fits], shape)
+        name: _stack_rows(
+            [None if fit is None else fit.outputs.get(name) for fit in fits],
+            tuple(given if length < 0 else length for length in shape),
+        )
         for name, shape in outputs.items()
     }
 
@@ -489,12 +521,16 @@ def _stack_arrays(arrays: Sequence[np.ndarray | None], shape: tuple[int, ...]) -
     return torch.from_numpy(np.stack(given).astype(np.float32)) if given else torch.zeros(0, *shape)
 
 
-def _tell_bad_end(message: str, error_px: float, side_px: float) -> str:
-    """The message of a person, and that the fit ended far from the keypoints if it did."""
+def _join(*sentences: str) -> str:
+    """Sentences as one message, without the empty ones."""
+    return "; ".join(text for text in sentences if text)
+
+
+def _find_bad_end(error_px: float, side_px: float) -> str:
+    """Say that a fit ended far from the keypoints if it did."""
     if not (np.isfinite(error_px) and np.isfinite(side_px)):
-        return message
-    bad = check_error(error_px, [side_px, side_px])
-    return "; ".join(text for text in (message, bad) if text)
+        return ""
+    return check_error(error_px, [side_px, side_px])
 
 
 def _pinhole_of(person: Prepared, fit: PersonFit | None) -> np.ndarray | None:

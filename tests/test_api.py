@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 
 import eft_fast
 from eft_fast.eft.loop import LoopFitter
+from eft_fast.keypoints import joint_set
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
 
@@ -217,6 +220,20 @@ def test_selecting_people(people, regressor, body):
     assert torch.equal(result[[3, 0]].pred_cam, result.pred_cam[[3, 0]])
     with pytest.raises(IndexError, match="index 4 is out of range for 4 people"):
         result[4]
+
+
+def test_exchanged_sides_and_impossible_bodies_are_told(people, regressor, body):
+    """The labels are the answer's own keypoints, with left and right exchanged for one person."""
+    photos, keypoints, boxes = people
+    given = {"bboxes": boxes[:3], "regressor": regressor, "body": body, "progress": False}
+    probe = eft_fast.fit_batch(photos[:3], keypoints[:3], method="none", **given)
+    labels = torch.cat([probe.keypoints_2d_px(), torch.ones(3, 17, 1)], 2).numpy()
+    labels[1] = labels[1, list(joint_set("coco17").flip)]
+    result = eft_fast.fit_batch(photos[:3], labels, method="none", **given)
+    said = ["left and right of the keypoints look exchanged" in text for text in result.message]
+    assert said == [False, True, False]
+    odd = replace(result, params=replace(result.params, betas=result.params.betas + 9.0))
+    assert all("no person's" in text for text in odd._faults())
 
 
 def test_nobody(regressor, body):

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eft_fast.cli.choices import EFT_MODES, METHODS, PRIORS, STARTS
+from eft_fast.cli.choices import EFT_MODES, METHODS, NOISES, PRIORS, STARTS
 from eft_fast.cli.options import add_body, add_device, add_regressor, at_least, not_negative
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.paths import check_body, check_file, check_regressor
@@ -22,7 +22,6 @@ from eft_fast.smplify.config import SmplifyConfig
 
 if TYPE_CHECKING:
     from eft_fast.models.base import Regressor
-    from eft_fast.pipeline.dispatch import Config
     from eft_fast.result import FitResult
 
 #: Option -> the methods that it means something to; the recipes of SMPLify are ``smplify``.
@@ -30,6 +29,7 @@ _TAKEN_BY: Final = {
     "mode": ("eft",),
     "slots": ("eft",),
     "covariance": ("eft", "map"),
+    "keypoint_noise": ("eft", "map"),
     "workers": ("eft", "none"),
     "prior": ("smplify",),
     "start": ("smplify",),
@@ -82,6 +82,13 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         help="of map and eft: the usual error of --regressor, as eft-fast calibrate writes it; "
         "default: the file R.error_covariance.npz beside R, if there is one",
     )
+    parser.add_argument(
+        "--keypoint-noise",
+        metavar="NAME",
+        help="of map and eft: where keypoints come from, and so how far off they are by their "
+        "confidence: labels, detector, landmarks, or a file of eft-fast calibrate "
+        "--keypoint-pairs; default: detector without --annotations, else two levels",
+    )
     add_device(parser)
     parser.add_argument(
         "--workers",
@@ -127,7 +134,13 @@ def check_fit_options(options: argparse.Namespace) -> None:
     check_body(options.body)
     if options.covariance is not None:
         check_file("--covariance", options.covariance)
-    make_config(options)
+    noise = options.keypoint_noise
+    if noise is not None and noise not in NOISES and not Path(noise).is_file():
+        raise UsageError(
+            f"--keypoint-noise must be one of {', '.join(NOISES)}, or a file of eft-fast calibrate "
+            f"--keypoint-pairs, got {noise}"
+        )
+    make_config(options, family or "map")
     if options.device not in (None, "cpu"):
         from eft_fast.ops import find_device
 
@@ -144,21 +157,24 @@ def _family(options: argparse.Namespace) -> str | None:
     return "smplify" if method.startswith("smplify") else method
 
 
-def make_config(options: argparse.Namespace) -> Config | None:
+def make_config(
+    options: argparse.Namespace, method: str, *, noise: str | None = None
+) -> EftConfig | SmplifyConfig | MapConfig:
     """The configuration that the options mean; what was not given keeps its default.
 
-    None: there are no options, and the method is not named.
+    Args:
+        options: Of the command.
+        method: That of the run.
+        noise: Where the keypoints come from, see ``MapConfig.keypoint_noise``.
     """
-    family, covariance = _family(options), _find_covariance(options)
-    if family is None and covariance is None:
-        return None
-    if family in (None, "map"):
-        return MapConfig(covariance=covariance, **_given(options, "max_steps"))
+    known: dict[str, Any] = {"covariance": _find_covariance(options), "keypoint_noise": noise}
+    if method == "map":
+        return MapConfig(**known, **_given(options, "max_steps"))
     given = _given(options, "lr", "max_steps", "threshold")
     given["strict_reference"] = options.strict_reference
-    if family == "smplify":
+    if method.startswith("smplify"):
         return SmplifyConfig(**given, **_given(options, "prior", "start"))
-    return EftConfig(covariance=covariance, **given)
+    return EftConfig(**known, **given)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -199,19 +215,19 @@ def fit_and_write(
 def _fit(people: People, options: argparse.Namespace) -> FitResult:
     from eft_fast.api import fit_batch, load_body, load_regressor
 
-    config = make_config(options)
     body = load_body(options.body, device=options.device)
     regressor = load_regressor(options.regressor, device=options.device)
+    method = _choose_method(options, regressor)
     return fit_batch(
         people.photos,
         people.keypoints,
         bboxes=people.boxes,
         joint_set=people.joint_set,
-        method=_choose_method(options, config, regressor),
+        method=method,
         mode=options.mode,
         regressor=regressor,
         body=body,
-        config=config,
+        config=make_config(options, method, noise=options.keypoint_noise or people.noise),
         workers=options.workers or 1,
         slots=options.slots,
         intrinsics=options.focal,
@@ -219,17 +235,22 @@ def _fit(people: People, options: argparse.Namespace) -> FitResult:
     )
 
 
-def _choose_method(options: argparse.Namespace, config: Config | None, regressor: Regressor) -> str:
+def _choose_method(options: argparse.Namespace, regressor: Regressor) -> str:
     """The method that is named, or that which follows; what is warned of becomes a note."""
-    from eft_fast.pipeline.dispatch import default_method, method_of_options
+    from eft_fast.pipeline.dispatch import default_method
 
+    method = options.method or _family(options)
+    if method is not None:
+        return str(method)
+    if _find_covariance(options) is not None:
+        return "map"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        method = method_of_options(options.method, config=config) or default_method(regressor)
+        method = default_method(regressor)
     for each in told:
         if not options.quiet:
             note(f"note: {each.message}")
-    return method
+    return str(method)
 
 
 def _focal(text: str) -> float | str:

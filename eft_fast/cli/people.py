@@ -27,6 +27,8 @@ class People:
         names: What each photo is called, fit to be shown.
         ids: Which person of the photo.
         source: Where the keypoints come from, for the report.
+        noise: How far off keypoints are, a name of ``models.keypoint_noise.CURVES``; None: as the
+            methods take keypoints of which nothing is known.
         problems: A sentence about everything that was left out.
         left_out: People left out, by reason.
         tracks: Who each person is, over the frames of a video; empty where that is not known.
@@ -34,6 +36,7 @@ class People:
 
     joint_set: str
     source: str
+    noise: str | None = None
     photos: list[Path] = field(default_factory=list)
     keypoints: npt.NDArray[np.float32] = field(
         default_factory=lambda: np.zeros((0, 17, 3), np.float32)
@@ -101,7 +104,7 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
     from eft_fast.models.detector import detect_people
     from eft_fast.models.registry import load_regressor
 
-    people = People(joint_set="coco17", source="the built-in detector")
+    people = People(joint_set="coco17", source="the built-in detector", noise="detector")
     regressor: Any = load_regressor()
     keypoints, boxes = [], []
     is_shown = sys.stderr.isatty() and not quiet

@@ -12,6 +12,7 @@ from eft_fast.errors import unknown_name
 from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 
 if TYPE_CHECKING:
+    from eft_fast.models.keypoint_noise import KeypointNoise
     from eft_fast.pipeline.fitter import StopRule
 
 #: What EFT tunes. ``layer3``, ``layer4``: the trunk from that stage on, and the head; ``feature``:
@@ -107,6 +108,11 @@ class EftConfig:
             (``conventions.EXTENT_PER_SIZE`` times f).
         sigma_unsure: The same of keypoints whose confidence is not above ``sure_above``.
         sure_above: Confidence that parts the two.
+        keypoint_noise: Where the keypoints come from, instead of the three above: a curve from
+            confidence to sigma by its name in ``models.keypoint_noise.CURVES``, a
+            ``KeypointNoise``, or a file of ``eft-fast calibrate --keypoint-pairs``.
+        robust: With the tie: fit each person by ``map`` first, and go on with the weights that it
+            leaves to the keypoints, so that gross errors among them do not pull the fit along.
         distance: With the tie and where no pinhole is given, the distance in metres from which a
             pinhole is assumed to see the person; None: the weak camera.
         loss: Weights of the terms without the tie; None: the reference's with hips and ankles, or
@@ -135,6 +141,8 @@ class EftConfig:
     sigma: float = 0.02
     sigma_unsure: float = 0.06
     sure_above: float = 0.55
+    keypoint_noise: str | Path | KeypointNoise | None = None
+    robust: bool = True
     distance: float | None = 5.0
     loss: EftLossWeights = None  # type: ignore[assignment]  # never None once it is made
     adam_betas: tuple[float, float] = (0.9, 0.999)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from eft_fast.losses import tie
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import find_error_covariance, load_error_covariance
 from eft_fast.models.error_state import AnswerFrame, answer_frame
+from eft_fast.models.keypoint_noise import find_keypoint_noise
 from eft_fast.pipeline.fitter import PersonFit
 from eft_fast.pipeline.predict import output_loss
 from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
@@ -36,12 +37,14 @@ class EftTarget:
         intrinsics: Pinholes as seen in the crops; None: the weak camera.
         given: The keypoints in their own joint set, which the loss with the tie takes.
         joint_set: Name of that set.
+        weight_factor: What the weights of the given keypoints are multiplied by; None: 1.
     """
 
     keypoints_2d: Float[Tensor, "B 49 3"]
     intrinsics: Float[Tensor, "B 3 3"] | None = None
     given: Float[Tensor, "B K 3"] | None = None
     joint_set: str = "spin49"
+    weight_factor: Float[Tensor, "B K"] | None = None
 
     @classmethod
     def of(cls, people: Sequence[Prepared]) -> EftTarget:
@@ -50,7 +53,14 @@ class EftTarget:
         given = [person.given for person in people if person.given is not None]
         if len(given) < len(people):
             return cls(keypoints_2d, stack_intrinsics(people), keypoints_2d)
-        return cls(keypoints_2d, stack_intrinsics(people), torch.stack(given), people[0].joint_set)
+        factors = [person.weight_factor for person in people]
+        return cls(
+            keypoints_2d,
+            stack_intrinsics(people),
+            torch.stack(given),
+            people[0].joint_set,
+            _join_factors(factors, given, torch.stack),
+        )
 
     @classmethod
     def concatenate(cls, targets: Sequence[EftTarget]) -> EftTarget:
@@ -62,7 +72,20 @@ class EftTarget:
             torch.cat(pinholes) if pinholes else None,
             torch.cat(given) if given else None,
             targets[0].joint_set,
+            _join_factors([each.weight_factor for each in targets], given, torch.cat),
         )
+
+
+def _join_factors(
+    factors: Sequence[Tensor | None],
+    given: Sequence[Tensor],
+    join: Callable[[list[Tensor]], Tensor],
+) -> Tensor | None:
+    """The factors of people, 1 for who has none; None if nobody has any."""
+    if all(factor is None for factor in factors):
+        return None
+    pairs = zip(factors, given, strict=True)
+    return join([torch.ones_like(k[..., 2]) if f is None else f.to(k) for f, k in pairs])
 
 
 def resolve_tie(config: EftConfig, regressor: Regressor) -> EftConfig:
@@ -88,6 +111,8 @@ class EftLoss:
     def __init__(self, regressor: Regressor, body: Smpl, config: EftConfig) -> None:
         self._body, self._config = body, config
         self._precision: Tensor | None = None
+        noise = find_keypoint_noise(config.keypoint_noise)
+        self._curve = () if noise is None else noise.knots
         if config.tie == "residual":
             like = next(regressor.parameters())
             covariance = load_error_covariance(regressor, config.covariance)
@@ -157,7 +182,10 @@ class EftLoss:
             sigma=config.sigma,
             sigma_unsure=config.sigma_unsure,
             sure_above=config.sure_above,
+            curve=self._curve,
         )
+        if target.weight_factor is not None:
+            weight = weight * target.weight_factor
         camera = output.pred_cam
         pinhole = target.intrinsics
         if pinhole is None:

@@ -11,6 +11,8 @@ is twice the negative log posterior of the body given its keypoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -89,6 +91,7 @@ def keypoint_weights(
     sigma: float,
     sigma_unsure: float,
     sure_above: float,
+    curve: Sequence[tuple[float, float]] = (),
 ) -> Float[Tensor, "B K"]:
     """1 / sigma^2 of each keypoint, 0 where there is none.
 
@@ -98,7 +101,22 @@ def keypoint_weights(
         sigma: a of keypoints whose confidence is above ``sure_above``.
         sigma_unsure: a of the others.
         sure_above: Limit between them.
+        curve: Knots of confidence, ascending, and sigma there, instead of the three above: straight
+            lines between them, level beyond.
     """
-    spread = torch.where(confidence > sure_above, sigma, sigma_unsure)
+    if curve:
+        spread = _interpolate(confidence, curve)
+    else:
+        spread = torch.where(confidence > sure_above, sigma, sigma_unsure)
     weight = (EXTENT_PER_SIZE * size[:, None] * spread).square().reciprocal()
     return torch.where(confidence > 0, weight, 0.0)
+
+
+def _interpolate(
+    values: Float[Tensor, "B K"], curve: Sequence[tuple[float, float]]
+) -> Float[Tensor, "B K"]:
+    """The curve at these values, without an index that a device would have to be asked for."""
+    found = torch.full_like(values, curve[0][1])
+    for (left, low), (right, high) in pairwise(curve):
+        found = found + (values.clamp(left, right) - left) * ((high - low) / (right - left))
+    return found

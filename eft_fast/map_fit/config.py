@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from eft_fast.models.keypoint_noise import KeypointNoise
 
 #: What fills keypoints that are not given: nothing, or the landmarks of the regressor's trunk.
 FILLS: Final = ("none", "landmarks")
@@ -24,6 +27,9 @@ class MapConfig:
         sigma: Of a keypoint.
         sigma_unsure: Of a keypoint whose confidence is not above ``sure_above``.
         sure_above: Confidence that parts the two.
+        keypoint_noise: Where the keypoints come from, instead of the three above: a curve from
+            confidence to sigma by its name in ``models.keypoint_noise.CURVES``, a
+            ``KeypointNoise``, or a file of ``eft-fast calibrate --keypoint-pairs``.
         sigma_3d: Of a 3D keypoint, metres.
         distance: Where the photo's pinhole is not given, the distance in metres from which a
             pinhole is assumed to see the person; None: the weak camera.
@@ -52,6 +58,7 @@ class MapConfig:
     sigma: float = 0.015
     sigma_unsure: float = 0.045
     sure_above: float = 0.55
+    keypoint_noise: str | Path | KeypointNoise | None = None
     sigma_3d: float = 0.02
     distance: float | None = 5.0
     max_steps: int = 40

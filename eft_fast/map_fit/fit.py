@@ -30,6 +30,7 @@ from eft_fast.map_fit.robust import (
 )
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.error_state import answer_frame
+from eft_fast.models.keypoint_noise import find_keypoint_noise
 from eft_fast.ops.map import MapSolution, MapState
 
 if TYPE_CHECKING:
@@ -200,12 +201,14 @@ def _make_problem(
     frame = answer_frame(joints, start.cam)
     confidence = torch.where(keypoints_2d.isfinite().all(-1), keypoints_2d[..., 2], 0.0)
     place = torch.where(confidence[..., None] > 0, keypoints_2d[..., :2], 0.0)
+    noise = find_keypoint_noise(config.keypoint_noise)
     weight = keypoint_weights(
         confidence,
         frame.size,
         sigma=config.sigma,
         sigma_unsure=config.sigma_unsure,
         sure_above=config.sure_above,
+        curve=() if noise is None else noise.knots,
     )
     if fill is not None:
         is_filled = (confidence <= 0) & (fill[..., 2] > 0)

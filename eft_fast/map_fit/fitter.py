@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.conventions import NUM_JOINTS
+from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fill import check_can_fill, landmarks_as_fill
 from eft_fast.map_fit.fit import MapFits, fit_map
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
+from eft_fast.models.keypoint_noise import find_keypoint_noise
 from eft_fast.models.open_regressor import to_landmarks
-from eft_fast.pipeline.fitter import Fitter, PersonFit, stop_codes, stop_reasons
+from eft_fast.pipeline.fitter import (
+    GIVEN,
+    KEYPOINT_WEIGHT,
+    Fitter,
+    PersonFit,
+    stop_codes,
+    stop_reasons,
+)
 from eft_fast.pipeline.predict import CONFIDENCE, confidence_outputs, evaluating
 from eft_fast.pipeline.prepare import Prepared, stack_intrinsics
 
@@ -26,12 +37,19 @@ if TYPE_CHECKING:
 JOINT_SIGMA: Final = "joint_sigma_mm"
 
 
-class _Start(NamedTuple):
+class MapStart(NamedTuple):
     """What the network says of one person; one row each."""
 
     answer: RegressorOutput
     fill: Tensor | None
     outputs: dict[str, Tensor]
+
+
+#: Sentences about keypoints, see ``PersonFit.notes``.
+ARMS_NOTE: Final = "left and right of the arms look exchanged, and were fitted so"
+LEGS_NOTE: Final = "left and right of the legs look exchanged; they were fitted as given"
+#: Keypoints that are left less than this of their weight are named.
+LITTLE_WEIGHT: Final = 0.25
 
 
 class MapFitter(Fitter):
@@ -50,6 +68,8 @@ class MapFitter(Fitter):
 
     def __init__(self, regressor: Regressor, body: Smpl, *, config: MapConfig) -> None:
         check_can_fill(regressor, config.fill)
+        # A file is read once, and before anybody is fitted.
+        config = replace(config, keypoint_noise=find_keypoint_noise(config.keypoint_noise))
         self._regressor, self._body, self._config = regressor, body, config
         like = next(regressor.parameters())
         covariance = load_error_covariance(regressor, config.covariance)
@@ -58,17 +78,19 @@ class MapFitter(Fitter):
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
         """How sure the regressor is, and how sure the fit is."""
-        own = {JOINT_SIGMA: (NUM_JOINTS,)} if self._config.posterior else {}
+        own: dict[str, tuple[int, ...]] = {KEYPOINT_WEIGHT: (GIVEN,)}
+        if self._config.posterior:
+            own[JOINT_SIGMA] = (NUM_JOINTS,)
         return {**confidence_outputs(self._regressor), **own}
 
     def fit(self, people: Iterable[Prepared]) -> Iterator[tuple[int, PersonFit]]:
         """Yield each person's index and fit, a batch at a time."""
-        waiting: list[tuple[Prepared, _Start]] = []
+        waiting: list[tuple[Prepared, MapStart]] = []
         for person in people:
             if waiting and waiting[0][0].joint_set != person.joint_set:
                 yield from self._fit_batch(waiting)
                 waiting = []
-            waiting.append((person, self._start(person)))
+            waiting.append((person, self.start(person)))
             if len(waiting) == self._config.batch:
                 yield from self._fit_batch(waiting)
                 waiting = []
@@ -76,7 +98,7 @@ class MapFitter(Fitter):
             yield from self._fit_batch(waiting)
 
     @torch.no_grad()
-    def _start(self, person: Prepared) -> _Start:
+    def start(self, person: Prepared) -> MapStart:
         """Ask the network: one crop at a time, since other batch sizes round differently."""
         with evaluating(self._regressor):
             features = self._regressor.features(person.crop[None])
@@ -85,13 +107,14 @@ class MapFitter(Fitter):
         fill = None
         if self._config.fill == "landmarks":
             fill = landmarks_as_fill(to_landmarks(features), person.joint_set)
-        return _Start(answer, fill, outputs)
+        return MapStart(answer, fill, outputs)
 
-    def _fit_batch(self, people: list[tuple[Prepared, _Start]]) -> Iterator[tuple[int, PersonFit]]:
+    def solve(self, people: list[tuple[Prepared, MapStart]]) -> MapFits:
+        """Fit people of one joint set together."""
         answers = [start.answer for _, start in people]
         fills = [start.fill for _, start in people if start.fill is not None]
         keypoints = torch.stack([_keypoints(person) for person, _ in people])
-        fits = fit_map(
+        return fit_map(
             self._body,
             RegressorOutput(*(torch.cat(parts) for parts in zip(*answers, strict=True))),
             keypoints,
@@ -102,19 +125,24 @@ class MapFitter(Fitter):
             keypoints_3d=_stack_points(people, keypoints),
             fill=torch.cat(fills) if fills else None,
         )
+
+    def _fit_batch(
+        self, people: list[tuple[Prepared, MapStart]]
+    ) -> Iterator[tuple[int, PersonFit]]:
+        fits = self.solve(people)
         codes = stop_codes(
             converged=fits.converged,
             exhausted=torch.ones_like(fits.finite),
             finite=fits.finite,
-            labelled=(keypoints[..., 2] > 0).any(1),
+            labelled=torch.stack([(_keypoints(each)[:, 2] > 0).any() for each, _ in people]),
         )
         for row, ((person, start), reason) in enumerate(
             zip(people, stop_reasons(codes), strict=True)
         ):
-            yield person.index, _person_fit(fits, row, start, reason)
+            yield person.index, _person_fit(fits, row, person, start, reason)
 
 
-def _stack_points(people: list[tuple[Prepared, _Start]], keypoints: Tensor) -> Tensor | None:
+def _stack_points(people: list[tuple[Prepared, MapStart]], keypoints: Tensor) -> Tensor | None:
     """Keypoints in space of those who have any; confidence 0 for the others."""
     given = [person.points_3d for person, _ in people]
     if all(points is None for points in given):
@@ -128,14 +156,42 @@ def _keypoints(person: Prepared) -> Tensor:
     return person.keypoints_2d if person.given is None else person.given
 
 
-def _person_fit(fits: MapFits, row: int, start: _Start, reason: str) -> PersonFit:
+def tell_keypoints(fits: MapFits, row: int, person: Prepared) -> tuple[str, tuple[str, ...]]:
+    """What was taken for a person: ``FitResult.hypothesis``, and sentences about the keypoints."""
+    taken = {"turned": fits.turned, "flipped": fits.flipped, "arms": fits.swapped_arms}
+    hypothesis = "+".join(name for name, column in taken.items() if bool(column[row]))
+    notes = [ARMS_NOTE] if bool(fits.swapped_arms[row]) else []
+    notes += [LEGS_NOTE] if bool(fits.swapped_legs[row]) else []
+    given = _keypoints(person)[:, 2] > 0
+    little = ((fits.weight_factor[row] < LITTLE_WEIGHT) & given).nonzero()[:, 0].tolist()
+    if little:
+        names = find_joint_set(person.joint_set).names
+        notes.append(
+            f"{len(little)} of {int(given.sum())} keypoints lie far from any body that fits the "
+            f"others and count little: {', '.join(names[place] for place in little)}"
+        )
+    return hypothesis, tuple(notes)
+
+
+def given_weights(fits: MapFits, row: int, person: Prepared) -> Float[Tensor, "1 K"]:
+    """What the robust weights left of each given keypoint; NaN for those that are not given."""
+    given = _keypoints(person)[:, 2] > 0
+    return torch.where(given, fits.weight_factor[row], torch.nan)[None]
+
+
+def _person_fit(
+    fits: MapFits, row: int, person: Prepared, start: MapStart, reason: str
+) -> PersonFit:
     """One row of a batch; without keypoints, or without a finite start, the answer stays."""
     one = slice(row, row + 1)
     final, energy, steps = start.answer, fits.init_energy, 0
+    outputs = dict(start.outputs)
+    hypothesis, notes = "", tuple[str, ...]()
     if reason not in ("no_keypoints", "nan"):
         final = RegressorOutput(*(part[one].clone() for part in fits.final))
         energy, steps = fits.energy, int(fits.steps[row])
-    outputs = dict(start.outputs)
+        outputs[KEYPOINT_WEIGHT] = given_weights(fits, row, person)
+        hypothesis, notes = tell_keypoints(fits, row, person)
     if fits.joint_sigma_mm is not None:
         outputs[JOINT_SIGMA] = fits.joint_sigma_mm[one].clone()
     return PersonFit(
@@ -147,4 +203,6 @@ def _person_fit(fits: MapFits, row: int, start: _Start, reason: str) -> PersonFi
         reason,
         outputs,
         None if fits.intrinsics is None else fits.intrinsics[one].clone(),
+        hypothesis,
+        notes,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -72,6 +72,15 @@ class KeypointNoise:
         sigma: npt.NDArray[np.float64] = np.interp(values, self.confidence, self.sigma)
         return sigma
 
+    def times(self, factor: float) -> KeypointNoise:
+        """The same curve with another sigma."""
+        return replace(self, sigma=self.sigma * factor)
+
+    @property
+    def knots(self) -> tuple[tuple[float, float], ...]:
+        """Confidence and sigma of each knot, as ``losses.tie.keypoint_weights`` takes them."""
+        return tuple(zip(self.confidence.tolist(), self.sigma.tolist(), strict=True))
+
     def save(self, path: str | Path) -> None:
         """Write one ``.npz`` without pickles."""
         card = {"format": FORMAT, "count": self.count, "source": self.source}
@@ -102,6 +111,34 @@ LANDMARKS: Final = KeypointNoise(
     290,
     "landmarks of the open regressor on COCO photos",
 )
+
+#: The curves of the package by name, as fits use them. The built-in keypoints come of the trunk
+#: that the answer comes of: their errors go with those that the prior already knows, and some are
+#: gross, so that they count as several times as wrong as they are alone (docs/map.md).
+CURVES: Final = {
+    "labels": LABELS,
+    "detector": DETECTOR.times(5.0),
+    "landmarks": LANDMARKS.times(3.0),
+}
+
+
+def find_keypoint_noise(source: str | Path | KeypointNoise | None) -> KeypointNoise | None:
+    """A curve as configurations name it: itself, one of ``CURVES`` by name, or that of a file.
+
+    Raises:
+        FileNotFoundError: If it is neither a name nor a file.
+        ValueError: If the file holds no curve.
+    """
+    if source is None or isinstance(source, KeypointNoise):
+        return source
+    if str(source) in CURVES:
+        return CURVES[str(source)]
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"keypoint_noise: must be one of {', '.join(CURVES)}, or a file of `eft-fast calibrate "
+            f"--keypoint-pairs`, got {source}"
+        )
+    return load_keypoint_noise(source)
 
 
 def load_keypoint_noise(path: str | Path) -> KeypointNoise:

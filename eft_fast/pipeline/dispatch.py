@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -22,13 +23,14 @@ from eft_fast.eft.modes import check_mode
 from eft_fast.errors import unknown_name
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fitter import MapFitter
+from eft_fast.map_fit.weighing import WeighedFitter
 from eft_fast.models import load_regressor
 from eft_fast.models.accept import accept_regressor
 from eft_fast.models.base import Regressor, check_same_body
 from eft_fast.models.error_covariance import find_error_covariance
 from eft_fast.ops import find_device
 from eft_fast.pipeline.confidence import with_confidence
-from eft_fast.pipeline.fitter import Fitter
+from eft_fast.pipeline.fitter import GIVEN, KEYPOINT_WEIGHT, Fitter
 from eft_fast.pipeline.predict import RegressorFitter, confidence_outputs
 from eft_fast.pipeline.run import Run
 from eft_fast.pipeline.workers import WorkerFitter
@@ -221,7 +223,9 @@ def make_fitter(
         if slots is not None:
             raise ValueError("fit_batch: workers and slots exclude each other; give one of them")
         return WorkerFitter(
-            partial(make, slots=1), count=workers, outputs=confidence_outputs(regressor)
+            partial(make, slots=1),
+            count=workers,
+            outputs={**confidence_outputs(regressor), **_weight_outputs(method, config)},
         )
     if slots is None:
         slots = _default_slots(regressor, body, mode, config, device)
@@ -253,7 +257,20 @@ def _make_local(
             raw_camera=config.strict_reference,
         )
     fitter = make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)
+    if _weight_outputs(method, config):
+        direct = MapConfig(
+            covariance=config.covariance,
+            distance=config.distance,
+            keypoint_noise=config.keypoint_noise,
+        )
+        fitter = WeighedFitter(fitter, regressor, body, config=direct)
     return with_confidence(fitter, regressor)
+
+
+def _weight_outputs(method: str, config: EftConfig) -> Mapping[str, tuple[int, ...]]:
+    """The output of fits that take robust weights from the direct fit; nothing of the others."""
+    is_robust = method == "eft" and config.robust and config.tie == "residual"
+    return {KEYPOINT_WEIGHT: (GIVEN,)} if is_robust else {}
 
 
 def _default_slots(

@@ -17,6 +17,10 @@ from eft_fast.models.base import RegressorOutput
 if TYPE_CHECKING:
     from eft_fast.pipeline.prepare import Prepared
 
+#: In shapes of ``Fitter.outputs``: as many as there are given keypoints.
+GIVEN: Final = -1
+#: Output of fits that weigh the given keypoints, see ``FitResult.keypoint_weight``.
+KEYPOINT_WEIGHT: Final = "keypoint_weight"
 #: Reasons by their code; 0 goes on.
 _REASONS: Final = ("", "converged", "max_steps", "nan", "no_keypoints")
 #: Numbers of an answer in a record: pose, shape and camera; the loss follows them.
@@ -38,6 +42,8 @@ class PersonFit:
         outputs: What ``Fitter.outputs`` names, as far as this person has it.
         crop_intrinsics: Pinhole that the fit assumed, as seen in the crop; None: that of the
             person, or the weak camera.
+        hypothesis: As of ``FitResult``.
+        notes: What the fit found wrong with the keypoints, a sentence each.
     """
 
     final: RegressorOutput
@@ -48,6 +54,8 @@ class PersonFit:
     stop_reason: str
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     crop_intrinsics: Float[Tensor, "1 3 3"] | None = None
+    hypothesis: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Fitter(ABC):
@@ -58,7 +66,10 @@ class Fitter(ABC):
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
-        """Further tensors per person in ``PersonFit.outputs``: name in ``FitResult``, and shape."""
+        """Further tensors per person in ``PersonFit.outputs``: name in ``FitResult``, and shape.
+
+        ``GIVEN`` stands for the number of given keypoints.
+        """
         return {}
 
     @abstractmethod

@@ -41,6 +41,7 @@ class Prepared:
         given: The keypoints of the sample's own joint set in the crop, as ``keypoints_2d``; None
             where only the 49 are known.
         joint_set: Name of that set.
+        weight_factor: What the weight of each of these keypoints is multiplied by; None: 1.
         points_3d: The same points in space: x, y, z in metres in the axes of the camera, about any
             origin, and confidence; None: not known.
         keypoints_px: The given keypoints in photo pixels, cleaned: NaN and those outside the photo
@@ -59,6 +60,7 @@ class Prepared:
     crop_intrinsics: Float[Tensor, "3 3"] | None = None
     given: Float[Tensor, "K 3"] | None = None
     joint_set: str = "spin49"
+    weight_factor: Float[Tensor, " K"] | None = None
     points_3d: Float[Tensor, "K 4"] | None = None
     keypoints_px: Float[np.ndarray, "K 3"] | None = None
     center: Float[np.ndarray, " 2"] | None = None
@@ -86,16 +88,19 @@ class Prepared:
 
     def to(self, device: torch.device) -> Prepared:
         """The same with the tensors of the fit on a device."""
-        img, given, pinhole, points_3d = (
+        img, given, pinhole, factor, points_3d = (
             None if value is None else value.to(device)
-            for value in (self.img, self.given, self.crop_intrinsics, self.points_3d)
-        )
+            for value in (
+                self.img, self.given, self.crop_intrinsics, self.weight_factor, self.points_3d
+            )
+        )  # fmt: skip
         return replace(
             self,
             img=img,
             keypoints_2d=self.keypoints_2d.to(device),
             crop_intrinsics=pinhole,
             given=given,
+            weight_factor=factor,
             points_3d=points_3d,
         )
 

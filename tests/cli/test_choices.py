@@ -5,6 +5,7 @@ from __future__ import annotations
 from eft_fast.cli import choices
 from eft_fast.deploy import graph, onnx_export, reduced, speed
 from eft_fast.eft.config import EFT_MODES
+from eft_fast.models.keypoint_noise import CURVES
 from eft_fast.pipeline.dispatch import METHODS
 from eft_fast.pseudo_gt import FORMATS
 from eft_fast.synth.motion import SPLITS
@@ -13,6 +14,7 @@ from eft_fast.training.config_file import STAGES
 
 def test_names_are_those_of_the_library():
     assert choices.METHODS == METHODS
+    assert choices.NOISES == tuple(CURVES)
     assert choices.EFT_MODES == EFT_MODES
     assert choices.EXPORT_OUTPUTS == graph.OUTPUTS
     assert choices.EXPORT_PRECISIONS == (*graph.PRECISIONS, *choices.GATED)

@@ -28,6 +28,7 @@ from eft_fast.cli import main
 from eft_fast.cli.main import make_program
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.paths import output_folder
+from eft_fast.cli.people import people_from_detector
 from eft_fast.eft.loop import LoopFitter
 from eft_fast.models import load_regressor
 from eft_fast.models.error_covariance import covariance_beside, estimate_covariance
@@ -163,6 +164,36 @@ def test_fit_says_why_it_takes_eft(dataset, tiny, known, tmp_path, capsys, monke
     assert line.startswith("note: fit_batch: method 'map', the default, needs the error covariance")
 
 
+def test_keypoints_of_the_detector_get_its_noise(dataset, known, tmp_path, monkeypatch):
+    """Without --annotations; what is named goes before, and labels are as they were."""
+    found = []
+    fit_batch = eft_fast.api.fit_batch
+
+    def watched(*arguments, **options):
+        found.append(options["config"])
+        return fit_batch(*arguments, **options)
+
+    def detected(photos, *, quiet):
+        people = people_from_detector([], quiet=True)
+        people.photos, people.names, people.ids = list(photos[:1]), ["a"], ["0"]
+        people.keypoints = np.ones((1, 17, 3), np.float32) * [60, 60, 1]
+        people.boxes = np.array([[30.0, 20, 80, 80]])
+        return people
+
+    monkeypatch.setattr("eft_fast.api.fit_batch", watched)
+    monkeypatch.setattr("eft_fast.cli.fit.people_from_detector", detected)
+    fit = ["fit", str(dataset[0]), "--regressor", str(known), "--no-pictures", "--quiet"]
+    given = ["--annotations", str(dataset[1])]
+    for number, more in enumerate(
+        [[], ["--keypoint-noise", "labels"], ["--mode", "head"], given, ["--method", "smplify"]]
+    ):
+        assert main([*fit, "--out", str(tmp_path / str(number)), *more]) == 0
+    assert isinstance(found.pop(), eft_fast.SmplifyConfig)
+    assert [each.keypoint_noise for each in found] == ["detector", "labels", "detector", None]
+    kinds = [eft_fast.MapConfig, eft_fast.MapConfig, eft_fast.EftConfig, eft_fast.MapConfig]
+    assert [type(each) for each in found] == kinds
+
+
 def test_bad_photo_is_named_and_the_others_are_fitted(dataset, tiny, tmp_path, capsys):
     photos, _ = dataset
     data = (photos / "photo0.jpg").read_bytes()
@@ -227,6 +258,8 @@ def test_all_photos_bad_is_a_failure(dataset, tiny, tmp_path, capsys):
         (["fit", "{photos}", "--method", "none", "--threshold", "1"], "--threshold goes with"),
         (["fit", "{photos}", "--mode", "head", "--prior", "gmm"], "got no --method; leave it out"),
         (["fit", "{photos}", "--covariance", "none.npz"], "--covariance must be a file"),
+        (["fit", "{photos}", "--keypoint-noise", "x"], "must be one of labels, detector, landm"),
+        (["fit", "{photos}", "--method", "none", "--keypoint-noise", "labels"], "goes with --me"),
         (["fit", "{photos}", "--method", "smplify", "--covariance", "{text}"], "goes with --meth"),
     ],
 )

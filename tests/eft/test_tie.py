@@ -19,6 +19,7 @@ from eft_fast.losses import tie
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.error_covariance import ErrorCovariance
 from eft_fast.models.error_state import answer_frame, error_state
+from eft_fast.models.keypoint_noise import KeypointNoise
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.prepare import Prepared
 
@@ -133,9 +134,42 @@ def test_a_stiff_tie_keeps_the_answer(regressor, body, config, covariance, tmp_p
     assert moves[1] < 0.3 * moves[0]
 
 
+def test_a_factor_weighs_a_keypoint(regressor, body, config):
+    """0 leaves it out; people without factors beside one who has some keep their weights."""
+    people = make_people(3)
+    factor = torch.ones(17, dtype=torch.float64)
+    factor[5] = 0
+    weighed = [people[0], replace(people[1], weight_factor=factor), people[2]]
+    dropped = [*people]
+    dropped[1] = replace(people[1], given=people[1].given.clone())
+    dropped[1].given[5] = 0
+    loss, start = EftLoss(regressor, body, config), answer_of(regressor, people)
+    want, _ = loss(start, EftTarget.of(dropped), start)
+    got, _ = loss(start, EftTarget.of(weighed), start)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    assert not torch.equal(want[1], loss(start, EftTarget.of(people), start)[0][1])
+    joined = EftTarget.concatenate([EftTarget.of([person]) for person in weighed])
+    assert torch.equal(loss(start, joined, start)[0], got)
+
+
+def test_keypoint_noise_reaches_the_loss(regressor, body, config):
+    """A curve that is level at 0.04: the keypoints of all confidences weigh alike."""
+    level = KeypointNoise(np.array([1.0]), np.array([0.04]), 0, "made up")
+    people = make_people(2)
+    start = answer_of(regressor, people)
+    alike = replace(config, sigma=0.04, sigma_unsure=0.04)
+    for source in (level, "labels"):
+        loss = EftLoss(regressor, body, replace(config, keypoint_noise=source))
+        got = loss(start, EftTarget.of(people), start)[0]
+        want = EftLoss(regressor, body, alike)(start, EftTarget.of(people), start)[0]
+        assert torch.allclose(got, want, rtol=1e-6) is (source is level)
+
+
 @pytest.mark.parametrize("mode", ["full", "head", "feature", "lora"])
 def test_every_way_gives_the_same_fit(regressor, body, config, mode):
     people = make_people(3)
+    factor = torch.linspace(0, 1, 17, dtype=torch.float64)
+    people[1] = replace(people[1], weight_factor=factor)
     loop = dict(LoopFitter(regressor, body, config=config, mode=mode).fit(people))
     ways = [
         SlotFitter(regressor, body, config=config, mode=mode, slots=2, batched=False),

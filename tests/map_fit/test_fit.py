@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from eft_fast.map_fit.fit import MapFits, fit_map
 from eft_fast.map_fit.hypotheses import BONES, flip_bone, try_flips
 from eft_fast.map_fit.problem import state_of
 from eft_fast.models.base import RegressorOutput
+from eft_fast.models.keypoint_noise import KeypointNoise
 from eft_fast.ops.map import MapState
 from tests.map_fit.people import COCO, People, make_people
 
@@ -81,6 +83,19 @@ def test_an_unsure_keypoint_pulls_less(body: Smpl, people: People) -> None:
         fits = run(body, replace(people, keypoints=moved), PLAIN)
         errors.append(reprojection(body, replace(people, keypoints=moved), fits.final)[:, wrist])
     assert float(errors[0].mean()) < float(errors[1].mean())
+
+
+def test_keypoint_noise_says_how_far_to_follow(body: Smpl, people: People) -> None:
+    """Keypoints of the built-in detector move the fit less; a curve is a sigma as any other."""
+    plain, detected = (
+        run(body, people, replace(PLAIN, keypoint_noise=source)) for source in (None, "detector")
+    )
+    followed, moved = (reprojection(body, people, each.final).mean() for each in (plain, detected))
+    assert float(moved) > 2 * float(followed)
+    level = KeypointNoise(np.array([0.5]), np.array([0.05]), 0, "made up")
+    curve = run(body, people, replace(PLAIN, keypoint_noise=level))
+    sigma = run(body, people, replace(PLAIN, sigma=0.05))
+    torch.testing.assert_close(curve.final.pred_rotmat, sigma.final.pred_rotmat)
 
 
 def test_every_person_is_bitwise_the_same_alone(body: Smpl) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from eft_fast.conventions import EXTENT_PER_SIZE
 from eft_fast.keypoints import JOINT_SETS
+from eft_fast.losses.tie import keypoint_weights
 from eft_fast.models.keypoint_noise import (
+    CURVES,
     LABELS,
     KeypointNoise,
     estimate_keypoint_noise,
+    find_keypoint_noise,
     load_keypoint_noise,
     measure_keypoint_pairs,
     person_extent,
@@ -131,3 +135,27 @@ def test_every_joint_set_has_limbs():
     for name, joints in JOINT_SETS.items():
         points = np.random.default_rng(0).random((1, len(joints.names), 3)) + 0.1
         assert np.isfinite(person_extent(points, name)).all(), name
+
+
+def test_weights_follow_the_curve():
+    """The curve of the fits is that of the file, at, between and beyond its knots."""
+    for noise in (*CURVES.values(), KeypointNoise(np.array([0.5]), np.array([0.03]), 0, "level")):
+        confidence = np.linspace(0, 1, 41)
+        size = torch.tensor([0.4], dtype=torch.float64)
+        found = keypoint_weights(
+            torch.from_numpy(confidence)[None], size,
+            sigma=1.0, sigma_unsure=1.0, sure_above=0.5, curve=noise.knots,
+        )[0].numpy()  # fmt: skip
+        want = 1 / (EXTENT_PER_SIZE * 0.4 * noise.sigma_of(confidence)) ** 2
+        np.testing.assert_allclose(found[1:], want[1:], rtol=1e-9)
+        assert found[0] == 0
+
+
+def test_a_source_is_a_name_a_file_or_a_curve(tmp_path):
+    LABELS.save(tmp_path / "mine.npz")
+    assert find_keypoint_noise(None) is None
+    assert find_keypoint_noise(LABELS) is LABELS
+    assert find_keypoint_noise("detector") is CURVES["detector"]
+    assert find_keypoint_noise(tmp_path / "mine.npz").knots == LABELS.knots
+    with pytest.raises(FileNotFoundError, match="one of labels, detector, landmarks, or a file"):
+        find_keypoint_noise("detectron")

@@ -120,6 +120,7 @@ class GraphSlotFitter(Fitter):
         self._inputs: Any = None
         self._pinholes: Tensor | None = None
         self._given: Tensor | None = None
+        self._factor: Tensor | None = None
         self._joint_set = "spin49"
         self._seats: list[_Seat | None] = [None] * slots
         self._steps: Steps = EagerSteps(self._step)
@@ -204,6 +205,9 @@ class GraphSlotFitter(Fitter):
             self._pinholes[place] = _send(person.crop_intrinsics, self._like.device)
         if self._given is not None and person.given is not None:
             self._given[place] = _send(person.given, self._like.device)
+        if self._factor is not None:
+            factor = person.weight_factor
+            self._factor[place] = 1.0 if factor is None else _send(factor, self._like.device)
         self._records.admit(place, person.is_labelled)
         self._seats[place] = _Seat(person.index, self._count + 1)
 
@@ -217,6 +221,7 @@ class GraphSlotFitter(Fitter):
                 self._pinholes = eye.repeat(slots, 1, 1)
             if person.given is not None:
                 self._given = self._like.new_zeros(slots, *person.given.shape)
+                self._factor = self._like.new_ones(slots, len(person.given))
                 self._joint_set = person.joint_set
         if (self._pinholes is None) != (person.crop_intrinsics is None):
             raise ValueError(
@@ -251,7 +256,7 @@ class GraphSlotFitter(Fitter):
         self._network.move(source, target)
         _map(lambda each: each[target].copy_(each[source]), self._inputs)
         self._keypoints[target] = self._keypoints[source]
-        for held in (self._pinholes, self._given):
+        for held in (self._pinholes, self._given, self._factor):
             if held is not None:
                 held[target] = held[source]
         self._records.move(source, target)
@@ -266,7 +271,8 @@ class GraphSlotFitter(Fitter):
         inputs = _map(lambda each: each[:width], self._inputs)
         pinholes = None if self._pinholes is None else self._pinholes[:width]
         given = None if self._given is None else self._given[:width]
-        target = EftTarget(self._keypoints[:width], pinholes, given, self._joint_set)
+        factor = None if self._factor is None else self._factor[:width]
+        target = EftTarget(self._keypoints[:width], pinholes, given, self._joint_set, factor)
 
         def run(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
             output = network(inputs, raw_camera=self._config.strict_reference)
