@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": ALL,
 }
 ALLOWED["pseudo_gt"] = ALLOWED["pseudo_gt"] | {"api"}
-ALLOWED["training"] = ALLOWED["training"] | {"evaluation", "synth"}
+ALLOWED["training"] = ALLOWED["training"] | {"evaluation", "pseudo_gt", "synth"}
 ALLOWED["deploy"] = ALLOWED["deploy"] | {"evaluation", "serving"}
 
 #: Third-party packages that a module may import when it is imported.

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from eft_fast.cli import train_labels
 from eft_fast.cli.choices import STAGES
 from eft_fast.cli.options import at_least, device_name
 from eft_fast.cli.output import UsageError, emit, note
@@ -46,15 +47,17 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "train",
         run,
-        summary="train the open regressor on rendered people",
+        summary="train a regressor on rendered people, or on fits and annotated photos",
         description=(
             "Train the open regressor: render people, train the head on the trunk's stored "
-            "outputs, train everything together, and score the held-out pictures. Every stage "
-            "goes on where it was stopped. Options win over the file."
+            "outputs, train everything together, and score the held-out pictures. With --data "
+            "(or a file with [[data]]): train a regressor on labelled photos, fits above all. "
+            "Either goes on where it was stopped. Options win over the file."
         ),
         examples=[
             "eft-fast train --config train.toml",
             "eft-fast train --work run --motion cmu --trunk full.npz --train 3000",
+            "eft-fast train --data coco_fits mpii_fits --share 0.7 0.3 --work trained",
         ],
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of options")
@@ -65,7 +68,11 @@ def add(subparsers: Subparsers) -> None:
         "--trunk", type=Path, metavar="FILE", help="weights of tools/convert_blazepose.py"
     )
     parser.add_argument(
-        "--start", type=Path, metavar="FILE", help="fine-tune these weights; default: the head's"
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="fine-tune these weights; default: the head's. Of --data: open (default), fresh: a "
+        "new head on the published trunk, or a file",
     )
     parser.add_argument("--train", type=at_least(0), metavar="N", help="rendered training pictures")
     parser.add_argument(
@@ -94,13 +101,26 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="export the weights to this file")
     parser.add_argument("--source-sha256", metavar="HEX", help="hash of the trunk's source file")
     parser.add_argument("--seed", type=at_least(0), help="of pictures, weights and batches")
+    train_labels.add_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the stages in order; print the score of the last one that gives one."""
+    if options.config is not None:
+        check_file("--config", options.config)
+    if options.data is not None or _has_data(options.config):
+        if options.config is None and options.work is None:
+            raise UsageError("--work expected beside --data; got none")
+        if str(options.start) not in ("None", "open", "fresh"):
+            check_file("--start", options.start)
+        return train_labels.run(options)
+    for name in train_labels.OWN:
+        if getattr(options, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} goes with --data; give both or leave it out")
     if options.config is None and (options.work is None or options.motion is None):
         raise UsageError("--config, or --work and --motion, expected; got neither")
-    for name in ("config", "trunk", "start"):
+    for name in ("trunk", "start"):
         if getattr(options, name) is not None:
             check_file(f"--{name}", getattr(options, name))
     for name in ("motion", "backgrounds"):
@@ -112,6 +132,14 @@ def run(options: argparse.Namespace) -> int:
             return _train(job, options)
         with output_file(job.out):
             return _train(job, options)
+
+
+def _has_data(config: Path | None) -> bool:
+    if config is None:
+        return False
+    from eft_fast.training.config_file import is_label_run
+
+    return is_label_run(config)
 
 
 def _read_job(options: argparse.Namespace) -> TrainingRun:

@@ -162,11 +162,15 @@ def find_trunk(regressor: OpenRegressor) -> BlazePose:
     return _load_published(trunk.stem.weight.device)
 
 
+def load_published_trunk() -> BlazePose:
+    """The landmark network as it was published, which the package ships; a new one at each call."""
+    with np.load(PUBLISHED_TRUNK_PATH, allow_pickle=False) as archive:
+        return BlazePose.from_arrays({name: archive[name] for name in archive.files}).eval()
+
+
 @lru_cache(maxsize=2)
 def _load_published(device: torch.device) -> BlazePose:
-    with np.load(PUBLISHED_TRUNK_PATH, allow_pickle=False) as archive:
-        trunk = BlazePose.from_arrays({name: archive[name] for name in archive.files})
-    return trunk.to(device).eval()
+    return load_published_trunk().to(device)
 
 
 def make_windows(image: UInt8[np.ndarray, "H W 3"]) -> list[Crop]:

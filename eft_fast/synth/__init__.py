@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from eft_fast.synth.config import CameraConfig, PhotoConfig, PoseConfig, SynthConfig
 from eft_fast.synth.dataset import SynthArrays, SynthJob, load_shards, render_shards, stack_samples
-from eft_fast.synth.export import WrittenSet, write_set
+from eft_fast.synth.export import WrittenSet, load_set, write_set
 from eft_fast.synth.landmarks import LANDMARKS, body_landmarks
 from eft_fast.synth.motion import PosePool, load_motion, sample_prior_poses
 from eft_fast.synth.render import Renderer, make_renderer
@@ -28,6 +28,7 @@ __all__ = [
     "WrittenSet",
     "body_landmarks",
     "load_motion",
+    "load_set",
     "load_shards",
     "make_renderer",
     "render_shards",

@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from eft_fast.data import read_coco
 from eft_fast.files import save_npz, whole_file, write_text
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set
+from eft_fast.sample import SampleList
 from eft_fast.synth.dataset import ORIGIN, SynthJob, write_shards
 from eft_fast.synth.landmarks import LANDMARKS, NUM_COCO
 from eft_fast.synth.sample import SynthSample
@@ -27,6 +29,9 @@ _SHEET_COLUMNS: Final = 8
 _SHEET_TILE: Final = 192  # pixels
 #: Colour of a keypoint by visibility: hidden, visible.
 _COLOURS: Final = {1: (255, 80, 80), 2: (80, 255, 80)}
+#: Files of a set.
+ANNOTATIONS: Final = "annotations.json"
+PARAMETERS: Final = "parameters.npz"
 _SETTINGS: Final = "dataset.json"
 _FORMAT: Final = "eft-fast-synth/1"
 
@@ -79,15 +84,69 @@ def write_set(job: SynthJob, *, processes: int = 1, progress: bool = True) -> Wr
     todo = [shard for shard in range(parts.num_shards) if not _is_done(parts, shard)]
     write_shards(parts, todo, _PictureWriter(images, job), processes=processes, progress=progress)
     arrays = _load_parts(parts)
-    annotations = job.out / "annotations.json"
+    annotations = job.out / ANNOTATIONS
     write_text(annotations, json.dumps(make_coco(arrays, job)))
-    parameters = job.out / "parameters.npz"
+    parameters = job.out / PARAMETERS
     save_npz(parameters, _make_parameters(arrays, job), compressed=False)
     sheet = job.out / "contact_sheet.png"
     with whole_file(sheet) as file:
         _make_sheet(images, arrays, job).save(file, format="PNG")
     people, rendered = len(arrays["box"]), sum(len(parts.indices(shard)) for shard in todo)
     return WrittenSet(images, annotations, parameters, sheet, people, job.count, rendered)
+
+
+def load_set(folder: str | Path, *, min_keypoints: int = 1) -> SampleList:
+    """Read the people of a set with their true pose, shape and camera.
+
+    The root's rotation is in the axes of the set's pinhole camera: of somebody beside the middle of
+    a picture, the weak camera of a crop sees it turned by the angle of the ray.
+
+    Args:
+        folder: What ``write_set`` wrote.
+        min_keypoints: Fewest labelled keypoints of a person.
+
+    Raises:
+        FileNotFoundError: If there is no such set.
+        ValueError: If its parameters are not those of its annotations.
+    """
+    folder = Path(folder)
+    parameters, annotations = folder / PARAMETERS, folder / ANNOTATIONS
+    if not is_set(folder):
+        raise FileNotFoundError(
+            f"load_set: {folder} must hold {ANNOTATIONS} and {PARAMETERS}, as eft-fast synth "
+            "writes them"
+        )
+    people = read_coco(annotations, folder / "images", min_keypoints=min_keypoints)
+    with np.load(parameters, allow_pickle=False) as archive:
+        rows = {str(number): row for row, number in enumerate(archive["annotation_id"].tolist())}
+        pose = archive["pose"].reshape(-1, 24, 3)
+        betas, transl, intrinsics = (archive[key] for key in ("betas", "transl", "intrinsics"))
+    unknown = [sample.id for sample in people if sample.id not in rows]
+    if unknown:
+        raise ValueError(
+            f"load_set: {parameters} must hold everybody of {annotations}, got nobody with the id "
+            f"{unknown[0]}; render the set again"
+        )
+    samples = []
+    for sample in people:
+        row = rows[sample.id]
+        samples.append(
+            replace(
+                sample,
+                dataset="synth",
+                full_pose=pose[row],
+                betas=betas[row],
+                gender="neutral",
+                K=intrinsics[row].astype(np.float64),
+                cam_transl=transl[row],
+            )
+        )
+    return SampleList(samples, people.left_out, people.notes)
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder holds what ``write_set`` writes."""
+    return (folder / PARAMETERS).is_file() and (folder / ANNOTATIONS).is_file()
 
 
 def image_name(job: SynthJob, index: int) -> str:

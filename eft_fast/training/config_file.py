@@ -18,10 +18,14 @@ else:
     import tomli as tomllib
 
 from eft_fast.training.config import check_numbers
+from eft_fast.training.label_run import FRESH, OPEN, LabelRun
 from eft_fast.training.regressor import RegressorTraining
 
 #: Stages that a run may consist of, in their order.
 STAGES: Final = ("render", "head", "finetune", "evaluate")
+
+#: What errors call the outermost table.
+_FILE: Final = "the file"
 
 _T = TypeVar("_T")
 
@@ -58,12 +62,16 @@ class TrainingRun:
                 f"{self.out}; give source_sha256, too"
             )
         check_numbers(self, "train")
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(
-                f"train: device must be a name such as cpu or cuda:0, got {self.device!r}"
-            ) from None
+        _check_device(self.device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"train: device must be a name such as cpu or cuda:0, got {device!r}"
+        ) from None
 
 
 def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingRun:
@@ -92,6 +100,46 @@ def run_from_table(
     table: Mapping[str, Any], folder: Path, changes: Mapping[str, Any] | None = None
 ) -> TrainingRun:
     """Make a run of nested tables; see ``load_run``."""
+    return _fill(TrainingRun, _merge(table, changes), _FILE, folder)
+
+
+def is_label_run(path: str | Path) -> bool:
+    """Whether a file is of a run on labelled photos: it has ``[[data]]``."""
+    path = Path(path)
+    return path.is_file() and "data" in _parse(path)
+
+
+def load_label_run(path: str | Path | None, changes: Mapping[str, Any] | None = None) -> LabelRun:
+    """Read a run on labelled photos from a TOML file, or make it of options alone.
+
+    The file holds the fields of ``LabelRun``: ``work``, ``start`` and so on, one table ``[[data]]``
+    per source, and ``[options]``, ``[options.augment]`` and ``[options.loss]``. What is left out
+    has its default. Paths count from the file's folder.
+
+    Args:
+        path: The file; None: there is none.
+        changes: As of ``load_run``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not TOML, or an option is unknown or of a wrong type.
+    """
+    table: Mapping[str, Any] = {}
+    folder = Path()
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"train: no file {path}")
+        table, folder = _parse(Path(path)), Path(path).parent
+        start = table.get("start", OPEN)
+        if isinstance(start, str) and start not in (OPEN, FRESH):
+            table = {**table, "start": str(folder / start)}
+    run = _fill(LabelRun, _merge(table, changes), _FILE, folder)
+    _check_device(run.device)
+    return run
+
+
+def _merge(table: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Tables of a file with the options that win over them."""
     merged = _copy(table)
     for place, value in (changes or {}).items():
         target = merged
@@ -100,7 +148,7 @@ def run_from_table(
             target = target.setdefault(parent, {})
         # Paths of the command line count from where the command runs.
         target[name] = value.absolute() if isinstance(value, Path) else value
-    return _fill(TrainingRun, merged, "the file", folder)
+    return merged
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -123,7 +171,7 @@ def _fill(kind: type[_T], table: Mapping[str, Any], where: str, folder: Path) ->
             raise ValueError(
                 f"train: {where} has no option {name!r}; expected one of {', '.join(known)}"
             )
-    prefix = "" if kind is TrainingRun else f"{where}."
+    prefix = "" if where == _FILE else f"{where}."
     values = {
         name: _convert(hints[name], value, prefix + name, folder) for name, value in table.items()
     }

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from eft_fast.body import Smpl
 from eft_fast.evaluation import metrics
@@ -17,6 +18,8 @@ from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.synth import SynthArrays
 from eft_fast.synth.landmarks import NUM_COCO
 from eft_fast.training.cache import normalise_images
+from eft_fast.training.crops import CropReader
+from eft_fast.training.labels import LabelledPeople
 from eft_fast.training.targets import Targets, body_points, make_targets
 
 #: Hips, knees, ankles, shoulders, elbows, wrists, neck and head: the 14 joints of the errors.
@@ -86,6 +89,39 @@ def score_renders(network: Regressor, body: Smpl, arrays: SynthArrays) -> dict[s
     """Return the summary of a regressor's errors on rendered people; ``body`` is who they show."""
     output = predict(network, arrays.image)
     return score_output(output, make_targets(arrays, body), body).summary()
+
+
+@torch.no_grad()
+def score_people(network: Regressor, body: Smpl, people: LabelledPeople) -> dict[str, np.ndarray]:
+    """Joint errors of a regressor on photos of people whose pose is known.
+
+    Args:
+        network: The regressor.
+        body: Its body.
+        people: All of them with pose and shape.
+
+    Returns:
+        ``mpjpe_mm`` and ``pa_mpjpe_mm``, one value per person, over ``JOINTS_14``.
+
+    Raises:
+        ValueError: If somebody's pose is not known.
+    """
+    if bool((people.rotmat_weight == 0).any()) or bool((people.betas_weight == 0).any()):
+        raise ValueError(
+            "score_people: people with a known pose and shape expected, got some without"
+        )
+    read = CropReader(people, network)
+    errors: list[tuple[Tensor, Tensor]] = []
+    for rows in torch.arange(len(people)).split(16):
+        img, labels = read(rows, torch.Generator().manual_seed(0))
+        output = network(img)
+        found = body_points(body, output.pred_rotmat, output.pred_betas).joints
+        true = body_points(body, labels.rotmat, labels.betas).joints
+        chosen = list(JOINTS_14)
+        plain = (found - true)[:, chosen].norm(dim=-1).mean(1)
+        errors.append((plain, metrics.pa_mpjpe(found[:, chosen], true[:, chosen])))
+    plain, aligned = (torch.cat(part) for part in zip(*errors, strict=True))
+    return {"mpjpe_mm": 1e3 * plain.numpy(), "pa_mpjpe_mm": 1e3 * aligned.numpy()}
 
 
 @torch.no_grad()
