@@ -153,7 +153,7 @@ def read_source(source: DataSource, body: Smpl, body_name: str) -> LabelledPeopl
         UsageError: If its fits do not say what their photos are.
         ValueError: If no reader takes it.
     """
-    from eft_fast.cli.run_folder import FITS, load_run_folder
+    from eft_fast.cli.run_folder import FITS, load_run_folder, run_verdicts
     from eft_fast.data import open_annotations
     from eft_fast.synth import load_set
     from eft_fast.synth.export import is_set
@@ -165,9 +165,13 @@ def read_source(source: DataSource, body: Smpl, body_name: str) -> LabelledPeopl
         if not fits.photos:
             raise UsageError(f"--data: {path} must say what its photos are; run eft-fast fit again")
         photos = [_photo(Path(name), source.photos) for name in fits.photos]
-        keep = None if source.select else _everybody(len(fits.result))
         people = LabelledPeople.from_fits(
-            fits.result, photos, body, keep=keep, sigma_mm=source.sigma_mm
+            fits.result,
+            photos,
+            body,
+            keep=None if source.select else _everybody(len(fits.result)),
+            verdicts=run_verdicts(fits, None),
+            sigma_mm=source.sigma_mm,
         )
         return people.without_pose() if only_2d else people
     if is_set(path):

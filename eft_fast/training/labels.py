@@ -96,6 +96,7 @@ class LabelledPeople:
         *,
         select: SelectConfig | None = None,
         keep: Bool[np.ndarray, " N"] | None = None,
+        verdicts: Sequence[str | None] | None = None,
         sigma_mm: float | None = None,
     ) -> LabelledPeople:
         """Take fits as the truth.
@@ -105,7 +106,8 @@ class LabelledPeople:
             photos: The photo of each.
             body: The body that the fits are of.
             select: Rules that a fit must pass; default: those of ``pseudo_gt``.
-            keep: Who was chosen by other means, by hand for example; instead of ``select``.
+            keep: Who was chosen by other means; instead of the rules.
+            verdicts: ``keep`` or ``reject`` of people that somebody looked at, else None.
             sigma_mm: Weigh each joint by s^2 / (s^2 + sigma^2), where sigma is the fit's own
                 ``joint_sigma_mm`` and s this; None, or fits that do not say: all joints count 1.
 
@@ -123,13 +125,13 @@ class LabelledPeople:
             )
         left_out: dict[str, int] = {}
         if keep is None:
-            chosen = select_fits(result, select)
+            chosen = select_fits(result, select, verdicts=verdicts)
             keep, left_out = chosen.keep, chosen.counts()
         finite = torch.isfinite(result.params.full_pose).flatten(1).all(1).numpy()
         finite &= torch.isfinite(result.params.betas).all(1).numpy()
         finite &= np.isfinite(result.bbox_scale.numpy())
-        rows = np.nonzero(keep & finite)[0]
-        taken = result[rows.tolist()]
+        rows = np.nonzero(keep & finite)[0].tolist()
+        taken = result[rows]
         weight = torch.ones(len(rows), 24)
         if sigma_mm is not None and taken.joint_sigma_mm is not None:
             squared = taken.joint_sigma_mm.float().square()

@@ -269,7 +269,7 @@ class PhotoFeed:
         loader: DataLoader[tuple[Tensor, Labels]] = DataLoader(
             self._set,
             batch_size=None,
-            sampler=range(first, self._config.steps),  # type: ignore[arg-type]
+            sampler=range(first, self._config.steps),
             num_workers=workers,
             # Fork would copy the locks of torch's threads; spawn starts clean.
             multiprocessing_context="spawn" if workers else None,

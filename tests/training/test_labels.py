@@ -217,6 +217,11 @@ def test_fits_become_labels(rendered_set, open_body):
     )
     assert len(none) == 0
     assert none.left_out == {"few_keypoints": 3}
+    judged = LabelledPeople.from_fits(
+        result, photos, open_body, verdicts=["reject", "keep", "keep"]
+    )
+    assert judged.photos == tuple(photos[1:])
+    assert judged.left_out["by_hand"] == 1
     with pytest.raises(ValueError, match="one photo per fit expected, got 2 for 3"):
         LabelledPeople.from_fits(result, photos[:2], open_body)
     with pytest.raises(ValueError, match="the fits are of body other, got body open-1"):
