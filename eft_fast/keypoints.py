@@ -120,6 +120,12 @@ _TABLES: Final[dict[str, tuple[str, str, str]]] = {
         "0 2 1 4 3 6 5 8 7 10 9 12 11",
         "18 9 8 10 7 11 6 3 2 4 1 5 0",
     ),
+    # As EFT reads them: left and right exchanged against the names of the dataset.
+    "penn13_eft": (
+        "head rsho lsho relb lelb rwri lwri rhip lhip rkne lkne rank lank",
+        "0 2 1 4 3 6 5 8 7 10 9 12 11",
+        "18 8 9 7 10 6 11 2 3 1 4 0 5",
+    ),
     "posetrack17": (
         "nose neck headtop lear rear lsho rsho lelb relb lwri rwri lhip rhip lkne rkne lank rank",
         "0 1 2 4 3 6 5 8 7 10 9 12 11 14 13 16 15",
@@ -216,6 +222,7 @@ _APPROX: Final[dict[str, dict[str, str]]] = {
     "coco17": {"lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},
     "coco23": {"lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},
     "mpii16": {"neck": "MPII's upper neck, while J24's neck is LSP's"},
+    "penn13_eft": {"head": "a point on the head, while J24's is Human3.6M's head"},
     "penn13": {"head": "a point on the head, while J24's is Human3.6M's head"},
     "posetrack17": {"neck": "bottom of the head, while J24's neck is LSP's"},
     "op25": {"neck": _MID_SHOULDER, "pelvis": _MID_HIP, "lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},

@@ -52,6 +52,7 @@ _IN_SET: Final = {
     "halpe26": {"head": "headtop"},
     "crowdpose14": {"head": "headtop"},
     "aic14": {"head": "headtop"},
+    "ochuman19": {"head": "headtop"},
     "jhmdb15": {"face": "head"},
 }  # fmt: skip
 _IN_SET["h36m17_Jreg"] = _IN_SET["h36m17_rightfirst"]

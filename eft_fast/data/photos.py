@@ -180,9 +180,13 @@ class PhotoFinder:
         return self._only(self._index().get(name.name, []), name)
 
     def find_stem(self, stem: str) -> Path:
-        """The photo whose name without ending is ``stem``; errors as in ``find``."""
+        """The photo whose name without ending is ``stem``, which may start with folders.
+
+        Errors as in ``find``.
+        """
         self._index()
-        return self._only(self._by_stem.get(stem, []), PurePosixPath(stem))
+        name = PurePosixPath(stem.replace("\\", "/"))
+        return self._only(self._by_stem.get(name.name, []), name)
 
     def expected(self, file_name: str) -> Path:
         """Where the photo would have been."""

@@ -32,6 +32,14 @@ Entry: TypeAlias = dict[str, Any]
 
 _WHO: Final = "read_coco"
 _NUM_FEET: Final = 6
+#: Datasets that are known by the names of their keypoints.
+_BY_SET: Final = {
+    "posetrack17": "posetrack18",
+    "crowdpose14": "crowdpose",
+    "ochuman19": "ochuman",
+    "aic14": "aic",
+    "jhmdb15": "jhmdb",
+}
 _KEPT: Final = ("id", "image_id", "area", "track_id", "score")
 
 
@@ -80,19 +88,21 @@ def read_coco(
 
 def samples_of_coco(reading: Reading) -> Iterator[Sample]:
     """The samples, one after another; errors as in ``read_coco``."""
-    yield from reading.samples(_people(reading))
+    yield from reading.samples(people_of_coco(reading, reading.path))
 
 
-def _people(reading: Reading) -> Iterator[Found]:
-    with CocoIndex(reading.path, reading.who) as index:
+def people_of_coco(reading: Reading, path: Path) -> Iterator[Found]:
+    """The people of one file, which may be one of several of a reading."""
+    with CocoIndex(path, reading.who) as index:
         categories = Categories(index.others.get("categories"), reading.asked, reading.who)
         if (numbers := index.unnamed()) and not reading.has_numbered(numbers):
             raise ValueError(
-                f"{reading.who}: {reading.path} must hold an object with images and annotations, "
+                f"{reading.who}: {path} must hold an object with images and annotations, "
                 f"got a list with the image_id {numbers[0]}, which names no photo; add the images: "
                 '{"images": [...], "annotations": [the list]}'
             )
         people = _People(index, categories, reading)
+        reading.format = people.format
         reading.left_out["not objects"] += index.num_odd
         for row, entry, image in index.entries():
             reason = _reason_to_skip(entry, categories)
@@ -107,7 +117,8 @@ def _people(reading: Reading) -> Iterator[Found]:
                 reading.left_out["repeated annotations"] += 1
                 continue
             yield people.found(entry, sample_id, image, photo)
-        reading.notes += categories.notes + people.notes()
+        notes = categories.notes + people.notes()
+        reading.notes += [note for note in notes if note not in reading.notes]
 
 
 def _reason_to_skip(entry: Entry, categories: Categories) -> str | None:
@@ -129,6 +140,30 @@ class _People:
         self.ids = _UniqueIds(index)
         #: Keypoints without a place on the body, by the number of all of a person.
         self._unused: dict[int, int] = {}
+
+    @property
+    def format(self) -> str:
+        """Which of the datasets in this form the file is of, as far as it shows."""
+        known = self._reading.format
+        if known not in ("coco", "posetrack") or self._index.first is None:
+            return known
+        keys, images = self._index.first.keys(), self._index.keys_of_images
+        named = self._categories.order(self._index.first).named
+        values = self._index.first["keypoints"]
+        count = len(values) // 3 if isinstance(values, list) else 0
+        for name, holds in (
+            ("posetrack21", "vid_id" in images and "person_id" in keys),
+            ("posetrack18", "vid_id" in images or "is_labeled" in images),
+            ("crowdpose", "crowdIndex" in images),
+            ("densepose-coco", "dp_x" in keys or "dp_I" in keys),
+            ("humanart", "keypoints_21" in keys),
+            ("coco-wholebody", count == 133 or "lefthand_kpts" in keys),
+            ("halpe", count in (26, 136)),
+            ("coco-foot", count == 23 or "foot_kpts" in keys),
+        ):
+            if holds:
+                return name
+        return _BY_SET.get(named.joint_set, known) if named is not None else known
 
     def photo(self, entry: Entry, image: Image) -> Photo:
         """The photo of an annotation, or the sentence that says why there is none."""
@@ -165,12 +200,16 @@ class _People:
         notes = [f"{who}: {label} {order.note}"] if order.note else []
         fault, body = None, to_body_set(order.named.joint_set if order.named else "coco17")
         points = np.zeros((len(body), 3))
-        extra: Entry = {key: entry[key] for key in _KEPT if key in entry}
+        kept = (*_KEPT, *self._reading.keep)
+        extra: Entry = {key: entry[key] for key in kept if key in entry}
         try:
             if order.fault is not None:
                 raise ValueError(f"{who}: {label} {order.fault}")
             given = read_points(entry["keypoints"], order.counts, label, who)
             points, body, rest = order.apply(given)
+            if body.name == "jhmdb15":
+                # mmpose's files of JHMDB count pixels from 1, as MATLAB does.
+                points = points - [1.0, 1.0, 0.0]
             if len(rest):
                 self._unused[len(given)] = len(rest)
                 extra["unused_keypoints_px"] = _clean(rest)

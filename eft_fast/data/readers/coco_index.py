@@ -52,6 +52,7 @@ class CocoIndex:
     Attributes:
         others: What the document holds beside images and annotations: lists with their elements.
         first: The first annotation that has keypoints; None: there is none.
+        keys_of_images: Of the images' keys those that tell what dataset it is.
         num_odd: Annotations that are no objects.
         is_results: The document is a list of detections, which names no images.
     """
@@ -66,6 +67,7 @@ class CocoIndex:
         self._path, self._who = path, who
         self.others: dict[str, Any] = {}
         self.first: Entry | None = None
+        self.keys_of_images: set[str] = set()
         self.num_odd, self.is_results = 0, False
         self._num_entries = 0
         self._rows = array("q")  # start, end and slot of each annotation
@@ -136,6 +138,7 @@ class CocoIndex:
             width, height = to_whole(entry.get("width")), to_whole(entry.get("height"))
             size = (width, height) if width and height else None
             more = {name: entry[name] for name in _KEPT_OF_IMAGE if name in entry} or None
+            self.keys_of_images.update(more or ())
             text = name if isinstance(name, str) and name else None
             fault = (
                 None if text else f"{self._who}: image {shown(entry.get('id'))} has no file_name"

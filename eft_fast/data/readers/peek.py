@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import io
 import itertools
 import os
 import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from eft_fast.data.json_stream import iter_head
 
@@ -129,6 +132,20 @@ class Peek:
         except Exception:  # libraries raise anything for a damaged file; its reader tells of it
             return {}
         return {}
+
+    @cached_property
+    def npy_shape(self) -> tuple[int, ...]:
+        """Shape of the array of an .npy file; empty if it is none, or holds objects."""
+        try:
+            file = io.BytesIO(self.head)
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        except (ValueError, EOFError):
+            return ()
+        return () if dtype.hasobject else tuple(shape)
 
     @property
     def is_hdf5(self) -> bool:

@@ -78,6 +78,7 @@ class Reading:
         min_keypoints: Fewest labelled keypoints of a person.
         min_area: People with no more square pixels are left out; 0 keeps all.
         asked: Joint set that the user named.
+        keep: Further keys of an annotation that go into ``extra``.
         box_confidence: Keypoints above it shape the box of a person without one.
         left_out: People who are left out, by reason.
         notes: What is odd about the file as a whole, a sentence each.
@@ -92,6 +93,7 @@ class Reading:
     min_keypoints: int = 1
     min_area: float = 0.0
     asked: JointSet | None = None
+    keep: tuple[str, ...] = ()
     box_confidence: float = 0.0
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)

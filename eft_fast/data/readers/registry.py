@@ -12,6 +12,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.data.photos import exists
+from eft_fast.data.readers.datasets import (
+    aic,
+    densepose,
+    jhmdb,
+    lsp,
+    mpii,
+    ochuman,
+    penn_action,
+    posetrack,
+)
+from eft_fast.data.readers.detectors import alphapose, mediapipe, mmpose, rtmlib, yolo
 from eft_fast.data.readers.peek import Peek
 from eft_fast.data.readers.reading import Reader, SampleStream
 from eft_fast.data.values import shown
@@ -38,6 +49,7 @@ def _is_coco(peek: Peek) -> bool:
 
 
 _ALL: Final = (
+    # Detectors.
     Reader(
         "openpose",
         "OpenPose output (folder of *_keypoints.json)",
@@ -46,6 +58,145 @@ _ALL: Final = (
         "samples_of_openpose",
         "op25, op25b or op18",
     ),
+    Reader(
+        "mmpose",
+        "mmpose predictions (.json per photo or video)",
+        mmpose.is_mmpose,
+        f"{_ROOM}.detectors.mmpose",
+        "samples_of_mmpose",
+        "as the file names its keypoints, else by their number",
+    ),
+    Reader(
+        "alphapose",
+        "AlphaPose, --format cmu or open (.json)",
+        alphapose.is_alphapose,
+        f"{_ROOM}.detectors.alphapose",
+        "samples_of_alphapose",
+        "op18",
+    ),
+    Reader(
+        "yolo",
+        "YOLO pose labels (.txt per photo)",
+        yolo.is_yolo,
+        f"{_ROOM}.detectors.yolo",
+        "samples_of_yolo",
+        "by the number of keypoints",
+    ),
+    Reader(
+        "ultralytics",
+        "ultralytics Results.tojson (.json per photo)",
+        yolo.is_ultralytics,
+        f"{_ROOM}.detectors.yolo",
+        "samples_of_ultralytics",
+        "by the number of keypoints",
+    ),
+    Reader(
+        "dwpose",
+        "DWPose bodies (.json per photo)",
+        rtmlib.is_dwpose,
+        f"{_ROOM}.detectors.rtmlib",
+        "samples_of_dwpose",
+        "op18",
+    ),
+    Reader(
+        "mediapipe",
+        "MediaPipe Pose landmarks (.json or .npy)",
+        mediapipe.is_mediapipe,
+        f"{_ROOM}.detectors.mediapipe",
+        "samples_of_mediapipe",
+        "mp33",
+    ),
+    Reader(
+        "rtmlib",
+        "rtmlib keypoints and scores (.npz, .npy or .json)",
+        rtmlib.is_rtmlib,
+        f"{_ROOM}.detectors.rtmlib",
+        "samples_of_rtmlib",
+        "by the number of keypoints",
+    ),
+    # Datasets.
+    Reader(
+        "mpii-mat",
+        "MPII Human Pose, the release (.mat)",
+        mpii.is_mpii_mat,
+        f"{_ROOM}.datasets.mpii",
+        "samples_of_mpii",
+        "mpii16",
+    ),
+    Reader(
+        "mpii-json",
+        "MPII as HRNet and mmpose have it (.json)",
+        mpii.is_mpii_json,
+        f"{_ROOM}.datasets.mpii",
+        "samples_of_mpii",
+        "mpii16",
+    ),
+    Reader(
+        "mpii-h5",
+        "MPII as an .h5 of annotations",
+        mpii.is_mpii_h5,
+        f"{_ROOM}.datasets.mpii",
+        "samples_of_mpii",
+        "mpii16",
+    ),
+    Reader(
+        "lsp",
+        "Leeds Sports Pose and its extended set (joints.mat)",
+        lsp.is_lsp,
+        f"{_ROOM}.datasets.lsp",
+        "samples_of_lsp",
+        "lsp14",
+    ),
+    Reader(
+        "penn-action",
+        "Penn Action (labels/*.mat)",
+        penn_action.is_penn_action,
+        f"{_ROOM}.datasets.penn_action",
+        "samples_of_penn_action",
+        "penn13",
+    ),
+    Reader(
+        "jhmdb",
+        "JHMDB (joint_positions.mat)",
+        jhmdb.is_jhmdb,
+        f"{_ROOM}.datasets.jhmdb",
+        "samples_of_jhmdb",
+        "jhmdb15",
+    ),
+    Reader(
+        "posetrack",
+        "PoseTrack 2018 and 2021 (folder of .json)",
+        posetrack.is_posetrack,
+        f"{_ROOM}.datasets.posetrack",
+        "samples_of_posetrack",
+        "posetrack17",
+    ),
+    Reader(
+        "ochuman",
+        "OCHuman, its own file (.json)",
+        ochuman.is_ochuman,
+        f"{_ROOM}.datasets.ochuman",
+        "samples_of_ochuman",
+        "ochuman19",
+    ),
+    Reader(
+        "aic",
+        "AI Challenger, its own file (.json)",
+        aic.is_aic,
+        f"{_ROOM}.datasets.aic",
+        "samples_of_aic",
+        "aic14",
+    ),
+    Reader(
+        "densepose-coco",
+        "DensePose-COCO (.json)",
+        densepose.is_densepose,
+        f"{_ROOM}.datasets.densepose",
+        "samples_of_densepose",
+        "coco17, and surface points",
+    ),
+    # The form of many: COCO, its feet and WholeBody, CrowdPose, OCHuman, Human-Art, Halpe, a video
+    # of PoseTrack, lists of detections (COCO results, AlphaPose).
     Reader(
         "coco",
         "COCO keypoints (.json)",
@@ -56,6 +207,22 @@ _ALL: Final = (
     ),
 )
 
+#: Names of datasets that come in the form of another reader.
+ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "coco-foot": "coco",
+        "coco-wholebody": "coco",
+        "coco-results": "coco",
+        "crowdpose": "coco",
+        "halpe": "coco",
+        "humanart": "coco",
+        "posetrack18": "posetrack",
+        "posetrack21": "posetrack",
+        "densepose": "densepose-coco",
+        "lspet": "lsp",
+        "mpii": "mpii-mat",
+    }
+)
 #: Readers by name, in the order in which they are tried.
 READERS: Final[Mapping[str, Reader]] = MappingProxyType({reader.name: reader for reader in _ALL})
 
@@ -90,8 +257,8 @@ def find_reader(path: PathLike, format_name: str | None = None) -> tuple[Reader,
     if format_name is not None:
         return _named(format_name), Path(path)
     name, colon, rest = str(path).partition(":")
-    if colon and name in READERS:
-        return READERS[name], Path(rest)
+    if colon and (name in READERS or name in ALIASES):
+        return _named(name), Path(rest)
     # One letter before a colon is a drive.
     if colon and len(name) > 1 and name.replace("-", "_").isidentifier() and not exists(Path(path)):
         return _named(name), Path(rest)
@@ -171,6 +338,7 @@ def open_annotations(
 
 
 def _named(name: str) -> Reader:
+    name = ALIASES.get(name, name)
     if name in READERS:
         return READERS[name]
     raise ValueError(unknown_name(_WHO, "format", name, READERS))
