@@ -324,8 +324,8 @@ def test_posetrack_folder_keeps_videos_apart(tmp_path: Path) -> None:
             "ignore_regions_x": [], "ignore_regions_y": [],
         }  # fmt: skip
         entry = {
-            "image_id": 10000010000, "track_id": 0, "keypoints": flat(points, 1), "id": 1000001000000,
-            "scores": [], "bbox_head": [200, 40, 30, 40],
+            "image_id": 10000010000, "track_id": 0, "keypoints": flat(points, 1),
+            "id": 1000001000000, "scores": [], "bbox_head": [200, 40, 30, 40],
         }  # fmt: skip
         no_box = {key: value for key, value in entry.items() if key != "bbox"}
         document = coco(
@@ -411,7 +411,7 @@ def test_ochuman_native(tmp_path: Path) -> None:
 def test_densepose_points_and_the_user_s_map(tmp_path: Path) -> None:
     make_photo(tmp_path / "a.jpg")
     entry = {
-        "keypoints": flat(points_of("coco17")), "dp_x": [0.0, 255.0, 51.0], "dp_y": [0.0, 255.0, 51.0],
+        "keypoints": flat(points_of("coco17")), "dp_x": [0.0, 255, 51], "dp_y": [0.0, 255, 51],
         "dp_I": [1.0, 2.0, 9.0], "dp_U": [0.25, 0.5, 0.1], "dp_V": [0.25, 0.5, 0.1], "dp_masks": [],
     }  # fmt: skip
     bad = {**entry, "dp_U": [0.5]}
@@ -428,7 +428,8 @@ def test_densepose_points_and_the_user_s_map(tmp_path: Path) -> None:
 
     # Two triangles of part 1 that make a square, and one of part 2; the last vertex doubles one.
     savemat(tmp_path / "UV_Processed.mat", {
-        "All_FaceIndices": np.array([[1], [1], [2]]), "All_Faces": [[1, 2, 3], [2, 4, 3], [1, 3, 5]],
+        "All_FaceIndices": np.array([[1], [1], [2]]),
+        "All_Faces": [[1, 2, 3], [2, 4, 3], [1, 3, 5]],
         "All_vertices": np.array([[11, 21, 31, 41, 11]]),
         "All_U_norm": np.array([[0.0], [1], [0], [1], [1]]),
         "All_V_norm": np.array([[0.0], [0], [1], [1], [1]]),
@@ -443,7 +444,7 @@ def test_densepose_points_and_the_user_s_map(tmp_path: Path) -> None:
     assert vertices.tolist() == [[20, 40, 30]]
     np.testing.assert_allclose(weights[0], [0.25, 0.5, 0.25])
     savemat(tmp_path / "other.mat", {"a": 1})
-    with pytest.raises(ValueError, match="must be DensePose's UV_Processed.mat"):
+    with pytest.raises(ValueError, match="must be DensePose's UV_Processed"):
         load_surface_map(tmp_path / "other.mat")
 
 

@@ -156,8 +156,8 @@ def yolo_line(points: np.ndarray, *behind: float, cls: int = 0, width: int = 3) 
 def test_yolo_text(tmp_path: Path, photos: Path) -> None:
     points = scored("coco17")
     lines = [
-        yolo_line(points), yolo_line(points, 0.9), yolo_line(points, 0.9, 7), yolo_line(points, cls=1),
-        "0 0.5 0.5 0.1 0.1", "0 a b c d e f g h i j k l m n", "",
+        yolo_line(points), yolo_line(points, 0.9), yolo_line(points, 0.9, 7),
+        yolo_line(points, cls=1), "0 0.5 0.5 0.1 0.1", "0 a b c d e f g h i j k l m n", "",
     ]  # fmt: skip
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("\n".join(lines))
