@@ -42,6 +42,7 @@ class Sample:
         bbox_center: Centre of the square crop, in pixels.
         bbox_scale: Side of the square crop over 200 pixels, margin included.
         keypoints_3d: x, y, z in metres in the camera frame, and confidence.
+        keypoint_set_3d: Name of their order, where it is not that of the 2D keypoints.
         K: Camera matrix of the photo, in pixels, or another ``Pinhole``.
         cam_transl: Translation of the body in the camera frame, in metres.
         full_pose: Axis-angle rotations of the SMPL joints, the root first.
@@ -65,7 +66,8 @@ class Sample:
     bbox_xyxy: Float[np.ndarray, " 4"] | None = None
     bbox_center: Float[np.ndarray, " 2"] | None = None
     bbox_scale: float | None = None
-    keypoints_3d: Float[np.ndarray, "K 4"] | None = None
+    keypoints_3d: Float[np.ndarray, "S 4"] | None = None
+    keypoint_set_3d: str | None = None
     K: Pinhole | None = None
     cam_transl: Float[np.ndarray, " 3"] | None = None
     full_pose: Float[np.ndarray, "24 3"] | None = None
@@ -182,6 +184,11 @@ class Sample:
     def num_labelled(self) -> int:
         """Keypoints with a confidence above 0."""
         return int(np.count_nonzero(self.keypoints_2d_px[:, 2] > 0.0))
+
+    @property
+    def order_3d(self) -> str:
+        """Name of the order of ``keypoints_3d``."""
+        return self.keypoint_set_3d or self.keypoint_set
 
     @property
     def has_pose(self) -> bool:

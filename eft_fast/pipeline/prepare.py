@@ -216,8 +216,11 @@ def without_photo(sample: Sample, message: str = "", *, index: int = 0) -> Prepa
 
 
 def _points_3d(sample: Sample) -> Float[Tensor, "K 4"] | None:
-    """Keypoints in space, with confidence 0 where a number is not finite."""
-    if sample.keypoints_3d is None:
+    """Keypoints in space, with confidence 0 where a number is not finite.
+
+    Of another joint set than the 2D keypoints they are truth to measure against, no data of a fit.
+    """
+    if sample.keypoints_3d is None or sample.order_3d != sample.keypoint_set:
         return None
     points = np.asarray(sample.keypoints_3d, np.float32)
     known = np.isfinite(points).all(1) & (points[:, 3] > 0)

@@ -149,7 +149,7 @@ def to_axis_angle(rotmat: Float[np.ndarray, "N 24 3 3"]) -> Float[np.ndarray, "N
 
     from eft_fast.geometry.rotations import matrix_to_axis_angle
 
-    return matrix_to_axis_angle(torch.from_numpy(np.asarray(rotmat, np.float64))).numpy()
+    return matrix_to_axis_angle(torch.from_numpy(np.array(rotmat, np.float64))).numpy()
 
 
 def to_rotmat(axis_angle: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3 3"]:
@@ -158,7 +158,7 @@ def to_rotmat(axis_angle: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*
 
     from eft_fast.geometry.rotations import axis_angle_to_matrix
 
-    return axis_angle_to_matrix(torch.from_numpy(np.asarray(axis_angle, np.float64))).numpy()
+    return axis_angle_to_matrix(torch.from_numpy(np.array(axis_angle, np.float64))).numpy()
 
 
 def annotation_number(text: str) -> int | None:

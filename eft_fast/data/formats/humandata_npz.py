@@ -9,8 +9,6 @@ which of the 190 stand there. Dictionaries are pickled inside the npz; they are 
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from eft_fast.archives import check_unpacked
 from eft_fast.conventions import BOX_MARGIN, BOX_UNIT
 from eft_fast.data.formats.fits import (
     EXTRAS,
@@ -27,9 +24,9 @@ from eft_fast.data.formats.fits import (
     to_axis_angle,
     to_rotmat,
 )
+from eft_fast.data.formats.npz import read_members
 from eft_fast.files import whole_file
 from eft_fast.keypoints import to_spin49
-from eft_fast.pickles.arrays import read_plain
 
 _WHO: Final = "load_humandata_npz"
 NUM_POINTS: Final = 190
@@ -42,8 +39,6 @@ SPIN49_TO_190: Final = (
 )  # fmt: skip
 #: The same of SMPL's 24 joints; the hands stand at the end.
 SMPL24_TO_190: Final = (*range(22), 188, 189)
-#: Bytes of a file, unpacked.
-_MOST: Final = 2**33
 _OURS: Final = "eft_fast"
 
 
@@ -113,7 +108,7 @@ def load_humandata_npz(path: str | Path) -> HumanData:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{_WHO}: no file {path}")
-    values = _read_members(path)
+    values = read_members(path, _WHO)
     photos, smpl = values.get("image_path"), values.get("smpl")
     if not isinstance(photos, list) or not isinstance(smpl, dict):
         got = ", ".join(sorted(values)) or "none"
@@ -141,42 +136,6 @@ def load_humandata_npz(path: str | Path) -> HumanData:
         misc=misc if isinstance(misc, dict) else {},
         config=str(values.get("config", "")),
     )
-
-
-def _read_members(path: Path) -> dict[str, Any]:
-    """All values of an npz; what is pickled in it is read inertly."""
-    check_unpacked(path, _MOST, _WHO)
-    values: dict[str, Any] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    values[name.removesuffix(".npy")] = _read_npy(archive.read(name), name, path)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{_WHO}: {path} must be an npz ({error})") from None
-    return values
-
-
-def _read_npy(data: bytes, name: str, path: Path) -> Any:
-    """An array; of text and of objects a list, or the one object."""
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(stream)
-        if not dtype.hasobject:
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-            if array.dtype.kind not in "US":
-                return array
-            return array.tolist()
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{_WHO}: {name} of {path} is damaged ({error})") from None
-    items = read_plain(data[stream.tell() :], _WHO, f"{name} of {path}")
-    return items[0] if shape == () and isinstance(items, list) and items else items
 
 
 def _numbers(values: Mapping[str, Any], name: str, path: Path) -> np.ndarray:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+
+from eft_fast.archives import check_unpacked
+from eft_fast.pickles.arrays import read_plain
+
+#: Bytes of a file, unpacked.
+_MOST: Final = 2**33
 
 
 def read_npz(
@@ -48,3 +56,51 @@ def read_npz(
                 f"{who}: {name} must be {list(shape)} in {path}, got {list(value.shape)}"
             )
     return arrays
+
+
+def read_members(path: str | Path, who: str) -> dict[str, Any]:
+    """Read all values of an npz: arrays; of text and of objects lists, or the one object.
+
+    What is pickled in it is read inertly (``pickles.arrays``): nothing that it asks for is run.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no npz, or a value is damaged or asks for something.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{who}: no file {path}")
+    check_unpacked(path, _MOST, who)
+    values: dict[str, Any] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    values[name.removesuffix(".npy")] = _read_npy(
+                        archive.read(name), name, path, who
+                    )
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{who}: {path} must be an npz ({error})") from None
+    return values
+
+
+def _read_npy(data: bytes, name: str, path: Path, who: str) -> Any:
+    """An array; of text and of objects a list, or the one object."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
+        if not dtype.hasobject:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+            if array.dtype.kind not in "US":
+                return array
+            return array.tolist()
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{who}: {name} of {path} is damaged ({error})") from None
+    items = read_plain(data[stream.tell() :], who, f"{name} of {path}")
+    return items[0] if shape == () and isinstance(items, list) and items else items

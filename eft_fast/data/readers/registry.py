@@ -25,6 +25,7 @@ from eft_fast.data.readers.datasets import (
 from eft_fast.data.readers.detectors import alphapose, mediapipe, mmpose, rtmlib, yolo
 from eft_fast.data.readers.peek import Peek
 from eft_fast.data.readers.reading import Reader, SampleStream
+from eft_fast.data.readers.registry_solid import SOLID_READERS
 from eft_fast.data.values import shown
 from eft_fast.errors import unknown_name
 from eft_fast.sample import SampleList
@@ -49,6 +50,7 @@ def _is_coco(peek: Peek) -> bool:
 
 
 _ALL: Final = (
+    *SOLID_READERS,
     # Detectors.
     Reader(
         "openpose",
@@ -221,6 +223,10 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
         "densepose": "densepose-coco",
         "lspet": "lsp",
         "mpii": "mpii-mat",
+        "h36m": "human36m",
+        "pw3d": "3dpw",
+        "3dhp": "mpi-inf-3dhp",
+        "up3d": "up-3d",
     }
 )
 #: Readers by name, in the order in which they are tried.
