@@ -1,6 +1,7 @@
 # Everything starts from a fresh machine with Python >= 3.10, its venv module and a C++20 compiler.
 #   make demo    install, build, and fit the sample that ships with the package
 #   make test    install, build, and run the tests
+#   make dist    an sdist, and a wheel for other Linuxes, tried in a fresh environment
 # TORCH is the requirement of the PyTorch build to take. On a machine without an NVIDIA GPU, point pip at
 # PyTorch's CPU builds (PIP_EXTRA_INDEX_URL), or a plain install brings several GB of CUDA libraries.
 
@@ -12,10 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo_out
 
-.PHONY: help demo test fuzz native gpu bench lint format types clean
+.PHONY: help demo test fuzz native gpu bench dist lint format types clean
 
 help:
-	@sed -n '1,6p' Makefile
+	@sed -n '1,7p' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +52,9 @@ bench: $(VENV)/.dev native
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/python -m benchmarks.compare smpl
 	$(BIN)/python -m benchmarks.compare points
+
+dist: $(VENV)/.dev native
+	PYTHON=$(BIN)/python .ci/dist
 
 # On a machine with a GPU, nvcc, a CUDA torch and pytest, and without a network: no virtual environment.
 gpu:

@@ -110,3 +110,10 @@ def test_seventeen_people_of_the_open_coco_photos(shared_dir: Path) -> None:
     assert len(data.list_photos(root)) == len(data.list_photos(root / "images")) == 13
     one = data.open_annotations(root / "people.json", [root / "images" / "000000000785.jpg"])
     assert [sample.id for sample in one] == ["442619"]
+
+
+def test_coco_under_a_name_of_openpose(folder):
+    """person_keypoints.json is what people call a COCO file, and OpenPose's files end like it."""
+    (folder / "people.json").rename(folder / "person_keypoints.json")
+    samples = data.open_annotations(folder / "person_keypoints.json", folder)
+    assert [sample.dataset for sample in samples] == ["coco"]

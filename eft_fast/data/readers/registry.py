@@ -40,7 +40,9 @@ _WHO: Final = "open_annotations"
 def _is_openpose(peek: Peek) -> bool:
     if peek.is_folder:
         return peek.has("*_keypoints.json")
-    return peek.path.name.endswith("_keypoints.json") and isinstance(peek.json, dict)
+    # COCO's own files are called person_keypoints_val2017.json, and copies person_keypoints.json.
+    is_named = peek.path.name.endswith("_keypoints.json") and isinstance(peek.json, dict)
+    return is_named and not _is_coco(peek)
 
 
 def _is_coco(peek: Peek) -> bool:
