@@ -60,6 +60,12 @@ class JointSet:
         return len(self.names)
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """Joints without a place among the 49 of fitting: EFT and SMPLify do not see them."""
+        places = zip(self.names, self.to_j24, self.to_op25, strict=True)
+        return tuple(name for name, j24, op25 in places if j24 == op25 == NO_JOINT)
+
+    @property
     def edges(self) -> tuple[tuple[int, int], ...]:
         """Pairs of joint indices to draw as limbs."""
         place = {name: index for index, name in enumerate(self.names)}

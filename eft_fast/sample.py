@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -226,6 +226,27 @@ class SampleList(list[Sample]):
     def problems(self) -> list[str]:
         """The sentences of all samples that cannot be fitted."""
         return [sample.problem for sample in self if sample.problem is not None]
+
+
+def in_one_set(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples in the largest of their joint sets, if that begins with all of the others.
+
+    COCO's people with and without feet come to ``coco23``, those without with feet of confidence 0.
+    Where the sets are too different, samples stay as they are.
+    """
+    sets = {sample.keypoint_set: find_joint_set(sample.keypoint_set) for sample in samples}
+    if len(sets) < 2:
+        return list(samples)
+    largest = max(sets.values(), key=len)
+    if any(order.names != largest.names[: len(order)] for order in sets.values()):
+        return list(samples)
+    same = []
+    for sample in samples:
+        points = sample.keypoints_2d_px
+        more = np.zeros((len(largest) - len(points), 3), points.dtype)
+        points = np.concatenate([points, more])
+        same.append(replace(sample, keypoints_2d_px=points, keypoint_set=largest.name))
+    return same
 
 
 def check_pinholes(intrinsics: npt.ArrayLike | float | str | None, people: int) -> Pinhole | None:

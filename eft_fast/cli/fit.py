@@ -31,13 +31,21 @@ def add(subparsers: Subparsers) -> None:
             "eft-fast fit photos/ --out fits",
             "eft-fast fit photos/ --annotations person_keypoints.json --mode head --out fits",
             "eft-fast fit photos/ --annotations keypoints.json --method smplify_spin --out base",
+            "eft-fast fit mpii/images --annotations mpii_human_pose_v1_u12_1.mat --out mpii",
         ],
     )
     add_photos(parser)
     parser.add_argument(
         "--annotations",
         metavar="FILE",
-        help="COCO person-keypoints JSON or an OpenPose output folder",
+        help="labels or detections of the photos, a file or folder in any format of "
+        "docs/datasets.md: COCO, MPII, OpenPose, mmpose, YOLO ...; `eft-fast data inspect FILE` "
+        "says what it is",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="of --annotations: its format, such as coco or yolo; default: told by what is in it",
     )
     parser.add_argument(
         "--joint-set",
@@ -72,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     if options.annotations is not None:
         check_annotations(options.annotations)
     else:
-        for name in ("min_keypoints", "min_area", "joint_set"):
+        for name in ("min_keypoints", "min_area", "joint_set", "format"):
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} goes with --annotations; leave it out")
@@ -92,4 +100,5 @@ def _gather(options: argparse.Namespace) -> People:
         min_keypoints=options.min_keypoints or _MIN_KEYPOINTS,
         min_area=_MIN_AREA if options.min_area is None else options.min_area,
         joint_set=options.joint_set,
+        format_name=options.format,
     )

@@ -42,15 +42,15 @@ def check_render_sources(options: argparse.Namespace) -> None:
             check_folder(f"--{name}", getattr(options, name))
 
 
-def check_annotations(path: str) -> None:
+def check_annotations(path: str, option: str = "--annotations") -> None:
     """Raise unless the file or folder is there; it may be ``reader:path``."""
     file = Path(path)
     if not file.exists():
         file = Path(path.partition(":")[2] or path)
     if not file.exists():
-        raise UsageError(f"--annotations must be a file or folder, there is none: {path}")
+        raise UsageError(f"{option} must be a file or folder, there is none: {path}")
     if file.is_file():
-        _try_to_open("--annotations", file)
+        _try_to_open(option, file)
 
 
 def check_regressor(source: str) -> None:

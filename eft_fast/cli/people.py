@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eft_fast.data.values import shown
-from eft_fast.sample import Sample
+from eft_fast.sample import Sample, in_one_set
 
 
 @dataclass
@@ -66,14 +66,21 @@ def people_from_annotations(
     min_keypoints: int,
     min_area: float,
     joint_set: str | None = None,
+    format_name: str | None = None,
 ) -> People:
     """Read an annotation file; people whose photo is missing are told of and left out."""
     from eft_fast.data import open_annotations
 
     samples = open_annotations(
-        annotations, photos, min_keypoints=min_keypoints, min_area=min_area, joint_set=joint_set
+        annotations,
+        photos,
+        format_name=format_name,
+        min_keypoints=min_keypoints,
+        min_area=min_area,
+        joint_set=joint_set,
     )
     usable = [sample for sample in samples if sample.problem is None and sample.image is not None]
+    usable = in_one_set(usable)
     sets = {sample.keypoint_set for sample in usable}
     if len(sets) > 1:
         raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,25 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eft_fast import imaging
-from eft_fast.data.photos import PhotoFinder, exists, is_file, natural_key
-from eft_fast.data.readers.person import (
-    Person,
-    Photo,
-    check_photo,
-    make_sample,
-    note_other_order,
-    reason_too_little,
-    with_unit_fault,
-)
+from eft_fast.data.photos import exists, is_file, natural_key
+from eft_fast.data.readers.person import Person, Photo
+from eft_fast.data.readers.reading import Found, Reading, SampleStream
 from eft_fast.data.values import load_json, read_points, shown, to_key, to_whole
 from eft_fast.keypoints import joint_set as find_joint_set
-from eft_fast.plausible import order_scores, to_confidence
+from eft_fast.plausible import order_scores
 from eft_fast.sample import Sample, SampleList
 
 if TYPE_CHECKING:
     from eft_fast.data.photos import PathLike, Photos
-    from eft_fast.data.readers.reading import Reading
 
 #: Ending of the files that OpenPose writes for each photo or frame.
 ENDING: Final = "_keypoints.json"
@@ -42,12 +31,10 @@ _SETS: Final = {25: "op25", 18: "op18"}
 #: COCO people drawn as BODY_25, 0.1 % score this much better as BODY_25B, and 75 % the other way.
 _MARGIN_25B: Final = 0.1
 
-logger = logging.getLogger(__name__)
-
 
 def read_openpose(
     path: PathLike,
-    photos: Photos,
+    photos: Photos | None,
     *,
     min_keypoints: int = 1,
     min_area: float = 0.0,
@@ -63,7 +50,7 @@ def read_openpose(
     Args:
         path: Folder of ``<photo>_keypoints.json`` files, or one such file.
         photos: Folder of the photos, or a list of files; a photo belongs to the file with its name
-            without ending. Of a list, only these are wanted.
+            without ending. Of a list, only these are wanted. None: photos are not looked for.
         min_keypoints: Fewest keypoints of a person with a confidence above ``min_confidence``.
         min_area: People whose box has not more square pixels are left out. 0 keeps all.
         min_confidence: Keypoints not above this confidence become unlabelled.
@@ -77,48 +64,27 @@ def read_openpose(
         FileNotFoundError: If there is no such file or folder.
         ValueError: If the folder holds no OpenPose file.
     """
-    finder = PhotoFinder(photos, _WHO)
     asked = None if joint_set is None else find_joint_set(joint_set)
+    reading = Reading(Path(path), _WHO, "openpose", photos, min_keypoints, min_area, asked)
+    return SampleStream(reading, samples_of_openpose(reading, min_confidence)).to_list()
+
+
+def samples_of_openpose(reading: Reading, min_confidence: float = 0.0) -> Iterator[Sample]:
+    """The samples, one after another; arguments and errors as in ``read_openpose``."""
+    asked = reading.asked
     sets = _SETS if asked is None else {len(asked): asked.name}
-    left_out: Counter[str] = Counter()
+    reading.box_confidence = BOX_CONFIDENCE
     found: list[tuple[Person, Photo]] = []
-    for file in list_openpose_files(Path(path)):
+    for file in list_openpose_files(reading.path):
         stem = file.name[: -len(ENDING)]
         people, declared = _read_people(file, stem, sets, min_confidence)
-        photo = _find_photo(finder, stem, declared)
-        left_out["photo not asked for"] += not photo.is_wanted
+        photo = reading.find_photo(stem, declared, has_stem=True)
+        reading.left_out["photo not asked for"] += not photo.is_wanted
         found += [(person, photo) for person in people if photo.is_wanted]
-    notes: list[str] = []
     if asked is None:
         found, notes = _tell_25b(found)
-    samples: list[Sample] = []
-    for person, photo in found:
-        person = with_unit_fault(person, photo, _WHO)
-        area = _area(person) if min_area > 0.0 else 0.0
-        reason = reason_too_little(person, area, min_keypoints, min_area)
-        if reason is None:
-            samples.append(
-                make_sample(person, photo, "openpose", _WHO, box_confidence=BOX_CONFIDENCE)
-            )
-        else:
-            left_out[reason] += 1
-    logger.info("%s: %d people; left out: %s", _WHO, len(samples), dict(left_out))
-    return SampleList(samples, +left_out, notes + note_other_order(samples, _WHO))
-
-
-def samples_of_openpose(reading: Reading) -> Iterator[Sample]:
-    """The same as part of a ``Reading``."""
-    samples = read_openpose(
-        reading.path,
-        reading.photos if reading.photos is not None else [],
-        min_keypoints=reading.min_keypoints,
-        min_area=reading.min_area,
-        joint_set=None if reading.asked is None else reading.asked.name,
-    )
-    reading.left_out.update(samples.left_out)
-    reading.notes += samples.notes
-    reading.is_judged = True
-    yield from samples
+        reading.notes += notes
+    yield from reading.samples(Found(person, photo) for person, photo in found)
 
 
 def list_openpose_files(path: Path) -> list[Path]:
@@ -135,15 +101,6 @@ def list_openpose_files(path: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{_WHO}: expected files *{ENDING}, got none in {path}")
     return sorted(files, key=lambda file: natural_key(file.name))
-
-
-def _find_photo(finder: PhotoFinder, stem: str, declared: tuple[int, int] | None) -> Photo:
-    try:
-        return check_photo(finder.find_stem(stem), declared, _WHO)
-    except FileNotFoundError as error:
-        return Photo(None, None, str(error), is_wanted=not finder.is_selection)
-    except ValueError as error:
-        return Photo(None, None, str(error))
 
 
 def _read_people(
@@ -210,12 +167,3 @@ def _tell_25b(
         (replace(person, keypoint_set="op25b") if same else person, photo)
         for (person, photo), same in zip(found, is_25, strict=True)
     ], [note]
-
-
-def _area(person: Person) -> float:
-    """Square pixels of the box around the labelled keypoints."""
-    points = person.keypoints.copy()
-    points[:, 2] = to_confidence(points[:, 2])[0]
-    if not person.num_labelled:
-        return 0.0
-    return float(np.prod(imaging.keypoints_to_box(points)[2:]))

@@ -242,18 +242,20 @@ class Reader:
             asked=None if joint_set is None else find_joint_set(joint_set),
         )
         read = getattr(importlib.import_module(self.module), self.function)
-        return SampleStream(reading, read(reading, **options))
+        return SampleStream(reading, read(reading, **options), self.title)
 
 
 class SampleStream(Iterator[Sample]):
     """Samples one after another; what was left out is complete when they have all been taken.
 
     Attributes:
+        title: What a sentence calls the format.
         joint_sets: How many samples came in each joint set.
     """
 
-    def __init__(self, reading: Reading, samples: Iterable[Sample]) -> None:
+    def __init__(self, reading: Reading, samples: Iterable[Sample], title: str = "") -> None:
         self._reading = reading
+        self.title = title
         self._samples = iter(samples)
         self._first: list[Sample] = []
         self.joint_sets: Counter[str] = Counter()
