@@ -340,7 +340,7 @@ def _row_of(sample: Sample, *, only_2d: bool, margin: float) -> dict[str, npt.ND
         has_pose = bool(np.isfinite(pose).all() and np.isfinite(betas).all())
         pose, betas = (pose, betas) if has_pose else (np.zeros_like(pose), np.zeros_like(betas))
     if not only_2d and sample.keypoints_3d is not None:
-        found = to_spin49(sample.keypoints_3d, sample.keypoint_set)[25:].astype(np.float32)
+        found = to_spin49(sample.keypoints_3d, sample.order_3d)[25:].astype(np.float32)
         known = np.isfinite(found).all(-1) & (found[:, 3] > 0)
         points = np.where(known[:, None], found, np.float32(0))
     if not labelled.any() and not has_pose:
