@@ -45,8 +45,9 @@ def posed(body):
         params=params, pred_cam=cam, init=Prediction(params, cam),
         bbox_center=torch.zeros(COUNT, 2), bbox_scale=torch.ones(COUNT), loss=nan, init_loss=nan,
         kp_error_px=nan, init_kp_error_px=nan, steps=torch.zeros(COUNT).long(),
-        stop_reason=("converged",) * COUNT, message=("",) * COUNT, keypoints=torch.zeros(COUNT, 17, 3), joint_set="coco17",
-        body_id=body.id, regressor_id="x", method="none", mode="full", _body=body,
+        stop_reason=("converged",) * COUNT, message=("",) * COUNT,
+        keypoints=torch.zeros(COUNT, 17, 3), joint_set="coco17", body_id=body.id,
+        regressor_id="x", method="none", mode="full", _body=body,
     )  # fmt: skip
     return pose.double().numpy(), betas.double().numpy(), result
 
