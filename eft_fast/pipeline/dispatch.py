@@ -33,7 +33,7 @@ from eft_fast.pipeline.confidence import with_confidence
 from eft_fast.pipeline.fitter import GIVEN, KEYPOINT_WEIGHT, Fitter
 from eft_fast.pipeline.predict import RegressorFitter, confidence_outputs
 from eft_fast.pipeline.run import Run
-from eft_fast.pipeline.workers import WorkerFitter
+from eft_fast.pipeline.workers import WorkerFitter, check_workers
 from eft_fast.smplify.config import RECIPES, SmplifyConfig
 from eft_fast.smplify.fit import SmplifyFitter
 
@@ -64,8 +64,10 @@ def make_run(
     Raises:
         ValueError: If method, mode or configuration are unknown or do not go together.
         TypeError: If the configuration is of another method, or regressor or body are none.
+        RuntimeError: If the program cannot have workers, see ``check_workers``.
     """
     # What the options say is refused before anything is loaded.
+    check_workers(workers)
     chosen = method_of_options(method, mode=mode, config=config, slots=slots, workers=workers)
     if chosen is not None:
         resolve_method(chosen, mode, config)
@@ -254,7 +256,7 @@ def _make_local(
             body,
             weights=config.loss,
             threshold=config.stop_rule_of(mode).threshold,
-            raw_camera=config.strict_reference,
+            strict=config.strict_reference,
         )
     fitter = make_slot_fitter(regressor, body, config=config, mode=mode, slots=slots)
     if _weight_outputs(method, config):
