@@ -198,18 +198,25 @@ def _load_motion(path: Path, kind: str, body: Smpl | None) -> LoadedFits:
     """
     from eft_fast.body import load_body
 
-    regressor = None
+    regressor, gender = None, "neutral"
     if kind == "smpl":
         motion = load_smpl_file(path)
         pose, transl, betas = motion.full_pose, motion.transl, motion.betas
     else:
         amass = load_amass_npz(path)
+        if amass.model_type == "smplx":
+            raise ValueError(
+                f"load_fits: expected a motion of SMPL or SMPL-H, got one of SMPL-X in {path}, "
+                "whose shape coefficients mean another body; eft-fast motion convert reads its "
+                "poses alone"
+            )
         pose, transl, betas, regressor = (
             amass.full_pose,
             amass.transl,
             amass.betas,
             amass.regressor_id,
         )
+        gender = amass.gender
     frames = len(pose)
     rotmat = axis_angle_to_matrix(torch.from_numpy(pose.reshape(frames, 24, 3)).double())
     turn = torch.from_numpy(TO_Z_UP)
@@ -235,4 +242,10 @@ def _load_motion(path: Path, kind: str, body: Smpl | None) -> LoadedFits:
         cam_transl=(placed - pelvis).numpy(),
         facts={"body_id": model.id},
     )
-    return LoadedFits(to_result(fits, body), PersonNames((), (), fits.tracks), kind)
+    notes: tuple[str, ...] = ()
+    if gender != "neutral" and not model.id.endswith(f"-{gender}"):
+        notes = (
+            f"the shape coefficients are those of a {gender} body, and mean another shape of "
+            f"{model.id}; give the {gender} body (--body)",
+        )
+    return LoadedFits(to_result(fits, body), PersonNames((), (), fits.tracks), kind, notes)

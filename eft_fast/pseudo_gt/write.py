@@ -163,12 +163,24 @@ def to_fits(result: FitResult, names: PersonNames) -> Fits:
     )
 
 
-def to_amass_motion(result: FitResult) -> AmassMotion:
+def to_amass_motion(result: FitResult, *, is_one_person: bool = False) -> AmassMotion:
     """Turn fits of one person into a motion: a row is a frame, the shape is their mean.
 
     Translations are those of the crop's nominal pinhole (5000 px for a 224 px crop), so depths
     compare with each other only where the crops have one size.
+
+    Args:
+        result: The fits.
+        is_one_person: Several rows are frames of one person, which a result does not tell.
+
+    Raises:
+        ValueError: If there are several rows and nobody says that they are one person's.
     """
+    if len(result) > 1 and not is_one_person:
+        raise ValueError(
+            f"to_amass_motion: a motion is of one person, got {len(result)} rows; say "
+            "is_one_person=True if they are frames of one, or write_fits writes a file each"
+        )
     rotmat = result.params.full_pose.double()
     turn = torch.from_numpy(TO_Z_UP)
     # A body turns about its pelvis joint, whose place at rest depends on the shape alone.
@@ -192,12 +204,12 @@ def rest_pelvis(body: Smpl, betas: Float[Tensor, " 10"]) -> Float[Tensor, " 3"]:
     return joints[0, 0].double().cpu()
 
 
-def to_smpl_motion(result: FitResult) -> SmplMotion:
+def to_smpl_motion(result: FitResult, *, is_one_person: bool = False) -> SmplMotion:
     """Turn fits of one person into a motion of a ``.smpl`` file: as ``to_amass_motion``, hands too.
 
     The codec knows no axes; as in AMASS, z is up.
     """
-    motion = to_amass_motion(result)
+    motion = to_amass_motion(result, is_one_person=is_one_person)
     return SmplMotion(motion.full_pose, motion.transl, motion.betas, motion.frame_rate)
 
 
@@ -245,15 +257,17 @@ def _write_npz(result: FitResult, names: PersonNames, path: Path) -> Written:
 
 
 def _write_amass_npz(result: FitResult, names: PersonNames, path: Path) -> Written:
-    return _write_motions(
-        result, names, path, lambda file, part: save_amass_npz(file, to_amass_motion(part))
-    )
+    def save(file: Path, part: FitResult) -> Path:
+        return save_amass_npz(file, to_amass_motion(part, is_one_person=True))
+
+    return _write_motions(result, names, path, save)
 
 
 def _write_smpl(result: FitResult, names: PersonNames, path: Path) -> Written:
-    return _write_motions(
-        result, names, path, lambda file, part: save_smpl_file(file, to_smpl_motion(part))
-    )
+    def save(file: Path, part: FitResult) -> Path:
+        return save_smpl_file(file, to_smpl_motion(part, is_one_person=True))
+
+    return _write_motions(result, names, path, save)
 
 
 def _write_motions(

@@ -146,3 +146,73 @@ def test_amass_round_trip(tmp_path):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match="must hold poses, trans and mocap_framerate"):
         load_amass_npz(tmp_path / "bad.npz")
+
+
+def amass(path, **changes):
+    """A file as AMASS has it, of SMPL-H unless the changes say otherwise."""
+    arrays = {"poses": np.zeros((3, 156)), "trans": np.zeros((3, 3)), "betas": np.ones(16)}
+    arrays |= {"mocap_framerate": np.array(120.0), "gender": np.array("female"), **changes}
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "smplh"),
+        ({"poses": np.zeros((3, 72))}, "smpl"),
+        ({"poses": np.zeros((3, 165))}, "smplx"),
+        ({"surface_model_type": np.array("SMPL-X")}, "smplx"),
+        ({"pose_jaw": np.zeros((3, 3))}, "smplx"),
+    ],
+)
+def test_amass_says_which_body_its_shape_is_of(tmp_path, changes, kind):
+    """The first 66 numbers turn the same joints everywhere; shape coefficients do not."""
+    assert load_amass_npz(amass(tmp_path / "m.npz", **changes)).model_type == kind
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"surface_model_type": np.array("mano"), "poses": np.zeros((3, 156))},
+        {"poses": np.zeros((3, 51))},
+        {"poses": np.zeros((3, 48))},
+    ],
+)
+def test_amass_of_hands_is_named(tmp_path, changes):
+    with pytest.raises(ValueError, match="of SMPL, SMPL-H or SMPL-X, got one of MANO in"):
+        load_amass_npz(amass(tmp_path / "m.npz", **changes))
+
+
+@pytest.mark.parametrize("name", ["poses", "trans", "betas"])
+def test_amass_that_is_not_finite_is_refused(tmp_path, name):
+    with np.load(amass(tmp_path / "m.npz")) as file:
+        broken = file[name].astype(float)
+    broken.flat[-1 if name != "betas" else 0] = np.nan
+    with pytest.raises(ValueError, match=f"expected finite {name}, got NaN"):
+        load_amass_npz(amass(tmp_path / "m.npz", **{name: broken}))
+
+
+@pytest.mark.parametrize(
+    ("stored", "gender"),
+    [
+        ("female", "female"),
+        (b"male", "male"),
+        (np.array(["Neutral "]), "neutral"),
+        (np.array("f"), "female"),
+        (np.array("unknown"), "neutral"),
+        (None, "neutral"),
+        (np.array(["male"], dtype=object), "neutral"),
+    ],
+)
+def test_amass_says_whose_shape_it_is(tmp_path, stored, gender):
+    value = None if stored is None else np.asarray(stored)
+    motion = load_amass_npz(amass(tmp_path / "m.npz", gender=value, betas=np.ones((1, 10))))
+    assert (motion.gender, motion.betas.shape) == (gender, (10,))
+    assert load_amass_npz(save_amass_npz(tmp_path / "n.npz", motion)).gender == gender
+
+
+def test_amass_with_smpls_own_numbers_keeps_the_hands(tmp_path):
+    pose = np.arange(3 * 72.0).reshape(3, 72)
+    path = amass(tmp_path / "m.npz", poses=pose)
+    np.testing.assert_array_equal(load_amass_npz(path).full_pose, pose)

@@ -193,3 +193,24 @@ def test_mistakes(fits: FitResult, tmp_path: Path) -> None:
         load_fits(tmp_path / "x.json")
     with pytest.raises(ValueError, match="none can be put there"):
         write_fits(fits, PersonNames(), "hmr2-tar", tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"poses": np.zeros((2, 165))}, "got one of SMPL-X"),
+    ({"betas": np.full(16, np.nan)}, "expected finite betas"),
+])  # fmt: skip
+def test_motions_of_other_bodies_are_refused(tmp_path: Path, change: dict, words: str) -> None:
+    arrays = {"poses": np.zeros((2, 156)), "trans": np.ones((2, 3)), "betas": np.zeros(16)}
+    arrays |= {"mocap_framerate": np.array(30.0), **change}
+    np.savez(tmp_path / "m.npz", **arrays)
+    with pytest.raises(ValueError, match=words):
+        load_fits(tmp_path / "m.npz")
+
+
+def test_a_gendered_shape_on_another_body_is_told(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "m.npz", poses=np.zeros((2, 156)), trans=np.ones((2, 3)), betas=np.zeros(16),
+        mocap_framerate=30.0, gender=np.array("female"),
+    )  # fmt: skip
+    (note,) = load_fits(tmp_path / "m.npz").notes
+    assert "those of a female body, and mean another shape of open-1" in note

@@ -13,6 +13,7 @@ from eft_fast.data.formats.spin_npz import load_spin_npz
 from eft_fast.geometry.cameras import to_cam_transl
 from eft_fast.geometry.rotations import axis_angle_to_matrix
 from eft_fast.pseudo_gt import PersonNames, write_fits
+from eft_fast.pseudo_gt.write import to_amass_motion, to_smpl_motion
 from eft_fast.result import FitResult
 
 NAMES = PersonNames([f"photos/{n}.jpg" for n in "abcdef"], ["7", "8", "x/1", "10", "11", "12"])
@@ -155,3 +156,13 @@ def test_mistakes(fits: FitResult, tmp_path: Path) -> None:
         write_fits(fits[:0], PersonNames(), "eft-json", tmp_path / "x")
     _, count = write_fits(fits, PersonNames(), "eft-json", tmp_path / "x.json")
     assert load_eft_json(tmp_path / "x.json")[count - 1].image_name == "0000005"
+
+
+def test_strangers_do_not_become_one_motion(fits: FitResult) -> None:
+    """A result does not tell whether its rows are people or frames; the caller has to."""
+    with pytest.raises(ValueError, match="a motion is of one person, got 6 rows"):
+        to_amass_motion(fits)
+    with pytest.raises(ValueError, match="a motion is of one person, got 6 rows"):
+        to_smpl_motion(fits)
+    assert len(to_amass_motion(fits, is_one_person=True).full_pose) == 6
+    assert len(to_amass_motion(fits[2]).full_pose) == 1
