@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,6 +167,39 @@ def test_a_client_that_never_ends_its_headers_is_hung_up_on(service):
     with socket.create_connection(("127.0.0.1", service), timeout=30) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         assert client.recv(1) == b""
+
+
+def test_a_client_that_pauses_in_its_second_headers_is_hung_up_on(service):
+    """The first request of a connection that is kept is answered; the next never ends."""
+    with socket.create_connection(("127.0.0.1", service), timeout=30) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        began = time.monotonic()
+        while time.monotonic() < began + 25:  # a header every second keeps no connection open
+            try:
+                client.sendall(b"X-Pad: 1\r\n")
+            except OSError:
+                break
+            client.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                if client.recv(1) == b"":
+                    break
+        assert time.monotonic() - began < 22
+
+
+def test_the_commands_of_the_example_work_as_written(service, tmp_path):
+    if shutil.which("curl") is None or shutil.which("base64") is None:
+        pytest.skip("runs curl and base64")
+    lines = (REPO / "examples" / "serve_litserve.py").read_text().split('"""')[1].splitlines()
+    commands = [line.strip() for line in lines if line.strip().startswith(("echo", "curl"))]
+    assert len(commands) == 2
+    shutil.copy(PHOTO, tmp_path / "skater.jpg")
+    script = "\n".join(commands).replace("8000", str(service))
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, capture_output=True, timeout=60, check=True
+    )
+    assert {"rotmat", "betas", "cam"} <= set(json.loads(done.stdout))
 
 
 def children_of(pid: int) -> list[int]:
