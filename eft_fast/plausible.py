@@ -42,10 +42,13 @@ FEWEST_TO_GUESS: Final = 6
 ORDER_MARGIN: Final = 0.7
 ORDER_MARGIN_OF_ALL: Final = 0.25
 PEOPLE_TO_TELL: Final = 8
-#: Mean keypoint error at the end over the longer side of the box, above which a fit is bad.
+#: Mean keypoint error at the end over the longer side of the box, above which a fit is bad: half of
+#: the width of a person who is twice as high as wide. Of 25 labelled people of open photos nobody
+#: ended beyond 0.05 by map, and two of the regressor's answers alone lie beyond.
 BAD_ERROR: Final = 0.25
 #: Left and right look swapped when exchanging the labels cuts the error to this share, and the
-#: error is more than ``SWAP_ERROR`` of the longer side of the labelled points.
+#: error is more than ``SWAP_ERROR`` of the longer side of the labelled points. Of the same people it
+#: says so of nobody as labelled, and of 16 with the sides exchanged.
 SWAP_RATIO: Final = 0.5
 SWAP_ERROR: Final = 0.06
 #: Shape coefficients beyond this many standard deviations, and heights, that no person has.
@@ -102,6 +105,7 @@ def check_person(
     size: tuple[int, int] | None,
     order: str | JointSet,
     *,
+    pinhole: Float[np.ndarray, "3 3"] | None = None,
     is_order_known: bool = False,
 ) -> CheckedPerson:
     """Check all numbers of a person that stand beside a photo.
@@ -111,6 +115,7 @@ def check_person(
         box: x, y, w, h in pixels; None or all NaN: not given.
         size: Width and height of the photo, or None where it is not known.
         order: Joint set of the keypoints.
+        pinhole: Camera matrix of the photo, if one was given.
         is_order_known: Do not doubt the order; a file's is judged by all of its people.
     """
     confidence, has_flags, note = to_confidence(keypoints[:, 2])
@@ -123,6 +128,8 @@ def check_person(
         notes += [text for text in (other, find_upside_down(points, order)) if text]
     usable, more = check_box(box, points, size)
     notes += more if problem is None else ()
+    if pinhole is not None and size is not None:
+        notes += check_pinhole(pinhole, size)
     return CheckedPerson(points, usable, problem, tuple(notes), has_flags)
 
 
@@ -582,15 +589,3 @@ def find_body_fault(
             f"the body is {height_m:.2f} m tall; people are {HEIGHTS_M[0]:g} to {HEIGHTS_M[1]:g} m"
         )
     return ""
-
-
-def num_counting(keypoints_2d: Float[np.ndarray, "49 3"], factors: npt.ArrayLike) -> int:
-    """Keypoints that move a fit: labelled, and with a factor in the loss above 0.
-
-    Args:
-        keypoints_2d: The 49 of fitting, with confidence.
-        factors: ``losses.keypoints.keypoint_factors`` of the loss weights: hips and ankles have 0
-            by default, so a person with nothing else has no keypoint that counts.
-    """
-    counts = is_labelled(keypoints_2d) & (np.asarray(factors) > 0.0)
-    return int(counts.sum())

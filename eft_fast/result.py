@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -40,10 +41,14 @@ STOP_REASONS: Final = (
     "interrupted",
 )
 _FORMAT: Final = "eft-fast-fits/1"
+#: How a field states its numbers and their axes.
+_STATED: Final = re.compile(r"(Float|Int)\[Tensor, ['\"]([^'\"]*)['\"]\]")
 _NAN: Final = float("nan")
 #: What a stop reason says, where nothing more is known about the person.
 _EXPLANATIONS: Final = {
     "no_keypoints": "fit_batch: no keypoint is labelled; the regressor's answer was kept",
+    "nothing_counts": "fit_batch: no labelled keypoint counts in this fit (as released, hips and "
+    "ankles do not); the regressor's answer was kept",
     "nan": "fit_batch: the numbers stopped being finite; the last finite answer was kept",
     "interrupted": "fit_batch: the run was interrupted before this person was done",
 }
@@ -232,13 +237,7 @@ class FitResult:
             init_kp_error_px=torch.full((len(people),), _NAN),
             steps=torch.tensor([0 if fit is None else fit.steps for fit in fits]).long(),
             stop_reason=reasons,
-            message=tuple(
-                _join(
-                    person.message or _EXPLANATIONS.get(reason, ""),
-                    *(() if fit is None else fit.notes),
-                )
-                for person, reason, fit in zip(people, reasons, fits, strict=True)
-            ),
+            message=tuple(map(_tell_reason, people, fits, reasons)),
             hypothesis=tuple("" if fit is None else fit.hypothesis for fit in fits),
             keypoints=_stack_arrays([person.keypoints_px for person in people], (num_keypoints, 3)),
             intrinsics=_stack_arrays(
@@ -269,18 +268,27 @@ class FitResult:
             _join(
                 _find_bad_end(error, side),
                 find_swapped_sides(start, given, self.joint_set),
-                find_body_fault(betas, float(cam[0])),
+                find_body_fault(betas, float(cam[0]), height),
             )
-            for error, side, start, given, betas, cam in zip(
+            for error, side, start, given, betas, cam, height in zip(
                 self.kp_error_px.tolist(),
                 sides,
                 starts,
                 self.keypoints.numpy(),
                 self.params.betas.numpy(),
                 self.pred_cam.tolist(),
+                self._rest_heights().tolist(),
                 strict=True,
             )
         ]
+
+    @torch.no_grad()
+    def _rest_heights(self) -> Float[Tensor, " N"]:
+        """Height of each person's body at rest, metres."""
+        body = self.body()
+        betas = self.params.betas.to(body.v_template)
+        heights = [body.v_template[:, 1] + body.shapedirs[:, 1] @ row for row in betas]
+        return torch.stack([height.max() - height.min() for height in heights]).cpu()
 
     def __len__(self) -> int:
         return len(self.stop_reason)
@@ -471,6 +479,7 @@ class FitResult:
                 values[item.name] = torch.from_numpy(value)
             else:
                 values[item.name] = tuple(value.tolist()) if value.ndim else str(value)
+        _check_shapes(values)
         result = cls(**values)
         return result if body is None else result.with_body(body)
 
@@ -480,6 +489,43 @@ class FitResult:
         if which == "init":
             return self.init
         raise ValueError(f"FitResult: which must be 'final' or 'init', got {which!r}")
+
+
+def _check_shapes(values: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the fields of a result are as their annotations state."""
+    reasons = values["stop_reason"]
+    unknown = set(reasons) - set(STOP_REASONS) if isinstance(reasons, tuple) else {reasons}
+    if unknown:
+        raise ValueError(f"stop_reason must be of {', '.join(STOP_REASONS)}, got {unknown.pop()!r}")
+    sizes = {"N": len(reasons), "K": len(find_joint_set(values["joint_set"]))}
+    _check_fields(FitResult, values, sizes)
+    _check_fields(Prediction, vars(values["init"]), sizes, "init_")
+    for start, params in (("", values["params"]), ("init_", values["init"].params)):
+        _check_fields(SmplParams, vars(params), sizes, start)
+
+
+def _check_fields(
+    kind: type, values: Mapping[str, Any], sizes: Mapping[str, int], start: str = ""
+) -> None:
+    """Check the tensors, tuples and texts of a dataclass; ``sizes`` says how long its axes are."""
+    for item in fields(kind):
+        stated, value, name = str(item.type), values.get(item.name), start + item.name
+        tensor = _STATED.match(stated)
+        if value is None:
+            continue
+        if tensor is not None:
+            shape = [sizes[axis] if axis in sizes else int(axis) for axis in tensor[2].split()]
+            is_kind = (
+                isinstance(value, Tensor) and (tensor[1] == "Float") == value.is_floating_point()
+            )
+            if not is_kind or list(value.shape) != shape:
+                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{name} must be {tensor[1].lower()} numbers {shape}, got {got}")
+        elif stated.startswith("tuple"):
+            if not isinstance(value, tuple) or len(value) not in (0, sizes["N"]):
+                raise ValueError(f"{name} must be {sizes['N']} texts")
+        elif stated == "str" and not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, got {type(value).__name__}")
 
 
 def _stack_answers(answers: Sequence[RegressorOutput | None]) -> Prediction:
@@ -519,6 +565,14 @@ def _stack_arrays(arrays: Sequence[np.ndarray | None], shape: tuple[int, ...]) -
     nothing = np.full(shape, _NAN)
     given = [nothing if array is None else array for array in arrays]
     return torch.from_numpy(np.stack(given).astype(np.float32)) if given else torch.zeros(0, *shape)
+
+
+def _tell_reason(person: Prepared, fit: PersonFit | None, reason: str) -> str:
+    """What is known of a person before the fits are judged: what was odd, and why it stopped."""
+    if reason == "no_keypoints" and person.is_labelled:
+        reason = "nothing_counts"
+    notes = () if fit is None else fit.notes
+    return _join(person.message, _EXPLANATIONS.get(reason, ""), *notes)
 
 
 def _join(*sentences: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from eft_fast.keypoints import JointSet, to_body_set
+from eft_fast.keypoints import JOINT_SETS, JointSet, to_body_set
 from eft_fast.keypoints import joint_set as find_joint_set
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class Sample:
         Raises:
             ValueError: If the arguments as a whole make no sense: an unknown joint set, lengths
                 that disagree, shapes that are wrong.
-            TypeError: If ``images`` is a single path.
+            TypeError: If ``images`` is a single photo.
         """
         points_set = find_joint_set(joint_set)
+        images = _check_images(images)
         given, boxes = _check_people(images, keypoints, bboxes, points_set)
         pinholes = check_pinholes(intrinsics, len(images))
         solid = None if keypoints_3d is None else as_numbers(keypoints_3d, "keypoints_3d")
@@ -299,6 +300,41 @@ def as_numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
         raise ValueError(f"fit_batch: {name} must be an array of numbers ({error})") from error
 
 
+def _check_images(images: Iterable[Image]) -> list[Image]:
+    """The photos as a list.
+
+    Raises:
+        TypeError: If it is one photo, or no photos.
+    """
+    kind = ""
+    if isinstance(images, str | Path):
+        kind = "a single path"
+    elif isinstance(images, bytes) or hasattr(images, "convert"):
+        kind = "a single picture"
+    elif getattr(images, "ndim", 4) != 4:
+        kind = f"a single array {list(getattr(images, 'shape', ()))}"
+    elif not isinstance(images, Iterable):
+        kind = type(images).__name__
+    if kind:
+        raise TypeError(
+            f"fit_batch: images must be a sequence with one photo per person, got {kind}; put it "
+            "into a list"
+        )
+    return list(images)
+
+
+def _shape_hint(shape: tuple[int, ...], count: int, width: int) -> str:
+    """What keypoints of a wrong shape probably are, for the end of a sentence."""
+    if shape == (count, width, 2) or (count == 1 and shape == (width, 2)):
+        return "; add the confidence, 1 where a point is labelled and 0 where not"
+    if count == 1 and shape == (width, 3):
+        return "; give one person as keypoints[None]"
+    if len(shape) == 3 and shape[0] == count and shape[2] == 3:
+        names = [name for name, each in JOINT_SETS.items() if len(each) == shape[1]]
+        return f"; {shape[1]} keypoints are those of {' or '.join(names)}" if names else ""
+    return ""
+
+
 def _check_people(
     images: Sequence[Image],
     keypoints: npt.ArrayLike,
@@ -306,11 +342,6 @@ def _check_people(
     points_set: JointSet,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Keypoints ``[N, K, 3]`` and boxes ``[N, 4]`` of N photos; NaN where no box is given."""
-    if isinstance(images, str | Path):
-        raise TypeError(
-            "fit_batch: images must be a sequence with one photo per person, got a single path; "
-            "put it into a list"
-        )
     count, width = len(images), len(points_set.names)
     given = as_numbers(keypoints, "keypoints")
     if count == 0 and given.size == 0:
@@ -318,7 +349,7 @@ def _check_people(
     if given.shape != (count, width, 3):
         raise ValueError(
             f"fit_batch: keypoints must be [{count}, {width}, 3] for {count} photos and joint set "
-            f"{points_set.name}, got {list(given.shape)}"
+            f"{points_set.name}, got {list(given.shape)}{_shape_hint(given.shape, count, width)}"
         )
     if bboxes is None:
         return given.astype(np.float32), np.full((count, 4), np.nan)

@@ -278,6 +278,72 @@ def test_bad_arguments_are_one_sentence(people, regressor, body, change, words):
         eft_fast.fit_batch(photos, regressor=regressor, body=body, **arguments)
 
 
-def test_a_single_path_is_refused(people, regressor, body):
-    with pytest.raises(TypeError, match="put it into a list"):
-        eft_fast.fit_batch(str(people[0][0]), people[1], regressor=regressor, body=body)
+PIXELS = np.zeros((24, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        ("photo.png", "a single path"),
+        (PIXELS, r"a single array \[24, 32, 3\]"),
+        (torch.from_numpy(PIXELS), r"a single array \[24, 32, 3\]"),
+        (Image.fromarray(PIXELS), "a single picture"),
+        (b"bytes of a file", "a single picture"),
+        (7, "int"),
+    ],
+)
+def test_a_single_photo_is_refused(people, regressor, body, images, kind):
+    with pytest.raises(TypeError, match=f"got {kind}; put it into a list"):
+        eft_fast.fit_batch(images, people[1], regressor=regressor, body=body)
+
+
+def test_photos_may_come_in_any_iterable(people, regressor, body):
+    photos, keypoints, boxes = people
+    listed = fit(people, regressor, body, method="none")
+    for images in ((photo for photo in photos), tuple(photos)):
+        same = fit((images, keypoints, boxes), regressor, body, method="none")
+        assert torch.equal(same.pred_cam, listed.pred_cam)
+    stacked = np.stack([np.asarray(Image.open(photo).convert("RGB")) for photo in photos])
+    same = fit((stacked, keypoints, boxes), regressor, body, method="none")
+    assert torch.equal(same.pred_cam, listed.pred_cam)
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((1, 17, 2), "add the confidence, 1 where a point is labelled and 0 where not"),
+        ((17, 2), "add the confidence"),
+        ((17, 3), r"give one person as keypoints\[None\]"),
+        ((1, 25, 3), "25 keypoints are those of op25 or op25b"),
+    ],
+)
+def test_keypoints_of_another_shape_are_explained(people, regressor, body, shape, hint):
+    with pytest.raises(ValueError, match=hint):
+        eft_fast.fit_batch(people[0][:1], np.zeros(shape), regressor=regressor, body=body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("betas", np.zeros((4, 9), np.float32), r"betas must be float numbers \[4, 10\]"),
+        ("body_pose", np.zeros((3, 23, 3, 3), np.float32), r"body_pose must be .*\[4, 23, 3, 3\]"),
+        ("init_pred_cam", np.zeros((4, 3), np.int64), r"init_pred_cam|pred_cam must be float"),
+        ("init_betas", np.zeros(10, np.float32), r"init_betas must be float numbers \[4, 10\]"),
+        ("keypoints", np.zeros((4, 25, 3), np.float32), r"keypoints must be .*\[4, 17, 3\]"),
+        ("steps", np.zeros(4, np.float32), r"steps must be int numbers \[4\]"),
+        ("intrinsics", np.zeros((4, 3), np.float32), r"intrinsics must be .*\[4, 3, 3\]"),
+        ("message", np.array(["one"]), "message must be 4 texts"),
+        ("stop_reason", np.array(["done"] * 4), "stop_reason must be of converged, .*got 'done'"),
+        ("stop_reason", np.array("converged"), "stop_reason must be of"),
+        ("joint_set", np.array("coco99"), "coco99"),
+        ("method", np.zeros(2), "method must be a text"),
+    ],
+)
+def test_load_checks_every_shape(people, regressor, body, tmp_path, name, value, words):
+    path = tmp_path / "fits.npz"
+    fit(people, regressor, body, method="none").save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **{**arrays, name: value})
+    with pytest.raises(ValueError, match=rf"FitResult.load: (?s:.*)({words})"):
+        FitResult.load(path)

@@ -199,16 +199,6 @@ def test_ends_of_fits() -> None:
     assert "170.00 m tall" in plausible.find_body_fault(good, 0.8, 170.0)
 
 
-def test_keypoints_that_count() -> None:
-    keypoints = np.zeros((49, 3))
-    factors = np.ones(49)
-    factors[[25, 30]] = 0.0
-    keypoints[[25, 30], 2] = 1.0
-    assert plausible.num_counting(keypoints, factors) == 0
-    keypoints[40, 2] = 0.3
-    assert plausible.num_counting(keypoints, factors) == 1
-
-
 def test_arguments_are_not_changed() -> None:
     points = PERSON * [1, 1, 2]
     box = np.array(BOX)

@@ -112,6 +112,7 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
         "seconds": info.seconds,
         "fits_per_second": _done(result) / info.seconds,
         "confidence": None if sure is None else float(sure.nanmean()),
+        "with_message": sum(bool(text) for text in result.message),
         "stop_reasons": dict(Counter(result.stop_reason)),
         "selection": select_fits(result).statistics(),
         "left_out": people.left_out,
@@ -183,6 +184,8 @@ def _lines(summary: dict[str, Any], out: Path, *, pictures: bool) -> list[str]:
         f"PCK@0.1         {summary['init_pck_0.1']:.3f} -> {summary['pck_0.1']:.3f}",
         f"fits            {out / 'fits.npz'}",
     ]
+    if summary["with_message"]:
+        lines.append(f"to look at      {summary['with_message']} people with a message")
     if pictures:
         lines += [f"overlays        {out / 'overlays'}", f"report          {out / 'report.html'}"]
     return lines

@@ -80,8 +80,8 @@ class LoopFitter(Fitter):
     def fit_person(self, person: Prepared) -> PersonFit:
         """Fit one person from the start weights.
 
-        A person without any labelled keypoint keeps the regressor's answer; one whose numbers stop
-        being finite keeps the last finite one.
+        A person without any keypoint that counts keeps the regressor's answer; one whose numbers
+        stop being finite keeps the last finite one.
         """
         with torch.no_grad():
             torch._foreach_copy_(list(self._tuned), self._start)
@@ -90,13 +90,16 @@ class LoopFitter(Fitter):
             self._tuned, lr=self._lr, betas=config.adam_betas, eps=config.adam_eps, fused=True
         )
         # Nothing is recorded for a person whom no update will follow.
-        with torch.set_grad_enabled(person.is_labelled):
-            return self._descend(person, optimiser)
+        has_target = self._loss.has_target(person)
+        with torch.set_grad_enabled(has_target):
+            return self._descend(person, optimiser, has_target)
 
-    def _descend(self, person: Prepared, optimiser: torch.optim.Optimizer) -> PersonFit:
+    def _descend(
+        self, person: Prepared, optimiser: torch.optim.Optimizer, has_target: bool
+    ) -> PersonFit:
         inputs, target = self._network.prepare(person.crop[None]), EftTarget.of([person])
         records = FitRecords(1, self._rule, self._like)
-        records.admit(0, person.is_labelled)
+        records.admit(0, has_target)
         raw_camera = self._config.strict_reference
         said: dict[str, Tensor] = {}
         for step in count():

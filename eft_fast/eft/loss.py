@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast import ops
+from eft_fast.conventions import EXTENT_PER_SIZE
 from eft_fast.eft.config import EftConfig
 from eft_fast.geometry.cameras import weak_to_pinhole
 from eft_fast.losses import tie
+from eft_fast.losses.keypoints import counting
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import find_error_covariance, load_error_covariance
 from eft_fast.models.error_state import AnswerFrame, answer_frame
@@ -130,12 +132,24 @@ class EftLoss:
         """
         if self._precision is None:
             return output_loss(
-                self._body, output, target.keypoints_2d, self._config.loss, target.intrinsics
+                self._body,
+                output,
+                target.keypoints_2d,
+                self._config.loss,
+                target.intrinsics,
+                as_released=self._config.strict_reference,
             )
         frame = self._frame(start)
         offset = tie.tie_offset(start, output, frame.size)
         keypoints, error = self._keypoint_energy(output, target, start, frame)
         return keypoints + tie.tie_energy(offset, self._precision), error
+
+    def has_target(self, person: Prepared) -> bool:
+        """Whether any keypoint of a person counts in this loss."""
+        if self._precision is not None:
+            given = person.keypoints_2d if person.given is None else person.given
+            return bool((given[:, 2] > 0).any())
+        return bool(counting(person.keypoints_2d[None], self._config.loss).any())
 
     def with_camera(self, fit: PersonFit) -> PersonFit:
         """The fit, and the pinhole that was assumed for it; that of the photo counts before."""
@@ -173,7 +187,11 @@ class EftLoss:
         start: RegressorOutput,
         frame: AnswerFrame,
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Squared errors over their variances, summed; and their mean, which tells the end."""
+        """Squared errors over their variances, summed; and their mean, which tells the end.
+
+        The mean is weighted as the sum is and in units of a sure keypoint's variance, so that it
+        does not fall with the confidences.
+        """
         assert target.given is not None
         config, given = self._config, target.given
         weight = tie.keypoint_weights(
@@ -204,5 +222,7 @@ class EftLoss:
             weights=ops.LossWeights(keypoints=2.0 * count),
             backend=self._body.backend,
         )
-        number = (weight > 0).sum(1).clamp_min(1)
-        return out.loss, 2 * count * out.parts[:, 0].detach() / number
+        summed = 2 * count * out.parts[:, 0].detach()
+        sure = (EXTENT_PER_SIZE * frame.size * config.sigma).square()
+        total = weight.double().sum(1).to(weight) * sure
+        return out.loss, summed / torch.where(total > 0, total, 1.0)

@@ -76,9 +76,10 @@ def _name_of(source: str | os.PathLike[str] | bytes) -> str:
 def _open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Open a file without decoding it, and refuse in words what is not a picture."""
     if not isinstance(source, (str, os.PathLike, bytes)):
+        hint = "; call .cpu().numpy() on it" if hasattr(source, "detach") else ""
         raise TypeError(
             "load_image: source must be a path, bytes, a Pillow picture or a numpy array, got "
-            f"{type(source).__name__}"
+            f"{type(source).__name__}{hint}"
         )
     name = _name_of(source)
     if not isinstance(source, bytes):

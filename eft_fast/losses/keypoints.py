@@ -6,10 +6,11 @@ Everything is computed per person: loss and gradient are batch-invariant.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eft_fast.geometry.cameras import project_intrinsics, weak_project, weak_to_pinhole
@@ -148,6 +149,41 @@ def keypoint_factors(weights: EftLossWeights) -> list[float]:
     for place in left_out:
         factors[place] = 0.0
     return factors
+
+
+def counting(
+    keypoints_2d: Float[Tensor, "B 49 3"], weights: EftLossWeights = DEFAULT_WEIGHTS
+) -> Bool[Tensor, "B 49"]:
+    """Which keypoints move a fit: labelled, and with a factor above 0."""
+    labelled: Tensor = keypoints_2d[..., 2] > 0
+    return labelled & (factors_like(weights, keypoints_2d) > 0)
+
+
+def confidence_level(
+    keypoints_2d: Float[Tensor, "B 49 3"], weights: EftLossWeights = DEFAULT_WEIGHTS
+) -> Float[Tensor, " B"]:
+    """Mean confidence of the keypoints that count, by their factors; 1 where none does.
+
+    ``keypoint_loss`` over this is what it would be if the confidences, which are on any scale,
+    were 1 on average. For labels of 0 and 1 it is exactly 1.
+    """
+    factors = factors_like(weights, keypoints_2d).double()
+    confidence = keypoints_2d[..., 2].double().clamp_min(0)
+    # In float64, so that the rounded result does not depend on the order of the sum.
+    total = (factors * (confidence > 0)).sum(1)
+    level = (factors * confidence).sum(1) / torch.where(total > 0, total, 1.0)
+    return torch.where(total > 0, level, 1.0).to(keypoints_2d)
+
+
+def factors_like(weights: EftLossWeights, like: Tensor) -> Float[Tensor, " 49"]:
+    """``keypoint_factors`` of a type and device: a copy to the device once, not at every step."""
+    return _factors(weights, str(like.device), like.dtype)
+
+
+@lru_cache(maxsize=32)
+def _factors(weights: EftLossWeights, device: str, dtype: torch.dtype) -> Float[Tensor, " 49"]:
+    with torch.inference_mode(False):
+        return torch.tensor(keypoint_factors(weights), dtype=dtype).to(device)
 
 
 def _keypoint_weights(weights: EftLossWeights, like: Tensor) -> Float[Tensor, " 49"]:

@@ -7,7 +7,6 @@ inputs, so a step of a fit composes no other operators.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from eft_fast import ops
 from eft_fast.geometry.cameras import weak_to_pinhole
-from eft_fast.losses.keypoints import SHINS, SHORTEST_SHIN, camera_loss, keypoint_factors
+from eft_fast.losses.keypoints import SHINS, SHORTEST_SHIN, camera_loss, factors_like
 from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 
 if TYPE_CHECKING:
@@ -92,11 +91,5 @@ def _weigh(
     """
     place, confidence = keypoints_2d[..., :2], keypoints_2d[..., 2]
     spoils = torch.where(confidence > 0, 0 * place.sum(-1), 0.0)
-    factors = _factors(weights, str(keypoints_2d.device), keypoints_2d.dtype)
+    factors = factors_like(weights, keypoints_2d)
     return torch.cat([place, (confidence * factors + spoils)[..., None]], -1)
-
-
-@lru_cache(maxsize=32)
-def _factors(weights: EftLossWeights, device: str, dtype: torch.dtype) -> Float[Tensor, " 49"]:
-    """Factor of each keypoint: a copy to the device once, not at every step."""
-    return torch.tensor(keypoint_factors(weights), dtype=dtype).to(device)

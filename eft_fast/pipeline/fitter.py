@@ -147,7 +147,7 @@ class FitRecords:
         rows: One record per place: start, now (each with its loss), steps, code of the reason.
         time: Forward passes before the present one.
         active: Who is still being fitted.
-        labelled: Who has any keypoint.
+        labelled: Who has any keypoint that counts.
     """
 
     def __init__(self, places: int, rule: StopRule, like: Tensor) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eft_fast.conventions import NUM_JOINTS
+from eft_fast.losses.keypoints import confidence_level, counting
 from eft_fast.losses.native import native_eft_loss
 from eft_fast.losses.weights import DEFAULT_WEIGHTS, EftLossWeights
 from eft_fast.models.base import Regressor, RegressorOutput
@@ -35,9 +36,15 @@ def output_loss(
     keypoints_2d: Float[Tensor, "B 49 3"],
     weights: EftLossWeights,
     intrinsics: Float[Tensor, "B 3 3"] | None = None,
+    *,
+    as_released: bool = False,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Total loss and 2D term of each person's answer: one call, no gradient of the 2D term."""
-    return native_eft_loss(
+    """Total loss and 2D error of each person's answer: one call, no gradient of the error.
+
+    The error is the 2D term over the mean confidence (``confidence_level``), so that a stop test
+    does not pass because confidences are low; as released, it is the term itself.
+    """
+    total, error = native_eft_loss(
         body.points_plan("spin49"),
         output.pred_betas,
         output.pred_rotmat,
@@ -47,6 +54,7 @@ def output_loss(
         intrinsics=intrinsics,
         backend=body.backend,
     )
+    return total, error if as_released else error / confidence_level(keypoints_2d, weights)
 
 
 def predict_with_confidence(
@@ -95,7 +103,8 @@ class RegressorFitter(Fitter):
         body: Body model on the same device.
         weights: Of the loss.
         threshold: Below it an answer counts as converged.
-        raw_camera: Leave the camera as the weights mean it, see ``Regressor.forward``.
+        strict: Leave the camera as the weights mean it, see ``Regressor.forward``, and the error
+            as released.
     """
 
     def __init__(
@@ -105,10 +114,10 @@ class RegressorFitter(Fitter):
         *,
         weights: EftLossWeights = DEFAULT_WEIGHTS,
         threshold: float = 1e-4,
-        raw_camera: bool = False,
+        strict: bool = False,
     ) -> None:
         self._regressor, self._body, self._weights = regressor, body, weights
-        self._rule, self._raw_camera = StopRule(threshold, 1), raw_camera
+        self._rule, self._strict = StopRule(threshold, 1), strict
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
@@ -125,7 +134,7 @@ class RegressorFitter(Fitter):
         """Predict one person."""
         with evaluating(self._regressor):
             output, said = predict_with_confidence(
-                self._regressor, person.crop[None], raw_camera=self._raw_camera
+                self._regressor, person.crop[None], raw_camera=self._strict
             )
         total, error = output_loss(
             self._body,
@@ -133,8 +142,10 @@ class RegressorFitter(Fitter):
             person.keypoints_2d[None],
             self._weights,
             stack_intrinsics([person]),
+            as_released=self._strict,
         )
         records = FitRecords(1, self._rule, total)
-        records.admit(0, person.is_labelled)
+        counts = counting(person.keypoints_2d[None], self._weights).any()
+        records.admit(0, bool(counts))
         records.update(output, total, error)
         return records.fit(0, said)

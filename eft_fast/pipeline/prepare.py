@@ -158,6 +158,7 @@ def prepare_person(
             box,
             (width, height),
             sample.keypoint_set,
+            pinhole=_make_pinhole(sample.K, width, height),
             is_order_known=sample.dataset != "arrays",
         )
         if checked.problem is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,11 +16,14 @@ from eft_fast.models.base import Regressor
 from eft_fast.pipeline.fitter import Fitter, PersonFit
 from eft_fast.pipeline.prepare import Prepared, prepare_person, without_photo
 from eft_fast.pipeline.progress import PeopleProgress
+from eft_fast.plausible import FLAGS_NOTE, to_confidence
 from eft_fast.result import FitResult
 from eft_fast.sample import Image, Sample
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
+
+_LOG = logging.getLogger(__name__)
 
 #: A person of a run, and the fit if there is one.
 Outcome = tuple[Prepared, PersonFit | None]
@@ -139,11 +143,15 @@ class Run:
         device = next(self.regressor.parameters()).device
         if self.fitter.takes_cpu_crops:
             device = torch.device("cpu")
+        is_told = self.strict
         source: Image | None = None
         photo: npt.NDArray[np.uint8] | Exception | None = None
         for index, sample in enumerate(samples):
             if sample.problem is None and (photo is None or not _same_source(sample.image, source)):
                 source, photo = sample.image, _read(sample.image)
+            if not is_told and to_confidence(np.asarray(sample.keypoints_2d_px)[:, 2])[1]:
+                _LOG.warning("fit_batch: %s", FLAGS_NOTE)
+                is_told = True
             person = prepare_person(
                 sample,
                 ValueError("not read") if photo is None else photo,

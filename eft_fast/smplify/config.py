@@ -96,6 +96,8 @@ class Recipe:
             by 180 degrees, and the lower loss wins; 0: nobody.
         focal_length: Of the pinhole, pixels of a 224 px crop.
         ignored: Keypoints that never count.
+        is_stop_scaled: Whether the mean that ``stop_below`` looks at is over the mean square of the
+            confidences, so that it does not fall with their scale; not in strict mode.
         trusts_start: Whether an answer of the regressor is believed: the first stage then moves the
             camera alone, and the prior ``anchor`` ties the root as well.
     """
@@ -115,6 +117,7 @@ class Recipe:
     narrow_px: float = 0.0
     focal_length: float = FOCAL_LENGTH
     ignored: tuple[int, ...] = IGNORED
+    is_stop_scaled: bool = True
     trusts_start: bool = False
 
 
@@ -284,6 +287,7 @@ def resolve_recipe(config: SmplifyConfig, *, has_pinholes: bool = False) -> Reci
         stages = [_believe_start(stage) for stage in stages]
     if recipe.camera == "weak" and not config.strict_reference:
         stages = [replace(stage, depth=0.0) for stage in stages]
+    recipe = replace(recipe, is_stop_scaled=not config.strict_reference)
     if config.max_steps is not None:
         stages = [replace(stage, steps=config.max_steps) for stage in stages]
     if config.threshold is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -38,6 +38,7 @@ from eft_fast.smplify.objective import (
     POSE,
     StageObjective,
     crop_pinholes,
+    kept_rows,
     pack_pinholes,
 )
 from eft_fast.smplify.prior import PosePrior, load_pose_prior
@@ -63,7 +64,8 @@ class SmplifyFits:
         final: Rotations, betas and weak camera at the end.
         loss: Value of the last stage at the end.
         init_loss: Value of the last stage at the start.
-        keypoint: Mean over 49 keypoints of confidence^2 times penalty, square crop pixels.
+        keypoint: Mean over 49 keypoints of confidence^2 times penalty, square crop pixels; over the
+            mean of confidence^2 of those that count, except in strict mode.
         steps: Updates behind the answer, over all stages.
         converged: Who met a stopping rule in the last stage.
         finite: Whose numbers stayed finite.
@@ -306,8 +308,9 @@ class SmplifyFitter(Fitter):
     """
 
     def __init__(self, regressor: Regressor, body: Smpl, *, config: SmplifyConfig) -> None:
-        self._predictor = RegressorFitter(regressor, body, raw_camera=config.strict_reference)
+        self._predictor = RegressorFitter(regressor, body, strict=config.strict_reference)
         self._body, self._config = body, config
+        self._counting = kept_rows(resolve_recipe(config, has_pinholes=False))
         like = next(regressor.parameters())
         self._prior = load_pose_prior(config.prior_source).to(like)
 
@@ -341,16 +344,20 @@ class SmplifyFitter(Fitter):
             prior=self._prior,
             intrinsics=stack_intrinsics([person for person, _ in people]),
         )
-        everybody = torch.ones_like(fits.finite)
         codes = stop_codes(
-            converged=fits.converged, exhausted=everybody, finite=fits.finite, labelled=everybody
+            converged=fits.converged,
+            exhausted=torch.ones_like(fits.finite),
+            finite=fits.finite,
+            labelled=(keypoints_2d[:, self._counting, 2] > 0).any(1),
         )
         for row, ((person, start), reason) in enumerate(
             zip(people, stop_reasons(codes), strict=True)
         ):
             # Without keypoints, or without a finite start, the answer of the regressor stays.
-            is_kept = start.stop_reason in ("no_keypoints", "nan")
-            yield person.index, start if is_kept else _person_fit(fits, row, start, reason)
+            if reason == "no_keypoints" or start.stop_reason == "nan":
+                yield person.index, replace(start, stop_reason=reason)
+            else:
+                yield person.index, _person_fit(fits, row, start, reason)
 
 
 def _person_fit(fits: SmplifyFits, row: int, start: PersonFit, reason: str) -> PersonFit:

@@ -51,7 +51,10 @@ _HALF_CROP: Final = HMR_CROP / 2
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Value of each person, its gradient by the 85 numbers, and the mean penalty of keypoints."""
+    """Value of each person, its gradient by the 85 numbers, and the mean penalty of keypoints.
+
+    That mean is over the mean square of the confidences, except in strict mode.
+    """
 
     loss: Float[Tensor, " B"]
     gradient: Float[Tensor, "B 85"]
@@ -88,10 +91,13 @@ class StageObjective:
         self._plan: Any = body.points_plan("spin49")
         self._start, self._anchor = start, anchor
         self._keypoints = _weigh(recipe, stage, keypoints_2d)
+        self._level: Tensor | float = 1.0
+        if recipe.is_stop_scaled:
+            self._level = _level(self._keypoints)
         self._is_weak = recipe.camera == "weak"
         self._cameras = pack_pinholes(crop_pinholes(recipe, start)) if cameras is None else cameras
         # The same for everybody, whoever is labelled: nobody's rounding may depend on the others.
-        rows = (*OPENPOSE_TORSO, *TORSO) if stage.on_torso else _kept(recipe)
+        rows = (*OPENPOSE_TORSO, *TORSO) if stage.on_torso else kept_rows(recipe)
         self._rows = torch.tensor(rows, device=start.device)
         self._unit = recipe.torso_unit if stage.on_torso and self._is_weak else _HALF_CROP
         self._sigma = 0.0 if stage.on_torso else recipe.sigma_px
@@ -138,7 +144,7 @@ class StageObjective:
             away = x[:, DEPTH] - self._start[:, DEPTH]
             loss = loss + self._stage.depth**2 * away.square().sum(1)
             gradient[:, DEPTH] += 2 * self._stage.depth**2 * away
-        return Evaluation(loss, gradient.mul_(self.free), 2 * out.parts[:, 0])
+        return Evaluation(loss, gradient.mul_(self.free), 2 * out.parts[:, 0] / self._level)
 
     def _prior_gradients(self, x: Tensor) -> priors.PriorGradients:
         anchor = None
@@ -297,13 +303,21 @@ def _weigh(recipe: Recipe, stage: Stage, keypoints_2d: Tensor) -> Tensor:
         annotated = (~use_openpose[:, None] & labelled[:, TORSO, 0]).to(factor)
         factor[:, TORSO] = annotated
     else:
-        kept = _kept(recipe)
+        kept = kept_rows(recipe)
         confidence = torch.where(labelled[..., 0], keypoints_2d[..., 2], 0.0)
         factor[:, kept] = confidence[:, kept].square()
     return torch.cat([xy, factor[..., None]], -1).contiguous()
 
 
-def _kept(recipe: Recipe) -> list[int]:
+def _level(keypoints: Float[Tensor, "B 49 3"]) -> Float[Tensor, " B"]:
+    """Mean factor of the keypoints that count, so that low confidences pass no stop test."""
+    factor = keypoints[..., 2].double()  # whose sum, rounded, does not depend on its order
+    level = factor.sum(1) / (factor > 0).sum(1).clamp_min(1)
+    return torch.where(level > 0, level, 1.0).to(keypoints)
+
+
+def kept_rows(recipe: Recipe) -> list[int]:
+    """Which of the 49 keypoints count, hips and shoulders of a first stage aside."""
     return [row for row in KEYPOINTS[recipe.keypoints] if row not in recipe.ignored]
 
 

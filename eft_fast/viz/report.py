@@ -31,9 +31,13 @@ STOP_REASONS: Mapping[str, str] = {
     "converged": "the error fell below the threshold",
     "max_steps": "the step limit was reached",
     "nan": "a number was not finite; the last finite state is kept",
-    "no_keypoints": "no labelled keypoint; the regressor's answer is kept",
+    "no_keypoints": "no labelled keypoint that counts; the regressor's answer is kept",
     "bad_image": "the photo could not be read",
 }
+#: Who stopped for these has no fit.
+_NO_FIT = ("nan", "no_keypoints", "bad_image", "interrupted")
+#: Colours of rows: nothing is said of the person, something is, there is no fit.
+_GRADES = ("", "odd", "failed")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,12 @@ class _Line:
     gain: float
     explanation: str
     figure: Figure
+    grade: int
+
+    @property
+    def colour(self) -> str:
+        """Class of the row."""
+        return _GRADES[self.grade]
 
 
 def write_report(
@@ -218,7 +228,13 @@ def _make_line(number: int, row: ReportRow, path: Path, folder: Path | None) -> 
         gain=_ratio(row.kp_error_px, row.init_kp_error_px),
         explanation=STOP_REASONS.get(row.stop_reason, ""),
         figure=make_figure(row.joint_confidence),
+        grade=_grade(row),
     )
+
+
+def _grade(row: ReportRow) -> int:
+    """How much a person is to be looked at: the place in ``_GRADES``."""
+    return 2 if row.stop_reason in _NO_FIT else int(bool(row.message))
 
 
 def _link(file: Path, report: Path) -> str:
@@ -238,6 +254,8 @@ def _make_tiles(
     if summary.pck is not None:
         start = "" if summary.init_pck is None else f"{summary.init_pck:.1%}"
         tiles.append(_Tile(summary.pck_label, f"{summary.pck:.1%}", start))
+    if odd := sum(_grade(row) > 0 for row in rows):
+        tiles.append(_Tile("people to look at", f"{odd:,}"))
     if math.isfinite(confidence):
         tiles.append(_Tile("mean confidence of the start", f"{confidence:.0%}"))
     if summary.seconds is not None:

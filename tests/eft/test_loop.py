@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from eft_fast.eft.config import EFT_MODES, EftConfig
+from eft_fast.eft.loss import EftLoss, EftTarget
 from eft_fast.eft.modes import tuned_parameters
 from eft_fast.losses.weights import EftLossWeights
+from eft_fast.models.base import RegressorOutput
 from eft_fast.pipeline.predict import RegressorFitter
 from tests.eft import toy
 from tests.eft.crops import collect, fit_crops, prepare
@@ -155,3 +157,25 @@ def test_old_names_of_the_weights():
 def test_config_refuses_nonsense(values):
     with pytest.raises(ValueError, match="EftConfig"):
         EftConfig(**values)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.05])
+def test_the_stop_test_does_not_depend_on_the_scale_of_confidences(scale):
+    """Scores of .05 used to pass it at the start; in strict mode they still do, as released."""
+    net, body = toy.make_regressor(), toy.ToyBody()
+    img, target = toy.make_people(3)
+    target[..., 2] = (target[..., 2] > 0.3).to(target)
+    low = target * target.new_tensor([1, 1, scale])
+    start = RegressorOutput(*(part.detach() for part in net(img)))
+    errors = {}
+    for strict in (False, True):
+        loss = EftLoss(net, body, EftConfig.released(strict_reference=strict))
+        errors[strict] = [loss(start, EftTarget(each), start)[1] for each in (target, low)]
+    torch.testing.assert_close(errors[False][1], errors[False][0])
+    torch.testing.assert_close(errors[True][1], scale * errors[True][0])
+    assert torch.equal(errors[False][0], errors[True][0]), "labels of 0 and 1 are as released"
+    threshold = 0.5 * float(errors[False][0].min())
+    fits = fit_crops(net, body, img, low, config=replace(CONFIG, threshold=threshold, max_steps=1))
+    alone = [RegressorFitter(net, body, threshold=threshold).fit_person(person)
+             for person in prepare(img, low)]  # fmt: skip
+    assert fits.stop_reason == ("max_steps",) * 3 == tuple(fit.stop_reason for fit in alone)

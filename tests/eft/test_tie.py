@@ -98,8 +98,10 @@ def test_energy_is_the_sum_of_its_terms(regressor, body, config, distance):
     state = error_state(start, moved, frame.size)
     prior = ((state @ loss._precision) * state).sum(1)
     torch.testing.assert_close(total, squared.sum(1) + prior, rtol=1e-4, atol=0)
-    count = (confidence > 0).sum(1)
-    torch.testing.assert_close(error, squared.sum(1) / count, rtol=1e-9, atol=0)
+    # The mean weighs as the sum does, in units of a sure keypoint's variance.
+    weight = torch.where(confidence > 0, 1 / sigma.square(), 0.0).sum(1)
+    scale = weight * (3.46 * frame.size * 0.02).square()
+    torch.testing.assert_close(error, squared.sum(1) / scale, rtol=1e-9, atol=0)
 
 
 def test_offset_is_the_logarithm_to_second_order():
@@ -212,3 +214,21 @@ def test_released_is_the_reference():
     assert [each.steps_of("full") for each in (released, tied)] == [20, 20]
     assert [each.steps_of("head") for each in (released, tied)] == [20, 40]
     assert eft_fast.EftConfig(tie="residual", max_steps=7).stop_rule_of("head").max_steps == 7
+
+
+def test_the_error_that_ends_a_fit_does_not_fall_with_confidences(regressor, body, config):
+    """Unsure keypoints weigh less in the energy; the distance at which a fit may end stays."""
+    people = make_people(2)
+    sure, unsure = (
+        [
+            replace(p, given=torch.cat([p.given[:, :2], level * (p.given[:, 2:] > 0)], 1))
+            for p in people
+        ]
+        for level in (1.0, 0.05)
+    )
+    loss, start = EftLoss(regressor, body, config), answer_of(regressor, people)
+    (energy, error), (less, same) = (
+        loss(start, EftTarget.of(group), start) for group in (sure, unsure)
+    )
+    torch.testing.assert_close(same, error)
+    assert (less < energy).all()

@@ -13,7 +13,7 @@ import numpy as np
 
 from eft_fast import imaging
 from eft_fast.data.values import shown, to_key
-from eft_fast.plausible import check_person, find_other_order_of_all, find_unit_problem
+from eft_fast.plausible import FLAGS_NOTE, check_person, find_other_order_of_all, find_unit_problem
 from eft_fast.sample import Sample
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Labels are rounded, and may stand this many pixels beyond the border without a note.
 BORDER: Final = 1.0
+#: Where ``Sample.extra`` keeps the flags 0, 1, 2 that became confidences 0, 1, 1.
+VISIBILITY: Final = "visibility"
 #: People by whom the order of a file is judged.
 TO_TELL_ORDER: Final = 200
 
@@ -92,6 +94,13 @@ def check_photo(path: Path, declared: tuple[int, int] | None, who: str) -> Photo
     )
 
 
+def note_file(samples: list[Sample], who: str) -> list[str]:
+    """What is odd about a file as a whole, a sentence each."""
+    has_flags = any(VISIBILITY in sample.extra for sample in samples)
+    flags = [f"{who}: {FLAGS_NOTE}"] if has_flags else []
+    return flags + note_other_order(samples, who)
+
+
 def note_other_order(samples: list[Sample], who: str) -> list[str]:
     """A note where most of the people, of the first 200, look like those of another joint set."""
     usable = [sample for sample in samples if sample.problem is None][:TO_TELL_ORDER]
@@ -136,12 +145,15 @@ def make_sample(
     start = f"{who}: {person.label}"
     if not np.isfinite(person.keypoints).all():
         notes.append(f"{start} has keypoints that are not finite, left unlabelled")
-    # Whether the order can be right is said of the file as a whole (note_other_order).
+    # Whether the order can be right is said of the file as a whole (note_file).
     checked = check_person(
         person.keypoints, person.box, photo.size, person.keypoint_set, is_order_known=True
     )
     notes += [f"{start}: {note}" for note in checked.notes]
     problem = problem or (checked.problem and f"{start}: {checked.problem}")
+    extra = person.extra
+    if checked.has_flags:
+        extra = {**extra, VISIBILITY: person.keypoints[:, 2]}
     keypoints = imaging.check_keypoints(checked.keypoints)
     if photo.size is not None:
         keypoints, note = _limit_to_photo(keypoints, photo.size)
@@ -169,7 +181,7 @@ def make_sample(
         track_id=to_key(person.extra.get("track_id")),
         problem=problem,
         notes=tuple(notes),
-        extra=person.extra,
+        extra=extra,
     )
 
 

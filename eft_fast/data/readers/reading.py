@@ -27,7 +27,7 @@ from eft_fast.data.readers.person import (
     Photo,
     check_photo,
     make_sample,
-    note_other_order,
+    note_file,
     reason_too_little,
     with_unit_fault,
 )
@@ -305,7 +305,7 @@ class SampleStream(Iterator[Sample]):
         """Whether the first people look like those of the joint set that they are read in."""
         if not self._reading.is_judged:
             self._reading.is_judged = True
-            self._reading.notes += note_other_order(self._first, self._reading.who)
+            self._reading.notes += note_file(self._first, self._reading.who)
             self._first = []
 
 

@@ -208,7 +208,7 @@ class GraphSlotFitter(Fitter):
         if self._factor is not None:
             factor = person.weight_factor
             self._factor[place] = 1.0 if factor is None else _send(factor, self._like.device)
-        self._records.admit(place, person.is_labelled)
+        self._records.admit(place, self._loss.has_target(person))
         self._seats[place] = _Seat(person.index, self._count + 1)
 
     def _prepare_buffers(self, person: Prepared, inputs: Any) -> None:

@@ -120,7 +120,7 @@ class SlotFitter(Fitter):
 
     def _admit(self, place: int, person: Prepared) -> None:
         self.adam.reset(place)
-        self.records.admit(place, person.is_labelled)
+        self.records.admit(place, self.loss.has_target(person))
         inputs = self._prepare(person.crop[None])
         self.slots[place] = _Slot(person.index, inputs, EftTarget.of([person]))
 
