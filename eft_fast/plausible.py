@@ -47,8 +47,8 @@ PEOPLE_TO_TELL: Final = 8
 #: ended beyond 0.05 by map, and two of the regressor's answers alone lie beyond.
 BAD_ERROR: Final = 0.25
 #: Left and right look swapped when exchanging the labels cuts the error to this share, and the
-#: error is more than ``SWAP_ERROR`` of the longer side of the labelled points. Of the same people it
-#: says so of nobody as labelled, and of 16 with the sides exchanged.
+#: error is more than ``SWAP_ERROR`` of the longer side of the labelled points. Of the same 25 it
+#: is said of nobody as labelled, and of 16 with the sides exchanged.
 SWAP_RATIO: Final = 0.5
 SWAP_ERROR: Final = 0.06
 #: Shape coefficients beyond this many standard deviations, and heights, that no person has.

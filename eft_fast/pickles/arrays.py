@@ -10,7 +10,7 @@ scipy, nor chumpy takes part.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,10 +78,13 @@ class _Array:
     """Stands for ``numpy.ndarray``: keeps the state that numpy would have restored."""
 
     def __init__(self, *_: Any) -> None:
-        self.state: tuple[Any, ...] = ()
+        self.state: Sequence[Any] = ()
 
     def set_state(self, state: Any) -> None:
-        self.state = tuple(state)
+        # Kept and not copied: a file can give one long state to any number of arrays.
+        if not isinstance(state, (tuple, list)):
+            raise ValueError(f"an array with a state of type {type(state).__name__}")
+        self.state = state
 
     def items(self) -> list[Any] | None:
         """The values of an array of Python objects or of text, flat; None if it is of numbers."""
@@ -130,7 +133,9 @@ class _Fields:
     def set_state(self, state: Any) -> None:
         # Objects with slots have a pair of dictionaries.
         plain = state[0] if isinstance(state, tuple) and len(state) == 2 else state
-        self.fields = dict(plain or {})
+        if not isinstance(plain, (dict, type(None))):
+            raise ValueError(f"an object with a state of type {type(plain).__name__}")
+        self.fields = plain or {}  # not copied, as the state of an array
 
 
 class _Sparse(_Fields):
@@ -244,9 +249,23 @@ def _plain_object(*_: Any) -> None:
     raise ForbiddenGlobal("builtins.object")
 
 
-def _plain_set(items: Any = ()) -> list[Any]:
-    """Stands for ``set``: what is in it need not be hashed."""
-    return list(items) if isinstance(items, (list, tuple)) else []
+class _PlainSet:
+    """Stands for ``set``: what is in it need not be hashed.
+
+    Args:
+        most: Items of all sets together: a file holds each thing that it puts into a set.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def __call__(self, items: Any = ()) -> list[Any]:
+        if not isinstance(items, (list, tuple)):
+            return []
+        self._left -= len(items)
+        if self._left < 0:
+            raise ValueError("the same set made again and again")
+        return list(items)
 
 
 _SPARSE: Final = {"csr": _Csr, "csc": _Csc, "coo": _Coo}
@@ -270,18 +289,16 @@ _PYTHON: Final[Mapping[str, Any]] = {
     "copyreg._reconstructor": _new_object,
     "__builtin__.object": _plain_object,
     "builtins.object": _plain_object,
-    "__builtin__.set": _plain_set,
-    "builtins.set": _plain_set,
 }
 
 
-def _find_stand_in(module: str, name: str, encoder: _Encoder) -> Any:
-    """What stands for a name, or None."""
+def _find_stand_in(module: str, name: str, bounded: Mapping[str, Any]) -> Any:
+    """What stands for a name, or None; ``bounded`` are those that count what they make."""
     if "." in name:
         return None
     package, whole = module.split(".")[0], f"{module}.{name}"
-    if whole == "_codecs.encode":
-        return encoder
+    if whole in bounded:
+        return bounded[whole]
     if package == "numpy":
         return _NUMPY.get(f"{_NUMPY_CORE.sub('', module)}.{name}")
     sparse = _SPARSE_NAME.fullmatch(name)
@@ -444,10 +461,12 @@ def _read(
     data: bytes, who: str, where: str, stand_ins: Mapping[str, Callable[..., Any]], most: int
 ) -> Any:
     """The value of a pickle, with stand-ins in it."""
-    encoder = _Encoder(len(data))
+    plain_set = _PlainSet(len(data))
+    bounded = {"__builtin__.set": plain_set, "builtins.set": plain_set}
+    bounded |= {"_codecs.encode": _Encoder(len(data))}
 
     def find_global(module: str, name: str) -> Global:
-        make = stand_ins.get(f"{module}.{name}") or _find_stand_in(module, name, encoder)
+        make = stand_ins.get(f"{module}.{name}") or _find_stand_in(module, name, bounded)
         if make is None:
             raise ForbiddenGlobal(f"{shorten(module)}.{shorten(name)}")
         return Global(f"{module}.{name}", make, is_class=isinstance(make, type))

@@ -17,6 +17,8 @@ from typing import Any, Final, Protocol
 
 #: Opcodes of one file. A body of numpy arrays has a few hundred, one of chumpy a few thousand.
 MOST_OPCODES: Final = 100_000
+#: Arguments of a call: they are copied at each, and the same ones can be given to any number.
+_MOST_ARGUMENTS: Final = 64
 #: Digits of a decimal number; what Python's own ``int`` allows at the least.
 _MOST_DIGITS: Final = 640
 #: Letters of a hostile name or value that a message repeats.
@@ -171,6 +173,8 @@ class _Reader:
         """Push what a stand-in makes of its arguments."""
         if not isinstance(function, Global) or not isinstance(arguments, (tuple, list)):
             raise pickle.UnpicklingError("a call of something that is no function")
+        if len(arguments) > _MOST_ARGUMENTS:
+            raise pickle.UnpicklingError(f"a call with {len(arguments)} arguments")
         self.push(function.make(*arguments))
 
     def append(self, values: list[Any]) -> None:

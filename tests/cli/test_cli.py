@@ -211,8 +211,9 @@ def test_missing_photo_is_named_and_the_others_are_fitted(dataset, tiny, tmp_pat
     printed = capsys.readouterr()
     summary = json.loads(printed.out)
     assert summary["people"] == 1
-    assert len(summary["problems"]) == 1
-    assert "photo0.jpg" in summary["problems"][0]
+    flags, missing = summary["problems"]
+    assert "photo0.jpg" in missing
+    assert "visibility flags 0, 1, 2" in flags
     assert "photo0.jpg" in printed.err
 
 

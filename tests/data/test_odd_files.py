@@ -194,7 +194,8 @@ def test_named_keypoints_are_reordered(folder: Path, names: list[str], places: A
     np.testing.assert_array_equal(samples[0].keypoints_2d_px[:, :2], np.array(POINTS)[:, :2])
     assert samples.notes == [
         "read_coco: the keypoints of category person stand in another order than those of coco17, "
-        "and were reordered by their names"
+        "and were reordered by their names",
+        "read_coco: visibility flags 0, 1, 2 were read as confidences 0, 1, 1",
     ]
 
 

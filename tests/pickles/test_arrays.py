@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -296,6 +298,14 @@ def selections(depth: int) -> bytes:
     return code + b"s."
 
 
+LONG = 30_000
+
+
+def repeated(shared: bytes, name: bytes, use: bytes, times: int = 15_000) -> bytes:
+    """One long thing, memoised as 0, and a class or function as 1, used again and again."""
+    return b"\x80\x02(" + shared + b"q\x00c" + name + b"\nq\x01" + use * times + b"t."
+
+
 BOMBS = {
     "memo": lambda: b"\x80\x02}r\xff\xff\xff\x0f.",
     "numbers": lambda: laughs(10, 9) + b"s.",
@@ -305,6 +315,19 @@ BOMBS = {
     "nested": lambda: b"\x80\x02}X\x01\x00\x00\x00v" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"s.",
     "encoded": lambda: b"c_codecs\nencode\nq\x00X\x40\x42\x0f\x00" + b"x" * 10**6
     + b"X\x06\x00\x00\x00latin1\x86q\x01" + b"h\x00h\x01R" * 5000 + b".",
+    "sets": lambda: repeated(
+        b"(" + b"K\x01" * LONG + b"t", b"__builtin__\nset", b"h\x01h\x00\x85R"
+    ),
+    "states": lambda: repeated(
+        b"](" + b"K\x01" * LONG + b"e", b"numpy\nndarray", b"h\x01)\x81h\x00b"
+    ),
+    "fields": lambda: repeated(
+        b"}(" + b"".join(b"X\x05\0\0\0%05dK\x01" % k for k in range(LONG // 2)) + b"u",
+        b"chumpy\nCh", b"h\x01)\x81h\x00b",
+    ),
+    "arguments": lambda: repeated(
+        b"(" + b"K\x01" * LONG + b"t", b"numpy\nndarray", b"h\x01h\x00R0", 20_000
+    ),
     "repeated rows": lambda: csr([0, 2**29], (1, 6890)),
     "wide matrix": lambda: csr([0, 1], (1, 10**9)),
     "selections": lambda: selections(40),
@@ -410,3 +433,40 @@ def test_annotations_are_bounded():
     loop.append(loop)
     with pytest.raises(ValueError, match="nested too deeply"):
         read_plain(pickle.dumps(loop), "test", "file")
+
+
+MEASURE = """
+import json, os, resource, sys, time
+from pathlib import Path
+from eft_fast.pickles.arrays import read_pickle, to_numpy
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        continue
+    began = time.process_time()
+    try:
+        for value in read_pickle(path, "test").values():
+            to_numpy(value)
+    except ValueError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps([path.name, time.process_time() - began, peak]), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="measures each file in a fork")
+def test_bombs_are_bounded_as_the_system_counts(tmp_path):
+    """What numpy and the interpreter take beside Python's own allocator counts, too."""
+    folder = tmp_path / "bombs"
+    folder.mkdir()
+    for name, make in BOMBS.items():
+        content = make()
+        data = content if isinstance(content, bytes) else pickle.dumps(content, 2)
+        (folder / name).write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == len(BOMBS)
+    assert [row for row in rows if row[1] > 2 or row[2] > 1e9] == []

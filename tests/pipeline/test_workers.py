@@ -125,7 +125,7 @@ def run_program(tmp_path, text, *, from_stdin=False):
         text=True,
         env=environment,
         cwd=tmp_path,
-        timeout=120,
+        timeout=600,
     )
     return done.returncode, done.stdout, done.stderr.strip()
 
@@ -195,14 +195,14 @@ def test_workers_end_with_their_parent_in_the_middle_of_a_fit(tmp_path, end):
         workers = wait_for(lambda: [pid for pid in children(program.pid) if seconds(pid) > 6], 2)
         program.send_signal(end)
         began = time.monotonic()
-        program.wait(20)
+        program.wait(60)
         wait_for(lambda: [pid for pid in workers if seconds(pid) == 0], 2)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         if end == signal.SIGINT:  # The result of the run: nobody was done.
             assert program.stdout.read().strip() == "['interrupted', 'interrupted']"
 
 
-def wait_for(find, count, timeout=90):
+def wait_for(find, count, timeout=400):
     deadline = time.monotonic() + timeout
     while len(found := find()) < count:
         assert time.monotonic() < deadline, found
