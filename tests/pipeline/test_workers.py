@@ -102,15 +102,13 @@ PROGRAM = """
 import sys
 import numpy as np
 import eft_fast
-from tests.pipeline.test_workers import FEW
+FEW = {"config": eft_fast.EftConfig(max_steps=1)}
 def work(_=0):
     keypoints = np.zeros((2, 17, 3)); keypoints[:, 5:, :2] = 20; keypoints[:, 5:, 2] = 1
     photos = [np.zeros((64, 64, 3), np.uint8)] * 2
     result = eft_fast.fit_batch(photos, keypoints, mode="head", workers=2, progress=False, **FEW)
     return list(result.stop_reason)
 """
-#: Options of a fit that takes no time.
-FEW = {"config": EftConfig(max_steps=1)}
 
 
 def run_program(tmp_path, text, *, from_stdin=False):
