@@ -462,7 +462,7 @@ def _read(
 ) -> Any:
     """The value of a pickle, with stand-ins in it."""
     plain_set = _PlainSet(len(data))
-    bounded = {"__builtin__.set": plain_set, "builtins.set": plain_set}
+    bounded: dict[str, Any] = {"__builtin__.set": plain_set, "builtins.set": plain_set}
     bounded |= {"_codecs.encode": _Encoder(len(data))}
 
     def find_global(module: str, name: str) -> Global:
