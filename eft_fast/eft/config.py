@@ -99,8 +99,9 @@ class EftConfig:
             ``max_steps - 1`` updates.
         threshold: A fit has converged when its 2D error falls below this. Without the tie, the
             error is the mean over 49 x 2 squared errors in [-1, 1], not divided by the number of
-            labelled keypoints; with it, the mean of squared errors over their variances. None:
-            1e-4 without the tie, and 0, never, with it.
+            labelled keypoints, but by their mean confidence, except in strict mode; with it, the
+            weighted mean of squared errors over the variance of a sure keypoint. So it does not
+            fall with the confidences. None: 1e-4 without the tie, and 0, never, with it.
         tie: ``residual``: hold the answer by the error covariance of the weights; None: do not;
             ``auto``: hold it where that covariance is known, and never in strict mode.
         covariance: File of the error covariance; None: that of the package's regressor.

@@ -171,9 +171,9 @@ def test_numbers_without_end_and_bytes_outside_of_utf8(folder: Path) -> None:
 
 def test_many_annotations_without_ids_take_linear_time(folder: Path) -> None:
     people = [person(id=None, bbox=[170, 40, 90, 200 + n / 100]) for n in range(1500)]
-    start = time.monotonic()
+    start = time.process_time()
     samples = read(folder, coco(*people, people[3]))
-    assert time.monotonic() - start < 5.0
+    assert time.process_time() - start < 5.0
     assert (len(samples), samples.left_out) == (1500, {"repeated annotations": 1})
     assert len({sample.id for sample in samples}) == 1500
 
