@@ -93,13 +93,13 @@ def add(subparsers: Subparsers) -> None:
         "--max-pose",
         type=not_negative,
         metavar="X",
-        help="of --select: how unlikely a pose may be under the open prior (default 200)",
+        help="of --select: how unlikely a pose may be under the open prior (default: no limit)",
     )
     parser.add_argument(
         "--max-overbend-deg",
         type=not_negative,
         metavar="X",
-        help="of --select: how far an angle may leave its range (default 45)",
+        help="of --select: degrees that an angle may leave its range by (default 30)",
     )
     parser.add_argument(
         "--strict",
