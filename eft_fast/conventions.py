@@ -20,6 +20,9 @@ BOX_UNIT: Final = 200.0
 #: Nominal focal length in pixels of a 224 px crop. A convention of HMR, not a calibration.
 FOCAL_LENGTH: Final = 5000.0
 
+#: Depth at which pinholes hold points that come nearer or lie behind, metres.
+MIN_DEPTH: Final = 1e-3
+
 #: A person's extent over f, the RMS distance of the limb joints from their mean: sqrt(12), the
 #: length of a segment over the RMS distance of its points. Keypoint sigmas count in extents.
 EXTENT_PER_SIZE: Final = 3.46

@@ -60,8 +60,11 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from eft_fast.body import load_body
     from eft_fast.deploy import ExportConfig, export_regressor
     from eft_fast.models.open_regressor import OpenRegressor
+    from tests.helpers import make_covariance
 
-    out = tmp_path_factory.mktemp("export") / "tiny"
+    out, regressor = tmp_path_factory.mktemp("export") / "tiny", OpenRegressor.make_tiny()
+    covariance = out.with_name("covariance.npz")
+    make_covariance(regressor).save(covariance)
     config = ExportConfig(outputs="vertices", max_batch=16)
-    export_regressor(OpenRegressor.make_tiny(), out, body=load_body(), config=config)
+    export_regressor(regressor, out, body=load_body(), config=config, covariance=covariance)
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,12 @@ from torch import Tensor
 from eft_fast.body.arrays import BodyArrays, VertexRow
 from eft_fast.conventions import PARENTS
 from eft_fast.keypoints import LANDMARKS
+from eft_fast.models.base import Regressor
+from eft_fast.models.error_covariance import (
+    OPEN_COVARIANCE_PATH,
+    ErrorCovariance,
+    read_error_covariance,
+)
 from eft_fast.ops import _load
 
 
@@ -17,6 +25,12 @@ def skip_unless_built(backend: str) -> None:
     """Skip the native cases where the package runs without its native library."""
     if backend == "native" and not _load.is_built():
         pytest.skip("the native library is not built")
+
+
+def make_covariance(regressor: Regressor) -> ErrorCovariance:
+    """That of the package's regressor under the name of another."""
+    found = read_error_covariance(OPEN_COVARIANCE_PATH)
+    return replace(found, weights_hash=regressor.weights_hash)
 
 
 def make_tiny_arrays(vertices: int = 37, seed: int = 0, landmarks: bool = True) -> BodyArrays:

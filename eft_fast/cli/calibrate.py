@@ -182,7 +182,7 @@ def typical_errors(found: ErrorCovariance) -> dict[str, float]:
     """Root mean square errors, readable: degrees of a rotation, betas, relative scale."""
     import numpy as np
 
-    from eft_fast.models.error_state import BETAS, POSE, SCALE
+    from eft_fast.map_rules import BETAS, POSE, SCALE
 
     variance = np.diagonal(found.second_moment)
     turns = variance[POSE].reshape(-1, 3).sum(1)

@@ -11,14 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from eft_fast.files import save_npz, write_text
+from eft_fast.files import save_npz, write_bytes, write_text
 from eft_fast.folders import replaced_files
-from eft_fast.serving.card import CARD_NAME, HASHES_NAME, ModelCard
+from eft_fast.serving.card import CARD_NAME, FIT_NAME, HASHES_NAME, SAMPLES_NAME, ModelCard
 
-SAMPLES_NAME: Final = "samples.npz"
 PARITY_NAME: Final = "parity.json"
 #: What the gate of int8 and bf16 measured.
 GATE_NAME: Final = "gate.json"
+#: Before the names of people whom torch has fitted, see ``fit_data``.
+FIT_SAMPLES: Final = "fit/"
 _REPORTS: Final = (PARITY_NAME, HASHES_NAME)
 #: Key of the crops in ``samples.npz``; the outputs stand beside it under their own names.
 IMAGES: Final = "images"
@@ -57,8 +58,15 @@ def _exported(target: Path) -> Iterator[str]:
             yield str(name)
 
 
-def write_record(folder: Path, card: ModelCard, samples: Mapping[str, np.ndarray]) -> None:
-    """Write what stands beside a model: its card, the samples, and the hashes of all files."""
+def write_record(
+    folder: Path,
+    card: ModelCard,
+    samples: Mapping[str, np.ndarray],
+    fit_data: bytes | None = None,
+) -> None:
+    """Write what stands beside a model: card, samples, what fits need, and hashes of all files."""
+    if fit_data is not None:
+        write_bytes(folder / FIT_NAME, fit_data)
     write_text(folder / CARD_NAME, card.to_json())
     save_npz(folder / SAMPLES_NAME, samples)
     write_json(folder / HASHES_NAME, hash_files(folder))

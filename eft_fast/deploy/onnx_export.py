@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ import numpy as np
 from eft_fast import conventions
 from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.body_graph import BodyGraph
+from eft_fast.deploy.fit_data import find_fit_asset, make_fit_samples
 from eft_fast.deploy.folder import IMAGES, PARITY_NAME, replaced_folder, write_json, write_record
 from eft_fast.deploy.formats import FORMATS, check_format, convert_folder
 from eft_fast.deploy.graph import OUTPUTS, PRECISIONS, ExportGraph
@@ -82,6 +84,7 @@ def export_regressor(
     body: Smpl | None = None,
     config: ExportConfig = DEFAULT_CONFIG,
     photos: Sequence[str | Path] = (),
+    covariance: str | Path | None = None,
     licence: str | None = None,
     source_sha256: str = "",
 ) -> Report:
@@ -92,9 +95,12 @@ def export_regressor(
     Args:
         regressor: The network; it stays as it is.
         out: Folder to write; files of an earlier export in it are replaced.
-        body: Body of the joints and vertices; needed for those alone. Its data will be in the file.
+        body: Body of joints and vertices, whose data will be in the model, and of fits, for which
+            some of it lies beside the model; default: the open one for fits of its regressors.
         config: Format, outputs, precision, opset.
         photos: Photos whose crops are stored as samples, beside the built-in ones.
+        covariance: File of the network's error covariance, without which no fits are possible with
+            the export; default: that of the package's regressor.
         licence: SPDX expression of the weights; default: that of the open regressor for it, and
             unknown otherwise.
         source_sha256: Hash of the file that the weights came from; default: what a loaded
@@ -115,22 +121,30 @@ def export_regressor(
         >>> report.passed
         True
     """
-    body = _check_body(regressor, body, config)
+    asset, reason = find_fit_asset(regressor, body, covariance)
+    fit_body, body = body, _check_body(regressor, body, config)
     require_onnx()
     check_format(config.format, config.precision)
     regressor = copy.deepcopy(regressor).to("cpu").eval()
     graph = _make_graph(regressor, body, config)
     samples = make_samples(regressor, body, config.outputs, config.joint_set, photos)
-    card = _make_card(regressor, body, config, samples)
+    fit_data = None if asset is None else asset.to_bytes()
+    if asset is not None:
+        samples |= make_fit_samples(asset, fit_body, samples)
+    card = _make_card(regressor, body, config, samples, None if asset is None else asset.body_id)
+    if fit_data is not None:
+        card = replace(card, fit_sha256=hashlib.sha256(fit_data).hexdigest())
     checkpoint = getattr(regressor, "checkpoint", None)
     source_sha256 = source_sha256 or getattr(checkpoint, "sha256", "")
     card = replace(card, licence=licence or card.licence, source_sha256=source_sha256)
     with replaced_folder(out) as folder:
-        report = _write_checked(to_onnx(graph, card), card, samples, folder)
+        report = _write_checked(to_onnx(graph, card), card, samples, folder, fit_data)
         if config.format != "onnx":
             convert_folder(folder, config.format)
             report = verify_folder(folder)
             refuse(report)
+        if reason:
+            report = replace(report, checks=report.checks | {"fit": reason})
         write_json(folder / PARITY_NAME, report.to_dict())
     return report
 
@@ -169,19 +183,25 @@ def _make_graph(regressor: Regressor, body: Smpl | None, config: ExportConfig) -
 
 
 def _make_card(
-    regressor: Regressor, body: Smpl | None, config: ExportConfig, samples: dict[str, np.ndarray]
+    regressor: Regressor,
+    body: Smpl | None,
+    config: ExportConfig,
+    samples: dict[str, np.ndarray],
+    fit_body: str | None,
 ) -> ModelCard:
+    """What the model says of itself; ``fit_body``: whose data lies beside it for fits, if any."""
     is_open = regressor.body_id.startswith("open")
-    body_is_licensed = body is not None and not body.id.startswith("open")
+    body_id = fit_body if body is None else body.id
+    body_is_licensed = body_id is not None and not body_id.startswith("open")
     licence = _OPEN_LICENCE if is_open and not body_is_licensed else "unknown"
-    if is_open and body is not None and not body_is_licensed:
+    if is_open and body_id is not None and not body_is_licensed:
         licence += f" AND {_OPEN_BODY_LICENCE}"
     names = find_joint_set(config.joint_set).names if body is not None else ()
     return ModelCard(
         regressor=regressor.full_id,
         weights_sha256=weights_sha256(regressor),
         source_sha256="",
-        body=regressor.body_id if body is None else body.id,
+        body=regressor.body_id if body_id is None else body_id,
         outputs={k: list(v.shape[1:]) for k, v in samples.items() if k in OUTPUT_SHAPES},
         input_size=regressor.input_size,
         mean=list(regressor.img_mean),
@@ -201,7 +221,11 @@ def _make_card(
 
 
 def _write_checked(
-    model: Any, card: ModelCard, samples: dict[str, np.ndarray], folder: Path
+    model: Any,
+    card: ModelCard,
+    samples: dict[str, np.ndarray],
+    folder: Path,
+    fit_data: bytes | None,
 ) -> Report:
     path = folder / MODEL_NAMES["onnx"]
     save_onnx(model, card, path)
@@ -211,7 +235,7 @@ def _write_checked(
     refuse(first)
     card = replace(card, max_difference=first.max_difference)
     save_onnx(model, card, path)
-    write_record(folder, card, samples)
+    write_record(folder, card, samples, fit_data)
     report = verify_folder(folder, provider="cpu")
     refuse(report)
     return report

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.folder import (
+    FIT_SAMPLES,
     GATE_NAME,
     IMAGES,
     PARITY_NAME,
@@ -26,7 +27,7 @@ from eft_fast.deploy.onnx_export import ExportConfig, export_regressor, refuse
 from eft_fast.deploy.quantise import quantise_file
 from eft_fast.deploy.verify import Report, load_samples, verify_folder
 from eft_fast.models.base import Regressor
-from eft_fast.serving.card import MODEL_NAMES, load_card
+from eft_fast.serving.card import FIT_NAME, MODEL_NAMES, load_card
 from eft_fast.serving.session import open_session
 
 #: Precision -> the formats that have it.
@@ -43,6 +44,7 @@ def export_reduced(
     calibration: UInt8[np.ndarray, "N S S 3"],
     gate_set: GateSet,
     with_body: bool,
+    covariance: str | Path | None = None,
     licence: str | None = None,
     source_sha256: str = "",
 ) -> tuple[Report, GateReport]:
@@ -61,6 +63,7 @@ def export_reduced(
         calibration: Crops that the ranges of int8 are taken from.
         gate_set: Crops of the gate.
         with_body: Whether ``body`` goes into the file, as ``config.outputs`` asks.
+        covariance: See ``export_regressor``; with one ``body`` lies beside the model for fits.
         licence: See ``export_regressor``.
         source_sha256: See ``export_regressor``.
 
@@ -75,7 +78,8 @@ def export_reduced(
         export_regressor(
             regressor,
             exact,
-            body=body if with_body else None,
+            body=body if with_body or covariance is not None else None,
+            covariance=covariance,
             config=replace(config, format="onnx"),
             licence=licence,
             source_sha256=source_sha256,
@@ -87,7 +91,8 @@ def export_reduced(
             quantise_file(source, target, regressor, card, calibration)
         else:
             shutil.copy(source, target)
-        write_record(folder, card, samples)
+        fit_data = (exact / FIT_NAME).read_bytes() if card.fit_sha256 else None
+        write_record(folder, card, samples, fit_data)
         if config.format != "onnx":
             convert_folder(folder, config.format)
         candidate = open_session(folder)
@@ -95,7 +100,9 @@ def export_reduced(
         if not report.passed:
             raise GateError(report)
         write_json(folder / GATE_NAME, report.to_dict())
-        write_record(folder, card, {IMAGES: samples[IMAGES]} | candidate.run(samples[IMAGES]))
+        kept = {name: samples[name] for name in samples if name.startswith(FIT_SAMPLES)}
+        kept |= {IMAGES: samples[IMAGES]} | candidate.run(samples[IMAGES])
+        write_record(folder, card, kept)
         verified = verify_folder(folder)
         refuse(verified)
         write_json(folder / PARITY_NAME, verified.to_dict())

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eft_fast.deploy.folder import IMAGES, ROUNDING, SAMPLES_NAME, hash_files
+from eft_fast.deploy.folder import FIT_SAMPLES, IMAGES, ROUNDING, hash_files
 from eft_fast.deploy.graph_checks import check_graph
+from eft_fast.map_fit.config import MapConfig
 from eft_fast.serving.base import Session
-from eft_fast.serving.card import HASHES_NAME, ModelCard, find_model, load_card
+from eft_fast.serving.card import HASHES_NAME, SAMPLES_NAME, ModelCard, find_model, load_card
+from eft_fast.serving.fitting.asset import HOW, FitAsset, load_asset
+from eft_fast.serving.fitting.energy import State
+from eft_fast.serving.fitting.fit import fit_people
 from eft_fast.serving.session import open_session
 
 if TYPE_CHECKING:
@@ -33,6 +37,11 @@ TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
 }
 #: A crop on which torch's own rounding is larger than that may differ by this much of it.
 ROUNDING_FACTOR: Final = 2.0
+#: Largest differences of fits in numpy to torch's, both in float64, on the same stored people:
+#: rotations in degrees, betas, the camera, and ``joint_sigma_mm`` in mm.
+FIT_TOLERANCES: Final[Mapping[str, float]] = {
+    "rotmat": 1e-3, "betas": 1e-4, "cam": 1e-5, "joint_sigma_mm": 1e-2,
+}  # fmt: skip
 #: How far ``R^T R`` may be from the identity.
 ORTHONORMAL: Final = 1e-4
 
@@ -49,6 +58,8 @@ class Report:
         torch_rounding: Per output, largest difference of torch in single precision to torch in
             double on the same crops; twice that of a crop passes on it as well.
         orthonormality: Largest ``|R^T R - I|``.
+        fit_difference: Largest difference of fits in numpy to torch's, as ``FIT_TOLERANCES``; empty
+            where the export holds nothing to fit with.
         checks: Check -> ``passed``, or why it was left out.
         problems: What is wrong, a sentence each; empty if all is well.
     """
@@ -59,6 +70,7 @@ class Report:
     tolerance: dict[str, float]
     torch_rounding: dict[str, float]
     orthonormality: float
+    fit_difference: dict[str, float] = field(default_factory=dict)
     checks: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -109,7 +121,9 @@ def verify_folder(
             f"verify: precision must be one of {list(TOLERANCES)}, got {card.precision!r}"
         )
     limits = TOLERANCES[card.precision]
-    return compare(session, samples, limits, checks=checks, problems=problems)
+    fit_difference = _check_fits(files.folder, card, samples, problems, checks)
+    report = compare(session, samples, limits, checks=checks, problems=problems)
+    return replace(report, fit_difference=fit_difference)
 
 
 def load_samples(folder: Path, card: ModelCard) -> dict[str, np.ndarray]:
@@ -222,6 +236,58 @@ def rotation_angle(
     """
     distance = np.sqrt(((a - b) ** 2).sum(axis=(-2, -1)) / 8.0)
     return np.asarray(np.degrees(2.0 * np.arcsin(np.minimum(distance, 1.0))))
+
+
+def _check_fits(
+    folder: Path,
+    card: ModelCard,
+    samples: Mapping[str, np.ndarray],
+    problems: list[str],
+    checks: dict[str, str],
+) -> dict[str, float]:
+    """Fit the stored people in numpy and compare with torch's fits of them."""
+    if not card.fit_sha256:
+        checks["fit"] = f"left out: fits are not possible with this export; {HOW}"
+        return {}
+    try:
+        worst = compare_fits(load_asset(folder, card), samples)
+    except (ValueError, KeyError) as error:
+        missing = f"verify: the stored fits lack {error}; run eft-fast export again"
+        problems.append(missing if isinstance(error, KeyError) else str(error))
+        checks["fit"] = "failed"
+        return {}
+    over = [name for name, limit in FIT_TOLERANCES.items() if not worst[name] <= limit]
+    if over:
+        listed = ", ".join(f"{name} {worst[name]:.2g}" for name in over)
+        problems.append(f"fits in numpy differ from torch's: {listed}")
+    checks["fit"] = "failed" if over else "passed"
+    return worst
+
+
+def compare_fits(asset: FitAsset, samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of fits in numpy to the stored ones, over all cameras."""
+    stored = {
+        name.removeprefix(FIT_SAMPLES): value
+        for name, value in samples.items()
+        if name.startswith(FIT_SAMPLES)
+    }
+    init = State(*(stored[f"pred_{name}"] for name in ("rotmat", "betas", "cam")))
+    worst = dict.fromkeys(FIT_TOLERANCES, 0.0)
+    for camera in ("assumed", "weak", "given"):
+        fits = fit_people(
+            asset,
+            init,
+            stored["keypoints"],
+            config=MapConfig(distance=None) if camera == "weak" else MapConfig(),
+            pinhole=stored["pinhole"] if camera == "given" else None,
+        )
+        found = fits.final._asdict() | {"joint_sigma_mm": fits.joint_sigma_mm}
+        for name, value in worst.items():
+            far = np.nan_to_num(
+                difference(name, found[name], stored[f"{camera}/{name}"]), nan=np.inf
+            )
+            worst[name] = max(value, float(far.max(initial=0.0)))
+    return worst
 
 
 def _skew(rotmat: np.ndarray) -> float:

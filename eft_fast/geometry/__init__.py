@@ -3,7 +3,6 @@
 from eft_fast.geometry.cameras import (
     crop_intrinsics,
     crop_to_image,
-    default_focal_length,
     image_pinhole,
     photo_intrinsics,
     pinhole_to_weak,
@@ -23,6 +22,7 @@ from eft_fast.geometry.rotations import (
     matrix_to_rot6d,
     rot6d_to_matrix,
 )
+from eft_fast.person import default_focal_length
 
 __all__ = [
     "axis_angle_to_matrix",

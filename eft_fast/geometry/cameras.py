@@ -7,17 +7,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Final
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.conventions import BOX_UNIT, FOCAL_LENGTH, HMR_CROP
-
-#: Depth at which pinholes hold points that come nearer or lie behind, metres.
-MIN_DEPTH: Final = 1e-3
+from eft_fast.conventions import BOX_UNIT, FOCAL_LENGTH, HMR_CROP, MIN_DEPTH
 
 
 def _check_cam(who: str, pred_cam: Tensor) -> None:
@@ -135,11 +129,6 @@ def to_weak_camera(
         raise ValueError(f"to_weak_camera: cam_transl must be [B, 3], got {list(cam_transl.shape)}")
     scale = 2 * focal_length / (crop_size * _with_scale_floor(cam_transl[:, 2:]))
     return torch.cat([scale, scale * cam_transl[:, :2]], 1)
-
-
-def default_focal_length(width: float, height: float) -> float:
-    """Focal length of a photo of which nothing is known, pixels: its diagonal, 53 degrees."""
-    return math.hypot(width, height)
 
 
 def crop_intrinsics(

@@ -11,14 +11,13 @@ error: there the prior turns as well.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eft_fast import ops
-from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.problem import (
     FitProblem,
@@ -28,25 +27,12 @@ from eft_fast.map_fit.problem import (
     take_rows,
     take_solution,
 )
+from eft_fast.map_rules import BONES, HALF_TURN, SHORTEST
 from eft_fast.ops.map import MapSolution, MapState
 from eft_fast.ops.plans import PointsPlan
 
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
-
-_PLACE: Final = {name: place for place, name in enumerate(JOINT_SETS["smpl24"].names)}
-
-#: Bones that are flipped, from the joint that turns them to their other end. A flipped trunk was
-#: tried and never won (docs/map.md).
-BONES: Final = tuple(
-    (_PLACE[side + joint], _PLACE[side + end])
-    for side in "lr"
-    for joint, end in (("sho", "elb"), ("elb", "wri"), ("hip", "kne"), ("kne", "ank"))
-)
-#: Half a turn about the body's own vertical.
-_HALF_TURN: Final = (-1.0, 1.0, -1.0)
-#: Part of a bone's length that its picture must have for its direction in the picture to count.
-_SHORTEST: Final = 1e-6
 
 
 def compose(left: Float[Tensor, "*b 3 3"], right: Float[Tensor, "*b 3 3"]) -> Tensor:
@@ -64,7 +50,7 @@ def mirror_in_depth(bone: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
     length = (bone * bone).sum(1, keepdim=True).sqrt().clamp_min(torch.finfo(bone.dtype).tiny)
     radius = (flat * flat).sum(1, keepdim=True).sqrt()
     # A bone along the line of sight may be mirrored in any plane that holds it.
-    along = torch.where(radius > _SHORTEST * length, flat / radius, flat.new_tensor([1.0, 0.0]))
+    along = torch.where(radius > SHORTEST * length, flat / radius, flat.new_tensor([1.0, 0.0]))
     m = torch.cat([-depth * along, -radius], 1) / length
     mirror = torch.eye(3, dtype=bone.dtype, device=bone.device) - 2 * m[:, :, None] * m[:, None, :]
     return mirror * bone.new_tensor([1.0, 1.0, -1.0])
@@ -99,7 +85,7 @@ def flip_bone(
 def turn_round(state: MapState) -> MapState:
     """The state with the body turned by 180 degrees about its own vertical."""
     rotmat = state.rotmat.clone()
-    rotmat[:, 0] = rotmat[:, 0] * rotmat.new_tensor(_HALF_TURN)
+    rotmat[:, 0] = rotmat[:, 0] * rotmat.new_tensor(HALF_TURN)
     return state._replace(rotmat=rotmat)
 
 

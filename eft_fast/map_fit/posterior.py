@@ -3,7 +3,7 @@
 The solver's last model H = J^T W J + A^T Sigma^-1 A is the inverse covariance of a step d [85]
 about the answer. Joints about the pelvis move by their Jacobian, X_j - X_0 = J_j d, so that
 
-    C_j = J_j H^-1 J_j^T,   sigma_j = SCALE * tension^POWER * sqrt(tr C_j).
+    C_j = J_j H^-1 J_j^T,   sigma_j = 1.29 tension^0.25 sqrt(tr C_j).
 
 The first two factors make sigma_j the radius about the answer that holds 68 % of true joints. They
 were measured on rendered people of validation motion at three levels of noise (docs/map.md): the
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.map_fit.problem import FitProblem
+from eft_fast.map_rules import SIGMA_POWER, SIGMA_SCALE, TENSIONS
 from eft_fast.ops import map_reference
 from eft_fast.ops.map import MapState
 from eft_fast.ops.plans import PointsPlan
@@ -27,12 +28,6 @@ from eft_fast.ops.plans import PointsPlan
 if TYPE_CHECKING:
     from eft_fast.body.smpl import Smpl
 
-#: The radius that holds 68 % of true joints over the root of the trace, at tension 1, and how it
-#: grows with the tension.
-SCALE: Final = 1.29
-POWER: Final = 0.25
-#: Tensions between which that was measured.
-TENSIONS: Final = (0.05, 10.0)
 #: Millimetres of a metre.
 _MM: Final = 1000.0
 
@@ -53,8 +48,8 @@ def joint_sigma(
     """
     joints = _half_solve(_factor(problem, state), joint_slopes(body.points_plan("smpl24"), state))
     spread = joints.square().sum((2, 3)).sqrt()
-    growth = problem.tension(energy).double().clamp(*TENSIONS).pow(POWER)
-    return (_MM * SCALE * growth[:, None] * spread).to(state.betas)
+    growth = problem.tension(energy).double().clamp(*TENSIONS).pow(SIGMA_POWER)
+    return (_MM * SIGMA_SCALE * growth[:, None] * spread).to(state.betas)
 
 
 def keypoint_gain(

@@ -13,22 +13,16 @@ model describes badly as a whole from losing all keypoints. The prior stays abou
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eft_fast.keypoints import JOINT_SETS, JointSet
+from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.problem import FitProblem, choose_solution, state_of
+from eft_fast.map_rules import ARM, GAUSSIAN_MEDIAN, LEG, limb_pairs
 from eft_fast.ops.map import MapSolution
-
-#: Median of the squared length of two independent standard Gaussian numbers, 2 ln 2.
-_GAUSSIAN_MEDIAN: Final = 1.386
-#: Points of a limb that are exchanged together.
-ARM: Final = ("elb", "wri")
-LEG: Final = ("kne", "ank")
 
 
 def row_median(values: Float[Tensor, "B K"]) -> Float[Tensor, "B 1"]:
@@ -43,7 +37,7 @@ def robust_factor(squared: Float[Tensor, "B K"], k: float) -> Float[Tensor, "B K
         squared: r^2, NaN for keypoints that are left out.
         k: Errors of about this many sigma count a quarter.
     """
-    scale = k * k * (row_median(squared) / _GAUSSIAN_MEDIAN).nan_to_num().clamp_min(1.0)
+    scale = k * k * (row_median(squared) / GAUSSIAN_MEDIAN).nan_to_num().clamp_min(1.0)
     return (scale / (scale + squared.nan_to_num())).square()
 
 
@@ -81,20 +75,6 @@ def robust_energy(
     return found.energy + (k2 * squared / (k2 + squared) - factor * squared).sum(1)
 
 
-def limb_pairs(points: JointSet, limb: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Places of the left and the right point of each joint of a limb, as far as a set has them.
-
-    Of ``spin49`` each joint may stand twice, in OpenPose's block and in the other.
-    """
-    places = {name: place for place, name in enumerate(points.names)}
-    return [
-        (places[f"{block}l{joint}"], places[f"{block}r{joint}"])
-        for block in ("", "op_")
-        for joint in limb
-        if f"{block}l{joint}" in places and f"{block}r{joint}" in places
-    ]
-
-
 def exchange(
     keypoints: Float[Tensor, "B K 3"], pairs: list[tuple[int, int]]
 ) -> Float[Tensor, "B K 3"]:
@@ -129,7 +109,7 @@ def try_swapped_arms(
     Returns:
         The problem, with exchanged keypoints where they were taken; the better solutions; where.
     """
-    pairs = limb_pairs(JOINT_SETS[joint_set], ARM)
+    pairs = limb_pairs(JOINT_SETS[joint_set].names, ARM)
     if not pairs:
         return problem, found, torch.zeros_like(found.finite)
     gain, other = exchange_gain(problem, found, pairs, config)
@@ -143,7 +123,7 @@ def find_swapped_legs(
     problem: FitProblem, found: MapSolution, joint_set: str, config: MapConfig
 ) -> Bool[Tensor, " B"]:
     """Whose legs are probably exchanged: a report, since legs that cross are told apart badly."""
-    pairs = limb_pairs(JOINT_SETS[joint_set], LEG)
+    pairs = limb_pairs(JOINT_SETS[joint_set].names, LEG)
     if not pairs:
         return torch.zeros_like(found.finite)
     return exchange_gain(problem, found, pairs, config)[0] > config.leg_margin

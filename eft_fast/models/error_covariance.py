@@ -20,8 +20,8 @@ from torch import Tensor
 
 from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.files import save_npz
+from eft_fast.map_rules import NUM_STATE
 from eft_fast.models.base import Regressor
-from eft_fast.models.error_state import NUM_STATE
 from eft_fast.models.identity import weights_hash
 from eft_fast.models.registry import OPEN_REGRESSOR_PATH
 

@@ -10,31 +10,16 @@ crops are alike, whatever network answered.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.conventions import NUM_BETAS, NUM_JOINTS
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import matrix_to_axis_angle
+from eft_fast.map_rules import LIMB_JOINTS, MIN_FRAME, MIN_SCALE
 from eft_fast.models.base import RegressorOutput
-
-#: Where each part of a body lies in the row.
-POSE: Final = slice(0, 3 * NUM_JOINTS)
-BETAS: Final = slice(POSE.stop, POSE.stop + NUM_BETAS)
-SCALE: Final = BETAS.stop
-SHIFT: Final = slice(SCALE + 1, SCALE + 3)
-NUM_STATE: Final = SHIFT.stop
-
-#: Shoulders, elbows, wrists, hips, knees and ankles among the 24 kinematic joints, which every body
-#: has, whatever keypoints it knows.
-LIMB_JOINTS: Final = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
-#: Smallest frame, crop units; below it a collapsed answer would divide by nothing.
-MIN_FRAME: Final = 0.05
-#: Smallest camera scale: the logarithm needs a positive one.
-MIN_SCALE: Final = 1e-3
 
 
 class AnswerFrame(NamedTuple):

@@ -18,28 +18,33 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eft_fast.conventions import MIN_DEPTH
+from eft_fast.map_rules import (
+    DAMPING_RANGE,
+    FAILED,
+    FAIR,
+    FAIR_GAIN,
+    GOOD,
+    GOOD_GAIN,
+    MAX_SCALE_STEP,
+    NUM_STATE,
+    POOR,
+    POSE,
+    SCALE,
+)
+from eft_fast.map_rules import SMALL_ANGLE as _SMALL
 from eft_fast.ops import reference
 from eft_fast.ops.plans import PointsPlan
 
 #: Unknowns: 72 of rotations, 10 betas, log s, t_x, t_y.
-UNKNOWNS: Final = 85
-_POSE: Final = 72
-_SCALE: Final = 82
+UNKNOWNS: Final = NUM_STATE
+_POSE: Final = POSE.stop
+_SCALE: Final = SCALE
 #: Where the pose blendshapes of joint 1 begin among the 218 coefficients of a body.
 _FEATURES: Final = 11
 #: Size of the systems that are solved. LAPACK's rounding depends on where in a line of the cache a
 #: matrix begins, which must be the same for everybody.
 _PADDED: Final = 96
-#: Below this squared angle the series of sin, cos and log are used.
-_SMALL: Final = 1e-4
-#: Levenberg-Marquardt damping: what a failed step multiplies it by, and a good, fair, poor one.
-FAILED: Final = 4.0
-GOOD, FAIR, POOR = 0.3, 1.0, 2.0
-#: Gain ratios (true decrease over predicted) that separate good from fair from poor.
-GOOD_GAIN, FAIR_GAIN = 0.75, 0.25
-DAMPING_RANGE: Final = (1e-9, 1e10)
-#: Largest change of log s in one step.
-MAX_SCALE_STEP: Final = 1.0
 
 
 class MapState(NamedTuple):
@@ -300,7 +305,7 @@ def project(problem: MapProblem, cam: Float[Tensor, "B 3"], points: Tensor) -> I
 
     With (f_x, f_y, c_x, c_y), z = f_x / s and the translation is ((t - c) z / f, z), which is
     ``cameras.weak_to_pinhole`` but for its 1e-9 beside s: a scale keeps its sign here. Depth is
-    held at ``reference.MIN_DEPTH`` or more; a held point has no slope by its depth.
+    held at ``MIN_DEPTH`` or more; a held point has no slope by its depth.
     """
     scale, shift = cam[:, None, :1], cam[:, None, 1:]
     frame = problem.frame[:, None, None]
@@ -316,8 +321,8 @@ def project(problem: MapProblem, cam: Float[Tensor, "B 3"], points: Tensor) -> I
     transl = (shift - middle) * per_shift
     depth = focal[..., :1] / scale
     at = points[..., 2:] + depth
-    is_held = at < reference.MIN_DEPTH
-    inverse = 1 / torch.where(is_held, reference.MIN_DEPTH, at)
+    is_held = at < MIN_DEPTH
+    inverse = 1 / torch.where(is_held, MIN_DEPTH, at)
     flat = (points[..., :2] + transl) * inverse
     direct = focal * inverse
     deep = torch.where(is_held, 0.0, -direct * flat)

@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eft_fast.conventions import MIN_DEPTH
 from eft_fast.ops.plans import MeshPlan, PointsPlan
-
-#: Depth in metres below which a point of a full camera is held; as in csrc/math/projection.h.
-MIN_DEPTH = 1e-3
 
 
 def _sinc(squared: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast import imaging
-from eft_fast.geometry.cameras import crop_intrinsics, default_focal_length
+from eft_fast.geometry.cameras import crop_intrinsics
 from eft_fast.keypoints import JointSet, to_spin49
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models.base import Regressor
-from eft_fast.plausible import check_person
-from eft_fast.sample import Pinhole, Sample
+from eft_fast.person import UnplacedPerson, photo_pinhole, place_person
+from eft_fast.sample import Sample
 
 #: Right and left among the 49: annotated ankles, and knees of OpenPose, whose block is the first.
 _ANKLES: Final = (25, 30)
@@ -143,62 +143,32 @@ def prepare_person(
         strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
             be cut, and always apply the rule for ankles at the border, as the reference does.
     """
-    keypoints = np.asarray(sample.keypoints_2d_px, np.float32)
-    if sample.problem is not None:
-        return without_photo(sample, sample.problem, index=index)
-    if isinstance(photo, Exception):
-        return without_photo(sample, str(photo), index=index)
+    placed = place_person(sample, photo, size=regressor.input_size, strict=strict)
+    if isinstance(placed, UnplacedPerson):
+        known = replace(sample, keypoints_2d_px=placed.keypoints_px)
+        return without_photo(known, placed.message, index=index)
+    assert isinstance(photo, np.ndarray)
     height, width = photo.shape[:2]
-    given_box = sample.bbox_xywh
-    box = np.full(4, np.nan) if given_box is None else np.asarray(given_box, np.float64)
-    told: tuple[str, ...] = ()
-    if not strict:
-        checked = check_person(
-            keypoints,
-            box,
-            (width, height),
-            sample.keypoint_set,
-            pinhole=_make_pinhole(sample.K, width, height),
-            is_order_known=sample.dataset != "arrays",
-        )
-        if checked.problem is not None:
-            return without_photo(sample, checked.problem, index=index)
-        keypoints, told = checked.keypoints, checked.notes
-        box = np.full(4, np.nan) if checked.box is None else checked.box
-    cleaned, notes = _clean_keypoints(keypoints, width, height)
-    box, note = _usable_box(box, cleaned, width, height)
-    notes = [*told, *notes, *note]
-    try:
-        center, scale = imaging.box_to_center_scale(box)
-        crop = imaging.Crop(center=center, scale=scale, size=regressor.input_size)
-        pixels = _cut_strict(photo, crop, notes) if strict else imaging.crop_image(photo, crop)
-    except ValueError as error:
-        return without_photo(replace(sample, keypoints_2d_px=cleaned), str(error), index=index)
-    if strict:
-        cropped = imaging.keypoints_to_crop_strict(cleaned, crop)
-    else:
-        cropped = np.concatenate([crop.normalise(cleaned[:, :2]), cleaned[:, 2:]], axis=1)
     joint_set = find_joint_set(sample.keypoint_set)
-    keypoints_2d = _to_fit(cropped, cleaned, joint_set, height, strict=strict)
-    center, intrinsics = (
-        np.asarray(crop.center, dtype=np.float64),
-        _make_pinhole(sample.K, width, height),
-    )
+    keypoints_2d = _to_fit(placed.keypoints, placed.keypoints_px, joint_set, height, strict=strict)
+    crop = placed.crop
+    img = imaging.to_input(placed.pixels, regressor.img_mean, regressor.img_std)
+    center, intrinsics = crop.center, photo_pinhole(sample.K, width, height)
     return Prepared(
         index=index,
-        img=torch.from_numpy(imaging.to_input(pixels, regressor.img_mean, regressor.img_std)),
+        img=torch.from_numpy(img),
         keypoints_2d=torch.from_numpy(keypoints_2d),
         crop_intrinsics=_seen_in_crop(intrinsics, center, float(crop.scale)),
-        given=torch.from_numpy(np.where(cropped[:, 2:] > 0, cropped, 0.0).astype(np.float32)),
+        given=torch.from_numpy(placed.given),
         joint_set=joint_set.name,
         points_3d=_points_3d(sample),
-        keypoints_px=cleaned,
+        keypoints_px=placed.keypoints_px,
         center=center,
         scale=float(crop.scale),
         intrinsics=intrinsics,
         photo=sample.photo,
         id=sample.id,
-        message="; ".join(notes),
+        message="; ".join(placed.notes),
     )
 
 
@@ -252,63 +222,6 @@ def _seen_in_crop(
         return None
     tensors = (torch.tensor(value)[None] for value in (intrinsics, center, np.asarray(scale)))
     return crop_intrinsics(*tensors)[0].float()
-
-
-def _make_pinhole(
-    pinhole: Pinhole | None, width: int, height: int
-) -> npt.NDArray[np.float64] | None:
-    if pinhole is None or isinstance(pinhole, np.ndarray):
-        return pinhole
-    focal = default_focal_length(width, height) if isinstance(pinhole, str) else pinhole
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-
-
-def _clean_keypoints(
-    keypoints: npt.NDArray[np.float32], width: int, height: int
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Confidence 0 for NaN and for keypoints outside the photo; the latter are worth a word."""
-    finite = np.logical_and.reduce(np.isfinite(keypoints), axis=1)
-    cleaned = np.where(finite[:, None], keypoints, 0.0).astype(np.float32)
-    x, y = cleaned[:, 0], cleaned[:, 1]
-    # Integer coordinates are pixel centres, and annotators do click on the border.
-    inside = (x >= -1) & (y >= -1) & (x <= width) & (y <= height)
-    outside = int(((cleaned[:, 2] > 0) & ~inside).sum())
-    cleaned[np.logical_not(inside) | (cleaned[:, 2] <= 0)] = 0.0
-    if not outside:
-        return cleaned, []
-    return cleaned, [
-        f"keypoints must lie in the photo of {width} x {height} pixels, "
-        f"got {outside} outside; they were left out"
-    ]
-
-
-def _usable_box(
-    box: npt.NDArray[np.float64], keypoints: npt.NDArray[np.float32], width: int, height: int
-) -> tuple[npt.NDArray[np.float64], list[str]]:
-    absent = bool(np.isnan(box).all())
-    if not absent and np.isfinite(box).all() and (box[2:] > 0).all():
-        return box, []
-    notes = [] if absent else [f"box must have a width and a height, got {box.tolist()}"]
-    if int((keypoints[:, 2] > 0).sum()) >= 2:
-        from_keypoints = np.asarray(imaging.keypoints_to_box(keypoints), dtype=np.float64)
-        if max(from_keypoints[2:]) > 0:
-            if notes:
-                notes[0] += "; the box of the keypoints was taken"
-            return from_keypoints, notes
-    if notes:
-        notes[0] += "; the whole photo was taken"
-    return np.array([0.0, 0.0, width, height]), notes
-
-
-def _cut_strict(
-    photo: npt.NDArray[np.uint8], crop: imaging.Crop, notes: list[str]
-) -> npt.NDArray[np.uint8]:
-    """The reference's crop; a black one where it cannot be cut, and a word about it."""
-    try:
-        return imaging.crop_image_strict(photo, crop)
-    except ValueError as error:
-        notes.append(f"{error}; a black picture was fitted, as the reference does")
-        return np.zeros((crop.size, crop.size, 3), np.uint8)
 
 
 def _has_openpose_block(keypoints_2d: npt.NDArray[np.float32], joint_set: JointSet) -> bool:

@@ -16,6 +16,10 @@ from eft_fast.folders import finish_replacement
 FORMAT: Final = "eft_fast-export-1"
 CARD_NAME: Final = "export.json"
 HASHES_NAME: Final = "files.json"
+#: Stored crops with torch's answers: only ``verify`` reads them, and compares their hash itself.
+SAMPLES_NAME: Final = "samples.npz"
+#: What fits need beside the model, see ``serving.fitting.asset``.
+FIT_NAME: Final = "fit.npz"
 #: File of each kind of exported folder, the one that a session opens.
 MODEL_NAMES: Final = {
     "onnx": "model.onnx",
@@ -24,10 +28,9 @@ MODEL_NAMES: Final = {
 }
 INPUT_NAME: Final = "image"
 _MOST_PIXELS: Final = 4096
-#: Only ``verify`` reads the samples, and compares their hash itself.
-_SAMPLES_SUFFIX: Final = ".npz"
-#: What a card means that does not say it: every network took ImageNet's numbers once.
-_UNSTATED: Final = {"mean": list(IMG_MEAN), "std": list(IMG_STD)}
+#: What a card means that does not say it: every network took ImageNet's numbers once, and no export
+#: had what fits need.
+_UNSTATED: Final = {"mean": list(IMG_MEAN), "std": list(IMG_STD), "fit_sha256": ""}
 #: Shapes behind the batch dimension; -1 depends on the body.
 OUTPUT_SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
     "rotmat": (24, 3, 3),
@@ -68,6 +71,7 @@ class ModelCard:
         exported: When, UTC.
         max_difference: Per output, largest difference to torch on the stored samples; ``rotmat``
             in degrees.
+        fit_sha256: Hash of ``fit.npz`` beside the model; empty: no fits are possible with it.
         format: Version of this record.
     """
 
@@ -91,6 +95,7 @@ class ModelCard:
     eft_fast_version: str
     exported: str
     max_difference: dict[str, float] = field(default_factory=dict)
+    fit_sha256: str = ""
     format: str = FORMAT
 
     def to_strings(self) -> dict[str, str]:
@@ -246,7 +251,7 @@ def check_files(files: ModelFiles) -> None:
         raise ValueError(f"serving: {path} is damaged; export it again")
     for name, digest in stated.items():
         # Nothing outside of the folder is the model's.
-        if name.endswith(_SAMPLES_SUFFIX) or Path(name).is_absolute() or ".." in Path(name).parts:
+        if name == SAMPLES_NAME or Path(name).is_absolute() or ".." in Path(name).parts:
             continue
         file = files.folder / name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,16 @@ import numpy as np
 from eft_fast.conventions import BOX_UNIT
 from eft_fast.files import save_npz
 from eft_fast.imaging import Crop, crop_image, load_image
-from eft_fast.serving.card import ModelCard
+from eft_fast.keypoints import JointSet
+from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.map_fit.config import MapConfig
+from eft_fast.person import PlacedPerson, place_person
+from eft_fast.sample import Sample
+from eft_fast.serving.card import ModelCard, find_model
+from eft_fast.serving.fitting.asset import FitAsset, load_asset
+from eft_fast.serving.fitting.fit import check_config
+from eft_fast.serving.fitting.photos import fit_placed
+from eft_fast.serving.fitting.record import PhotoFits
 from eft_fast.serving.session import open_session
 
 if TYPE_CHECKING:
@@ -102,6 +112,7 @@ class Predictor:
             raise ValueError(f"Predictor: batch_size must be 1 or more, got {batch_size}")
         self.session = open_session(model, provider=provider, threads=threads, precision=precision)
         self.card = self.session.card
+        self.folder = find_model(model).folder
         self.batch_size = min(batch_size, self.card.max_batch)
         self._pads = self.session.provider in ("cuda", "tensorrt")
 
@@ -118,6 +129,74 @@ class Predictor:
         """
         crops, pixels, messages = self.preprocess(photos, boxes)
         return self.postprocess(self.infer(pixels), crops, messages)
+
+    @cached_property
+    def fit_asset(self) -> FitAsset:
+        """Body data and error covariance of the export; read with the first fit.
+
+        Raises:
+            ValueError: If the export has none, or it does not belong to the model.
+        """
+        return load_asset(self.folder, self.card)
+
+    def fit(
+        self,
+        photos: Sequence[ImageSource],
+        keypoints: ArrayLike,
+        boxes: ArrayLike | None = None,
+        *,
+        joint_set: str | JointSet = "coco17",
+        intrinsics: ArrayLike | float | str | None = None,
+        config: MapConfig | None = None,
+    ) -> PhotoFits:
+        """Fit one body per photo to its keypoints: ``method="map"`` without torch.
+
+        The most probable body given the keypoints and the model's answer, in float64 and on one
+        thread (docs/map.md). Nobody's fit depends on who else is fitted; only the model itself may
+        round another batch differently.
+
+        Args:
+            photos: As in a call.
+            keypoints: ``[N, K, 3]``: x, y in photo pixels and confidence; 0 or NaN leaves one out.
+            boxes: As in a call; without one the box of the keypoints is taken.
+            joint_set: Order of the keypoints.
+            intrinsics: Pinhole of the photos as in ``fit_batch``: ``[3, 3]`` or ``[N, 3, 3]`` in
+                pixels, a focal length, or ``"diagonal"``; None: ``config.distance`` assumes one.
+            config: Options of the fit; defaults as of ``fit_batch``.
+
+        Raises:
+            ValueError: If the export holds nothing to fit with, or an argument makes no sense.
+
+        Example:
+            >>> fits = predictor.fit(["skater.jpg"], keypoints, [[30, 40, 200, 380]])
+            >>> fits.joint_sigma_mm.shape
+            (1, 24)
+        """
+        points, config = find_joint_set(joint_set), config or MapConfig()
+        check_config(config)
+        asset = self.fit_asset
+        asset.points(points)
+        given = _check_keypoints(keypoints, len(photos), points)
+        samples = Sample.from_arrays(
+            photos,  # type: ignore[arg-type]
+            given,
+            bboxes=_check_boxes(boxes, len(photos)),
+            joint_set=points.name,
+            intrinsics=intrinsics,
+        )
+        people: list[PlacedPerson | str] = []
+        sizes: list[tuple[int, int]] = []
+        source: Any = None
+        photo: np.ndarray | Exception | None = None
+        for item, sample in zip(photos, samples, strict=True):
+            if photo is None or not _is_same(item, source):
+                source, photo = item, _read(item)
+            placed = place_person(
+                sample, photo, size=self.card.input_size, margin=self.card.box_margin
+            )
+            people.append(placed if isinstance(placed, PlacedPerson) else placed.message)
+            sizes.append((0, 0) if isinstance(photo, Exception) else photo.shape[1::-1])
+        return fit_placed(people, samples, sizes, self.infer, asset, points, config, self.card)
 
     def preprocess(
         self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None
@@ -228,6 +307,22 @@ def _is_same(item: ImageSource, other: Any) -> bool:
     """Whether both are one photo; arrays are compared by identity, paths and bytes by value."""
     plain = (str, bytes, os.PathLike)
     return item == other if isinstance(item, plain) and isinstance(other, plain) else item is other
+
+
+def _check_keypoints(keypoints: ArrayLike, count: int, points: JointSet) -> np.ndarray:
+    try:
+        given = np.asarray(keypoints, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("Predictor: keypoints must be numbers x, y, confidence") from None
+    shape = (count, len(points), 3)
+    if given.size == 0 and count == 0:
+        return given.reshape(shape)
+    if given.shape != shape:
+        raise ValueError(
+            f"Predictor: keypoints must be {list(shape)} for {count} photos and joint set "
+            f"{points.name}, got {list(given.shape)}"
+        )
+    return given
 
 
 def _check_boxes(boxes: ArrayLike | None, count: int) -> np.ndarray:

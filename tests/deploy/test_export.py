@@ -37,7 +37,9 @@ def tiny_graph() -> ExportGraph:
 
 def test_the_folder_holds_all_that_belongs_together(tiny_export):
     names = {path.name for path in tiny_export.iterdir()}
-    assert names == {"model.onnx", "export.json", "samples.npz", "parity.json", "files.json"}
+    assert names == {
+        "model.onnx", "export.json", "samples.npz", "fit.npz", "parity.json", "files.json",
+    }  # fmt: skip
     parity = json.loads((tiny_export / "parity.json").read_text())
     assert parity["passed"] is True
     assert parity["batches"] == [1, 7, 16]

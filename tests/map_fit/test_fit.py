@@ -15,8 +15,9 @@ from eft_fast.geometry.cameras import weak_to_pinhole
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fit import MapFits, fit_map
-from eft_fast.map_fit.hypotheses import BONES, flip_bone, try_flips
+from eft_fast.map_fit.hypotheses import flip_bone, try_flips
 from eft_fast.map_fit.problem import state_of
+from eft_fast.map_rules import BONES
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.keypoint_noise import KeypointNoise
 from eft_fast.ops.map import MapState

@@ -13,10 +13,11 @@ from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fill import check_can_fill, landmark_places, landmarks_as_fill
 from eft_fast.map_fit.fit import fit_map
-from eft_fast.map_fit.hypotheses import BONES, compose, flip_bone, mirror_in_depth
-from eft_fast.map_fit.posterior import POWER, SCALE, joint_sigma, joint_slopes, keypoint_gain
+from eft_fast.map_fit.hypotheses import compose, flip_bone, mirror_in_depth
+from eft_fast.map_fit.posterior import joint_sigma, joint_slopes, keypoint_gain
 from eft_fast.map_fit.problem import FitProblem
-from eft_fast.map_fit.robust import limb_pairs, robust_energy, robust_factor
+from eft_fast.map_fit.robust import robust_energy, robust_factor
+from eft_fast.map_rules import BONES, SIGMA_POWER, SIGMA_SCALE, limb_pairs
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.ops.map import MapState
 from eft_fast.ops.map_reference import move
@@ -82,8 +83,8 @@ def test_robust_weights_and_energy(body: Smpl, people: People) -> None:
 
 
 def test_limb_pairs_of_sets() -> None:
-    assert limb_pairs(JOINT_SETS[COCO], ("elb", "wri")) == [(7, 8), (9, 10)]
-    assert len(limb_pairs(JOINT_SETS["spin49"], ("elb", "wri"))) == 4
+    assert limb_pairs(JOINT_SETS[COCO].names, ("elb", "wri")) == [(7, 8), (9, 10)]
+    assert len(limb_pairs(JOINT_SETS["spin49"].names, ("elb", "wri"))) == 4
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +131,8 @@ def test_joint_sigma_is_that_of_samples(
     slopes = joint_slopes(body.points_plan("smpl24"), place)
     moved = torch.einsum("bjci,sbi->sbjc", slopes, steps)
     spread = moved.square().sum(-1).mean(0).sqrt()
-    growth = part.tension(energy[:2]).double().clamp(0.05, 10) ** POWER
-    expected = 1000 * SCALE * growth[:, None] * spread
+    growth = part.tension(energy[:2]).double().clamp(0.05, 10) ** SIGMA_POWER
+    expected = 1000 * SIGMA_SCALE * growth[:, None] * spread
     torch.testing.assert_close(sigma.double(), expected, rtol=0.03, atol=1e-6)
     assert bool((sigma[:, 0] == 0).all())
 
@@ -152,7 +153,7 @@ def test_the_gain_of_a_keypoint_is_what_giving_it_brings(
         ones = problem.num_data * 1.0
         more = replace(problem, keypoints=keypoints)
         spreads = [
-            joint_sigma(p, state, e, body).double().square().mean(1).sqrt() / SCALE
+            joint_sigma(p, state, e, body).double().square().mean(1).sqrt() / SIGMA_SCALE
             for p, e in ((problem, ones), (more, more.num_data))
         ]
         torch.testing.assert_close(

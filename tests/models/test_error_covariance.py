@@ -10,6 +10,7 @@ import torch
 
 from eft_fast.body import load_body
 from eft_fast.geometry.rotations import axis_angle_to_matrix
+from eft_fast.map_rules import BETAS, POSE, SCALE, SHIFT
 from eft_fast.models import load_regressor
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.error_covariance import (
@@ -18,7 +19,7 @@ from eft_fast.models.error_covariance import (
     load_error_covariance,
     read_error_covariance,
 )
-from eft_fast.models.error_state import BETAS, POSE, SCALE, SHIFT, answer_frame, error_state
+from eft_fast.models.error_state import answer_frame, error_state
 from eft_fast.models.identity import weights_hash
 from eft_fast.models.open_regressor import OpenRegressor
 
