@@ -22,10 +22,17 @@ from eft_fast.cli.export_source import (
     load_export_body,
     tell_notice,
 )
-from eft_fast.cli.options import add_body, add_out_folder, add_regressor, at_least
+from eft_fast.cli.options import add_body, add_covariance, add_out_folder, add_regressor, at_least
 from eft_fast.cli.output import UsageError, emit
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_body, check_folder, check_regressor, output_folder
+from eft_fast.cli.paths import (
+    check_body,
+    check_file,
+    check_folder,
+    check_regressor,
+    find_covariance,
+    output_folder,
+)
 
 if TYPE_CHECKING:
     from eft_fast.deploy.onnx_export import ExportConfig
@@ -40,7 +47,8 @@ def add(subparsers: Subparsers) -> None:
         summary="write a regressor for ONNX Runtime and others, verified",
         description=(
             "Write a regressor as ONNX, or for OpenVINO, TensorRT or Triton, run it in batches of "
-            "1, 7 and --max-batch, and keep it only if it answers as torch does. int8 and bf16 "
+            "1, 7 and --max-batch, and keep it only if it answers as torch does. Where the "
+            "regressor's usual error is known, people can be fitted with the export. int8 and bf16 "
             "(OpenVINO) must pass a gate on photos and rendered people as well."
         ),
         examples=[
@@ -65,7 +73,8 @@ def add(subparsers: Subparsers) -> None:
         help="params; joints: and joints; vertices: and the mesh, with the body in the file "
         "(default params)",
     )
-    add_body(parser, of="of joints, vertices and the gate: ")
+    add_body(parser, of="of joints, vertices, fits and the gate: ")
+    add_covariance(parser, of="of fits: ")
     parser.add_argument(
         "--precision",
         choices=EXPORT_PRECISIONS,
@@ -146,10 +155,16 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.outputs == "params" and options.joint_set is not None:
         raise UsageError("--joint-set goes with --outputs joints or vertices; leave it out")
-    if options.outputs == "params" and formats is None and options.body != "open":
-        raise UsageError("--body goes with --outputs joints or vertices; leave it out")
     check_regressor(options.regressor)
     check_body(options.body)
+    if options.covariance is not None:
+        check_file("--covariance", options.covariance)
+    options.covariance = find_covariance(options)
+    has_no_use = options.outputs == "params" and formats is None and options.covariance is None
+    if has_no_use and options.body != "open":
+        raise UsageError(
+            "--body goes with --outputs joints or vertices, or with --covariance; leave it out"
+        )
     if options.motion is not None:
         check_folder("--motion", options.motion)
     if options.photos:
@@ -169,6 +184,7 @@ def _export(options: argparse.Namespace, config: ExportConfig) -> int:
         body=load_export_body(options),
         config=config,
         photos=options.photos,
+        covariance=options.covariance,
         licence=options.licence or licence,
         source_sha256=sha256,
     )

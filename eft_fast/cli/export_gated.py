@@ -53,6 +53,7 @@ def export_gated(options: argparse.Namespace, given: dict[str, Any]) -> int:
             calibration=crops[1::2],
             gate_set=gate_set,
             with_body=load_export_body(options) is not None,
+            covariance=options.covariance,
             licence=options.licence or licence,
             source_sha256=sha256,
         )

@@ -18,6 +18,9 @@ def report_lines(report: Any, folder: str) -> list[str]:
             f"  {name:9s} max difference {value:.2g} {unit} (at most {report.tolerance[name]:g}; "
             f"torch's own rounding {report.torch_rounding[name]:.2g})"
         )
+    if report.fit_difference:
+        listed = ", ".join(f"{name} {value:.2g}" for name, value in report.fit_difference.items())
+        lines.append(f"  fits      in numpy differ from torch's by {listed}")
     lines += [f"  {name:9s} {found}" for name, found in report.checks.items()]
     return lines + [f"  problem: {problem}" for problem in report.problems]
 

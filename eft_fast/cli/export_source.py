@@ -11,8 +11,8 @@ from eft_fast.cli.output import note
 
 
 def load_export_body(options: argparse.Namespace) -> Any:
-    """The body of joints and vertices; None where none goes into the file."""
-    if options.outputs == "params":
+    """The body of joints, vertices and fits; None where none goes into the folder by request."""
+    if options.outputs == "params" and (options.covariance is None or options.body == "open"):
         return None
     from eft_fast.body import load_body
 

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.cli.choices import EFT_MODES, METHODS, NOISES, PRIORS, STARTS
-from eft_fast.cli.options import add_body, add_device, add_regressor, at_least, not_negative
+from eft_fast.cli.options import (
+    add_body,
+    add_covariance,
+    add_device,
+    add_regressor,
+    at_least,
+    not_negative,
+)
 from eft_fast.cli.output import UsageError, emit, note
-from eft_fast.cli.paths import check_body, check_file, check_regressor
+from eft_fast.cli.paths import check_body, check_file, check_regressor, find_covariance
 from eft_fast.cli.people import People
 from eft_fast.cli.signals import Signals
-from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.eft.config import EftConfig
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.smplify.config import SmplifyConfig
@@ -76,12 +82,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     add_body(parser)
     add_regressor(parser)
-    parser.add_argument(
-        "--covariance",
-        metavar="FILE",
-        help="of map and eft: the usual error of --regressor, as eft-fast calibrate writes it; "
-        "default: the file R.error_covariance.npz beside R, if there is one",
-    )
+    add_covariance(parser, of="of map and eft: ")
     parser.add_argument(
         "--keypoint-noise",
         metavar="NAME",
@@ -167,7 +168,7 @@ def make_config(
         method: That of the run.
         noise: Where the keypoints come from, see ``MapConfig.keypoint_noise``.
     """
-    known: dict[str, Any] = {"covariance": _find_covariance(options), "keypoint_noise": noise}
+    known: dict[str, Any] = {"covariance": find_covariance(options), "keypoint_noise": noise}
     if method == "map":
         return MapConfig(**known, **_given(options, "max_steps"))
     given = _given(options, "lr", "max_steps", "threshold")
@@ -181,14 +182,6 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the options that were given."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _find_covariance(options: argparse.Namespace) -> str | None:
-    """The file of the regressor's usual error: as given, else that beside the weights."""
-    if options.covariance is not None or options.regressor == "open":
-        return None if options.covariance is None else str(options.covariance)
-    beside = Path(options.regressor).with_suffix(COVARIANCE_SUFFIX)
-    return str(beside) if beside.is_file() else None
 
 
 def fit_and_write(
@@ -242,7 +235,7 @@ def _choose_method(options: argparse.Namespace, regressor: Regressor) -> str:
     method = options.method or _family(options)
     if method is not None:
         return str(method)
-    if _find_covariance(options) is not None:
+    if find_covariance(options) is not None:
         return "map"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

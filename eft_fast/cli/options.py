@@ -68,6 +68,16 @@ def add_body(parser: argparse.ArgumentParser, *, of: str = "") -> None:
     parser.add_argument("--body", default="open", metavar="B", help=help_line)
 
 
+def add_covariance(parser: argparse.ArgumentParser, *, of: str) -> None:
+    """How wrong the regressor usually is; ``of`` says what needs it."""
+    parser.add_argument(
+        "--covariance",
+        metavar="FILE",
+        help=f"{of}the usual error of --regressor, as eft-fast calibrate writes it; default: the "
+        "file R.error_covariance.npz beside R, if there is one",
+    )
+
+
 def add_photos(parser: argparse.ArgumentParser) -> None:
     """Photos, wherever they are."""
     parser.add_argument(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from eft_fast.cli.output import UsageError
+from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.files import remove_partials, why_not_written
 from eft_fast.folders import FolderInUseError, locked_folder
 
@@ -57,6 +58,14 @@ def check_regressor(source: str) -> None:
     """Raise unless it is ``open`` or a file."""
     if source != "open":
         check_file("--regressor", source)
+
+
+def find_covariance(options: argparse.Namespace) -> str | None:
+    """The file of the regressor's usual error: as given, else that beside the weights."""
+    if options.covariance is not None or options.regressor == "open":
+        return None if options.covariance is None else str(options.covariance)
+    beside = Path(options.regressor).with_suffix(COVARIANCE_SUFFIX)
+    return str(beside) if beside.is_file() else None
 
 
 def check_body(source: str) -> None:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eft_fast.cli.choices import ALL_JOINT_SETS
 from eft_fast.cli.options import add_photos, add_runtime, at_least
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_annotations, is_one_folder, output_file
 
+if TYPE_CHECKING:
+    from eft_fast.serving import PhotoFits, PhotoPredictions
+
 
 @dataclass
 class _Someone:
-    """People to predict: a photo, its box (NaN: the whole photo) and a name for each."""
+    """People to predict: a photo, its box (NaN: the whole photo) and a name for each.
+
+    With ``--keypoints``, their keypoints and the order of these as well.
+    """
 
     photos: list[Path] = field(default_factory=list)
     boxes: list[Sequence[float]] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    keypoints: Any = None
+    joint_set: str = ""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -33,12 +43,16 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "predict",
         run,
-        summary="run an exported regressor on photos, without torch",
+        summary="run an exported regressor on photos, or fit bodies with it, without torch",
         description=(
-            "Predict bodies with an exported regressor. Needs no torch. Without --box or "
-            "--annotations each photo shows one person and is taken as a whole."
+            "Predict bodies with an exported regressor, and fit them to keypoints with "
+            "--keypoints. Needs no torch. Without --box, --annotations or --keypoints each photo "
+            "shows one person and is taken as a whole."
         ),
-        examples=["eft-fast predict skater.jpg --box 30 40 200 380 --model exported"],
+        examples=[
+            "eft-fast predict skater.jpg --box 30 40 200 380 --model exported",
+            "eft-fast predict photos/ --keypoints person_keypoints.json --model exported",
+        ],
     )
     add_photos(parser)
     parser.add_argument("--model", required=True, metavar="DIR", help="what eft-fast export wrote")
@@ -51,6 +65,17 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--annotations", metavar="FILE", help="boxes from COCO or OpenPose keypoints"
+    )
+    parser.add_argument(
+        "--keypoints",
+        metavar="FILE",
+        help="fit to the keypoints of this file, COCO or OpenPose; its boxes count as well",
+    )
+    parser.add_argument(
+        "--joint-set",
+        choices=ALL_JOINT_SETS,
+        metavar="SET",
+        help="of --keypoints: order of the keypoints, where the file does not say it",
     )
     parser.add_argument(
         "--batch-size",
@@ -70,11 +95,16 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Predict, write, print."""
-    if options.box is not None and options.annotations is not None:
-        raise UsageError("give --box or --annotations, not both")
+    """Predict or fit, write, print."""
+    given = [name for name in ("box", "annotations", "keypoints") if getattr(options, name)]
+    if len(given) > 1:
+        raise UsageError(f"give {' or '.join(f'--{name}' for name in given)}, not both")
+    if options.joint_set is not None and options.keypoints is None:
+        raise UsageError("--joint-set goes with --keypoints; leave it out")
     if options.annotations is not None:
         check_annotations(options.annotations)
+    if options.keypoints is not None:
+        check_annotations(options.keypoints, "--keypoints")
     people = _gather(options)
     if not people.photos:
         why = people.problems[0] if people.problems else "the annotations name nobody"
@@ -93,37 +123,63 @@ def _predict(options: argparse.Namespace, people: _Someone, out: Path) -> int:
         batch_size=options.batch_size,
     )
     start = time.perf_counter()
-    prediction = predictor(people.photos, people.boxes)
+    prediction: PhotoFits | PhotoPredictions
+    if people.keypoints is None:
+        prediction = predictor(people.photos, people.boxes)
+    else:
+        prediction = predictor.fit(
+            people.photos, people.keypoints, people.boxes, joint_set=people.joint_set
+        )
     seconds = time.perf_counter() - start
     prediction.save(out)
-    failed = [text for text in prediction.message if text]
-    for sentence in (*people.problems, *failed):
+    told = [text for text in prediction.message if text]
+    failed = int(np.isnan(prediction.betas).any(1).sum())
+    for sentence in (*people.problems, *told):
         if not options.quiet:
             note(f"note: {sentence}")
     summary = {
         "people": len(prediction),
-        "failed": len(failed),
+        "failed": failed,
         "provider": predictor.session.provider,
         "regressor": predictor.card.regressor,
         "seconds": seconds,
         "people_per_second": len(prediction) / seconds,
         "out": str(out),
-        "problems": people.problems + failed,
+        "problems": people.problems + told,
         "predictions": _rows(people, prediction),
     }
+    if people.keypoints is not None:
+        summary |= _fit_summary(prediction)
     lines = [
-        f"{len(prediction) - len(failed)} of {len(prediction)} people in {seconds:.2f} s on "
+        f"{len(prediction) - failed} of {len(prediction)} people in {seconds:.2f} s on "
         f"{predictor.session.provider} ({summary['people_per_second']:.1f} per second)",
         f"wrote {out}",
     ]
+    if people.keypoints is not None:
+        lines.insert(
+            1,
+            f"mean keypoint error {summary['init_kp_error_px']:.1f} px before, "
+            f"{summary['kp_error_px']:.1f} px after the fit",
+        )
     emit(summary, lines, as_json=options.json)
-    return 1 if len(failed) == len(prediction) else 0
+    return 1 if failed == len(prediction) else 0
+
+
+def _fit_summary(fits: Any) -> dict[str, Any]:
+    """Errors and reasons of a run, under the names of ``eft-fast fit``."""
+    known = np.isfinite(fits.kp_error_px)
+    errors = {
+        name: float(getattr(fits, name)[known].mean()) if known.any() else float("nan")
+        for name in ("init_kp_error_px", "kp_error_px")
+    }
+    return {**errors, "stop_reasons": dict(Counter(fits.stop_reason))}
 
 
 def _gather(options: argparse.Namespace) -> _Someone:
     from eft_fast.data import list_photos
 
-    if options.annotations is None:
+    file = options.annotations or options.keypoints
+    if file is None:
         photos = list_photos(options.photos)
         box = [np.nan] * 4 if options.box is None else options.box
         return _Someone(photos, [box] * len(photos), ["0"] * len(photos))
@@ -132,8 +188,12 @@ def _gather(options: argparse.Namespace) -> _Someone:
 
     photos = options.photos
     where = photos[0] if is_one_folder(photos) else list_photos(photos)
-    found = people_from_annotations(options.annotations, where, min_keypoints=1, min_area=0.0)
+    found = people_from_annotations(
+        file, where, min_keypoints=1, min_area=0.0, joint_set=options.joint_set
+    )
     people = _Someone(problems=list(found.problems))
+    if options.keypoints is not None:
+        people.keypoints, people.joint_set = found.keypoints, found.joint_set
     for photo, box, points, who in zip(
         found.photos, found.boxes, found.keypoints, found.ids, strict=True
     ):
@@ -145,7 +205,8 @@ def _gather(options: argparse.Namespace) -> _Someone:
 
 
 def _rows(people: _Someone, prediction: Any) -> list[dict[str, Any]]:
-    return [
+    names = ("kp_error_px", "init_kp_error_px", "tension") if people.keypoints is not None else ()
+    rows = [
         {
             "photo": str(photo),
             "id": who,
@@ -155,3 +216,8 @@ def _rows(people: _Someone, prediction: Any) -> list[dict[str, Any]]:
         }
         for row, (photo, who) in enumerate(zip(people.photos, people.ids, strict=True))
     ]
+    for row, each in enumerate(rows):
+        each |= {name: float(getattr(prediction, name)[row]) for name in names}
+        if names:
+            each["stop_reason"] = prediction.stop_reason[row]
+    return rows

@@ -129,6 +129,7 @@ def fit_people(
     """
     config, points = config or MapConfig(), find_joint_set(joint_set)
     check_config(config)
+    asset.points(points)
     people = len(init.betas)
     for name, value, shape in (
         ("rotmat", init.rotmat, (people, 24, 3, 3)),

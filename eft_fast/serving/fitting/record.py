@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eft_fast.files import save_npz
 from eft_fast.serving.card import ModelCard
 
 if TYPE_CHECKING:
@@ -97,5 +98,4 @@ class PhotoFits:
         for name in ("stop_reason", "message"):
             arrays[name] = np.array(arrays[name], dtype=np.str_)
         arrays |= {"card": np.array(self.card.to_json()), "joint_set": np.array(self.joint_set)}
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        save_npz(path, arrays)

@@ -26,7 +26,7 @@ def _skew(vector: np.ndarray) -> np.ndarray:
 
 def _square(vector: np.ndarray) -> np.ndarray:
     """[v]x^2 + |v|^2 I = v v^T."""
-    return vector[..., :, None] * vector[..., None, :]
+    return np.asarray(vector[..., :, None] * vector[..., None, :])
 
 
 def _squared_length(vector: np.ndarray) -> np.ndarray:
