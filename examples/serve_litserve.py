@@ -5,6 +5,9 @@
     echo "{\"image\": \"$(base64 -w0 skater.jpg)\", \"box\": [30, 40, 200, 380]}" > body.json
     curl -H 'Content-Type: application/json' -d @body.json http://127.0.0.1:8000/predict
 
+With "keypoints": [[x, y, confidence], ...] in the request the body is fitted to them; "joint_set"
+names their order where it is not coco17.
+
 Who sends headers or body too slowly is hung up on, and a picture is refused by the size in its
 header before it is decoded. Whatever ends the service ends its processes.
 """
@@ -17,12 +20,14 @@ import sys
 
 import h11
 import litserve as ls
+import numpy as np
 from fastapi.responses import JSONResponse
-from pydantic import Base64Bytes, BaseModel
+from pydantic import Base64Bytes, BaseModel, model_validator
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eft_fast.imaging.load import load_image_size
-from eft_fast.serving import Predictor
+from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.serving import PhotoFits, Predictor
 
 #: Bytes of a request; base64 makes 4 of 3.
 MAX_BYTES = 20_000_000
@@ -30,6 +35,8 @@ MAX_BYTES = 20_000_000
 MAX_PIXELS = 32_000_000
 #: Seconds from the first byte of a request, or from the connection, to the last byte.
 PATIENCE = 15.0
+#: What is answered, as far as a prediction or a fit has it.
+NAMES = "rotmat betas cam joints joints_2d_px joint_sigma_mm kp_error_px init_kp_error_px".split()
 _PR_SET_PDEATHSIG = 1
 
 
@@ -65,6 +72,15 @@ class PatientProtocol(H11Protocol):
 class Photo(BaseModel):
     image: Base64Bytes  # any picture file
     box: tuple[float, float, float, float] | None = None  # x, y, width, height; None: all of it
+    keypoints: list[tuple[float, float, float]] | None = None  # x, y, confidence; None: no fit
+    joint_set: str = "coco17"
+
+    @model_validator(mode="after")
+    def check_keypoints(self):
+        count = len(find_joint_set(self.joint_set))
+        if self.keypoints is not None and len(self.keypoints) != count:
+            raise ValueError(f"keypoints must be {count} of {self.joint_set}")
+        return self
 
 
 class BodyApi(ls.LitAPI):
@@ -77,33 +93,67 @@ class BodyApi(ls.LitAPI):
         self.predictor = Predictor(self.model, provider=self.provider)
 
     def decode_request(self, request: Photo):
-        return request.image, request.box or [float("nan")] * 4
+        box = request.box or [float("nan")] * 4
+        return request.image, box, request.keypoints, request.joint_set
 
     def batch(self, inputs):
         return inputs
 
     def predict(self, people):
         # An unreadable photo spoils its own answer alone; an exception would spoil the whole batch.
-        images = [image if is_small(image) else b"" for image, _ in people]
-        found = self.predictor(images, [box for _, box in people])
-        return [
-            (found, row, bool(image) and not images[row]) for row, (image, _) in enumerate(people)
-        ]
+        answers = [None if is_small(image) else too_large() for image, *_ in people]
+        for order in {wanted_order(person) for person in people}:
+            rows = [
+                row
+                for row, person in enumerate(people)
+                if answers[row] is None and wanted_order(person) == order
+            ]
+            images, boxes, keypoints, _ = ([people[row][i] for row in rows] for i in range(4))
+            try:
+                if order is None:
+                    found = self.predictor(images, boxes)
+                else:
+                    found = self.predictor.fit(images, keypoints, boxes, joint_set=order)
+            except ValueError as error:  # The export, or its body, cannot do that.
+                for row in rows:
+                    answers[row] = refuse(str(error), 422)
+            else:
+                for place, row in enumerate(rows):
+                    answers[row] = found, place
+        return answers
 
     def unbatch(self, output):
         return output
 
     def encode_response(self, output):
-        found, row, is_too_large = output
-        if is_too_large:
-            return JSONResponse(
-                {"error": f"the photo must have at most {MAX_PIXELS} pixels"}, status_code=413
-            )
-        if found.message[row]:
-            return JSONResponse({"error": found.message[row]}, status_code=422)
-        names = ("rotmat", "betas", "cam", "joints", "joints_2d_px")
-        arrays = {name: getattr(found, name) for name in names}
-        return {name: value[row].tolist() for name, value in arrays.items() if value is not None}
+        if isinstance(output, JSONResponse):
+            return output
+        found, row = output
+        if np.isnan(found.betas[row]).any():
+            return refuse(found.message[row], 422)
+        arrays = {name: getattr(found, name, None) for name in NAMES}
+        answer = {name: numbers(value[row]) for name, value in arrays.items() if value is not None}
+        if isinstance(found, PhotoFits):
+            answer |= {"stop_reason": found.stop_reason[row], "message": found.message[row]}
+        return answer
+
+
+def wanted_order(person):
+    """Joint set of the keypoints to fit to; None: the model's answer alone."""
+    return None if person[2] is None else person[3]
+
+
+def refuse(message: str, status: int) -> JSONResponse:
+    return JSONResponse({"error": message}, status_code=status)
+
+
+def too_large() -> JSONResponse:
+    return refuse(f"the photo must have at most {MAX_PIXELS} pixels", 413)
+
+
+def numbers(values):
+    """Lists that JSON can say: what is not known is null."""
+    return np.where(np.isfinite(values), values.astype(object), None).tolist()
 
 
 def is_small(image: bytes) -> bool:

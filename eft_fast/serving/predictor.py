@@ -151,9 +151,9 @@ class Predictor:
     ) -> PhotoFits:
         """Fit one body per photo to its keypoints: ``method="map"`` without torch.
 
-        The most probable body given the keypoints and the model's answer, in float64 and on one
-        thread (docs/map.md). Nobody's fit depends on who else is fitted; only the model itself may
-        round another batch differently.
+        The most probable body given the keypoints and the model's answer, in float64 (docs/map.md).
+        Nobody's fit depends on who else is fitted; only the model itself may round another batch
+        differently.
 
         Args:
             photos: As in a call.

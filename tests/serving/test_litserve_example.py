@@ -90,8 +90,8 @@ def ask(port: int, body: bytes) -> tuple[int, dict]:
         return error.code, json.loads(error.read() or b"{}")
 
 
-def body_of(image: bytes, box=None) -> bytes:
-    return json.dumps({"image": base64.b64encode(image).decode(), "box": box}).encode()
+def body_of(image: bytes, box=None, **more) -> bytes:
+    return json.dumps({"image": base64.b64encode(image).decode(), "box": box, **more}).encode()
 
 
 def test_concurrent_requests_get_their_own_answers(service, tiny_export):
@@ -113,9 +113,42 @@ def test_concurrent_requests_get_their_own_answers(service, tiny_export):
     assert "not a picture" in found["error"]
 
 
+def test_keypoints_are_fitted_to(service, tiny_export):
+    photo, predictor = PHOTO.read_bytes(), Predictor(tiny_export, provider="cpu")
+    answers = predictor([photo] * 2, BOXES[:2]).joints_2d_px[:, :24]
+    keypoints = np.concatenate([answers + 3.0, np.ones((2, 24, 1))], 2).astype(float)
+    bodies = [
+        body_of(photo, box, keypoints=points.tolist(), joint_set="smpl24")
+        for box, points in zip(BOXES, keypoints, strict=False)
+    ]
+    bodies.append(body_of(photo, BOXES[0]))
+    bodies.append(body_of(photo, BOXES[0], keypoints=[[0, 0, 0]] * 17))
+    bodies.append(body_of(photo, BOXES[0], keypoints=[[9, 9, 1]] * 28, joint_set="mpiinf28"))
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        replies = list(pool.map(lambda body: ask(service, body), bodies))
+    expected = predictor.fit([photo] * 2, keypoints, BOXES[:2], joint_set="smpl24")
+    for row in range(2):
+        status, found = replies[row]
+        assert status == 200
+        assert found["stop_reason"] == "converged"
+        for name in ("rotmat", "betas", "cam", "joints_2d_px", "joint_sigma_mm", "kp_error_px"):
+            np.testing.assert_allclose(
+                found[name], getattr(expected, name)[row], rtol=1e-2, atol=1e-2
+            )
+    status, found = replies[2]
+    assert (status, "stop_reason" in found) == (200, False)
+    status, found = replies[3]
+    assert (status, found["stop_reason"], found["kp_error_px"]) == (200, "no_keypoints", None)
+    status, found = replies[4]
+    assert status == 422
+    assert "joint_set must be one of" in found["error"]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
+        (body_of(PHOTO.read_bytes(), keypoints=[[1, 2, 3]]), 422),
+        (body_of(PHOTO.read_bytes(), joint_set="coco71"), 422),
         (b"{", 422),
         (b'{"picture": ""}', 422),
         (b'{"image": "?"}', 422),
