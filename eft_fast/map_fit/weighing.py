@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.keypoints import JOINT_SETS
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fitter import MapFitter, MapStart, given_weights, tell_keypoints
-from eft_fast.map_fit.robust import ARM, exchange, limb_pairs
+from eft_fast.map_fit.robust import exchange
+from eft_fast.map_rules import ARM, limb_pairs
 from eft_fast.models.base import Regressor
 from eft_fast.pipeline.fitter import GIVEN, KEYPOINT_WEIGHT, Fitter, PersonFit
 from eft_fast.pipeline.prepare import Prepared
@@ -121,7 +121,7 @@ def _hand_on(person: Prepared, factor: Float[Tensor, " K"], *, arms: bool) -> Pr
     """The person with factors of the weights and, perhaps, with the arms exchanged."""
     given = person.keypoints_2d if person.given is None else person.given
     if arms:
-        pairs = limb_pairs(JOINT_SETS[find_joint_set(person.joint_set).name], ARM)
+        pairs = limb_pairs(find_joint_set(person.joint_set).names, ARM)
         person = replace(person, given=exchange(given[None], pairs)[0])
     if bool((factor < 1).any()):
         # Of the crop's own device: fitters that copy people themselves take them from there.

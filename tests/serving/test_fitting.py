@@ -18,6 +18,7 @@ from eft_fast.map_fit.robust import robust_factor as robust_factor_torch
 from eft_fast.map_rules import BONES, NUM_STATE
 from eft_fast.models.base import RegressorOutput
 from eft_fast.models.error_covariance import OPEN_COVARIANCE_PATH, read_error_covariance
+from eft_fast.models.keypoint_noise import KeypointNoise
 from eft_fast.ops.map import MapState, map_evaluate
 from eft_fast.serving.fitting import solver
 from eft_fast.serving.fitting.asset import FitAsset
@@ -263,6 +264,20 @@ def test_flipped_bones_are_torchs(asset, body64, bone):
     assert difference(got.rotmat, want.rotmat) < SAME
 
 
+def test_a_curve_of_noise_weighs_as_torchs(asset, body64):
+    init, keypoints, precision = spoilt(4)
+    keypoints[..., 2] *= torch.linspace(0.1, 1.0, 17, dtype=F64)
+    curve = KeypointNoise(np.array([0.2, 0.9]), np.array([0.05, 0.01]), 0, "chosen")
+    config = MapConfig(keypoint_noise=curve, max_steps=3, hypotheses=False, swaps=False)
+    exact = RegressorOutput(*(part.double() for part in init))
+    want = fit_map(body64, exact, keypoints, precision, config=config)
+    own = replace(asset, precision=precision.numpy())
+    got = fit_people(own, to_state(exact), keypoints.numpy(), config=config)
+    assert difference(got.init_energy, want.init_energy) < SAME
+    plain = fit_people(own, to_state(exact), keypoints.numpy(), config=MapConfig(max_steps=3))
+    assert difference(plain.init_energy, want.init_energy) > 0.01
+
+
 def test_robust_factors_are_torchs():
     squared = np.random.default_rng(0).exponential(20.0, (30, 16))
     squared[np.random.default_rng(1).random((30, 16)) < 0.3] = np.nan
@@ -291,6 +306,7 @@ def test_solutions_are_chosen_and_put(asset):
         ({"pinhole": np.zeros((3, 4))}, r"pinhole must be \[4, 4\]"),
         ({"config": MapConfig(fill="landmarks")}, "fill must be 'none'"),
         ({"config": MapConfig(covariance="x.npz")}, "covariance must be None"),
+        ({"config": MapConfig(keypoint_noise="x")}, "keypoint_noise must be None or a Keyp"),
     ],
 )
 def test_wrong_calls_are_refused(asset, options, words):

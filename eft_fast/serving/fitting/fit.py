@@ -7,6 +7,7 @@ hypotheses, exchanged arms, and at last weights that bear gross errors.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -153,6 +154,11 @@ def check_config(config: MapConfig) -> None:
             f"serving: fill must be 'none', got {config.fill!r}: an export gives no landmarks; use "
             "fit_batch"
         )
+    if isinstance(config.keypoint_noise, str | Path):
+        raise ValueError(
+            f"serving: keypoint_noise must be None or a KeypointNoise, got "
+            f"{config.keypoint_noise!r}; names and files of curves are read by fit_batch alone"
+        )
     if config.covariance is not None:
         raise ValueError(
             f"serving: covariance must be None, got {config.covariance}: it lies in the exported "
@@ -239,7 +245,11 @@ def _make_problem(
     center, size = answer_frame(joints.pose(init.betas, init.rotmat).joints, init.cam)
     given = is_labelled(keypoints_2d)
     keypoints = np.where(given[..., None], keypoints_2d, 0.0)
-    spread = np.where(keypoints[..., 2] > config.sure_above, config.sigma, config.sigma_unsure)
+    confidence, noise = keypoints[..., 2], config.keypoint_noise
+    if noise is None or isinstance(noise, str | Path):  # Names and files: see ``check_config``.
+        spread = np.where(confidence > config.sure_above, config.sigma, config.sigma_unsure)
+    else:
+        spread = noise.sigma_of(confidence)
     weight = 1 / (EXTENT_PER_SIZE * size[:, None] * spread) ** 2
     keypoints[..., 2] = np.where(given, weight, 0.0)
     pinhole = None
