@@ -38,8 +38,12 @@ def measure() -> None:
     init = State(*(part.double().numpy() for part in people.init))
     tension = fit_people(asset, init, keypoints, config=PLAIN).tension
     hard = tension > PLAIN.hard_above
-    groups = {"no hypotheses": (PLAIN, np.arange(64)), "not hard": (MapConfig(), np.flatnonzero(~hard)),
-              "hard": (MapConfig(), np.flatnonzero(hard)), "all": (MapConfig(), np.arange(64))}  # fmt: skip
+    groups = {
+        "no hypotheses": (PLAIN, np.arange(64)),
+        "not hard": (MapConfig(), np.flatnonzero(~hard)),
+        "hard": (MapConfig(), np.flatnonzero(hard)),
+        "all": (MapConfig(), np.arange(64)),
+    }
     print(f"{int(hard.sum())} of 64 are hard")
     for name, (config, rows) in groups.items():
         for size in SIZES:
