@@ -69,10 +69,10 @@ class SelectLimits:
     swapped: bool = False
 
 
-#: What makes a fit doubtful. An angle beyond its range by 10 degrees: 0.7 % of the 1,418 validation
-#: frames of motion capture, 0.7 % of 3,000 drawn postures (sitting, crouching, riding ...), 74 % and
-#: 72 % of the same with one limb joint turned by 90 degrees. A pose above 500: none, 5 %, 26 % and
-#: 43 %. Losses: EFT's strict final one, its initial one.
+#: What makes a fit doubtful. An angle beyond its range by 10 degrees: 0.7 % of 1,418 validation
+#: frames of motion capture, 0.7 % of 3,000 drawn postures (sitting, crouching, riding ...), 74 %
+#: and 72 % of the same with one limb joint turned by 90 degrees. A pose above 500: none, 5 %, 26 %
+#: and 43 %. Losses: EFT's strict final one, its initial one.
 DOUBTS: Final = SelectLimits(
     max_beta=2.0,
     max_loss_2d=3e-4,
