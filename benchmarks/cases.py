@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from benchmarks import peers
 from eft_fast import ops
 from eft_fast.body.plan import make_mesh_plan
-from eft_fast.geometry.rotations import axis_angle_to_matrix
 
 #: People in the batch: one fit, a small batch, a large one, an offline job.
 SIZES = (1, 32, 256, 1024)
@@ -21,12 +19,17 @@ Job = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """One job of one size; ``ours`` and ``others`` do the same work."""
+    """One job of one size; ``ours`` and ``others`` do the same work.
+
+    Who takes people one by one may do it for some of them: ``times`` says by how much its time is
+    multiplied, 1 for who is not in it.
+    """
 
     name: str
     size: int
     ours: Job
     others: dict[str, Job]
+    times: dict[str, float] = field(default_factory=dict)
 
 
 def make_inputs(people: int, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,45 +150,4 @@ def points_cases(size: int, names: list[str]) -> Iterator[Case]:
     )
 
 
-def map_cases(size: int, names: list[str]) -> Iterator[Case]:
-    """Ten solves of ``ops.map_solve`` against its twin in plain torch, 17 and 49 keypoints.
-
-    Truths lie a fifth of a radian a joint from the centres; a sixth of the keypoints is not given.
-    """
-    generator = torch.Generator().manual_seed(size)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    for joints in ("coco17", "spin49"):
-        plan = peers.body().points_plan(joints)
-        centre = axis_angle_to_matrix(0.3 * normal(size, 24, 3))
-        turn = axis_angle_to_matrix(0.2 * normal(size, 24, 3))
-        betas, cam = normal(size, 10), torch.tensor([0.9, 0.0, 0.0]).expand(size, 3).contiguous()
-        points = ops.smpl_points(plan, betas, centre @ turn)
-        image = cam[:, None, :1] * points[..., :2] + 0.01 * normal(size, plan.num_points, 2)
-        weight = 1700.0 * (torch.rand(size, plan.num_points, 1, generator=generator) > 1 / 6)
-        lens = torch.tensor([4.5, 4.5, 0.0, 0.0]).expand(size, 4).contiguous()
-        problem = (
-            plan,
-            ops.MapState(centre, betas + 0.5 * normal(size, 10), cam),
-            torch.cat([image, weight], -1),
-            25.0 * torch.eye(85),
-            torch.full((size,), 0.35),
-        )
-
-        def solve(backend: str, problem: tuple = problem, lens: Tensor = lens) -> Tensor:
-            options = {"pinhole": lens, "steps": 10, "tolerance": 0.0}
-            return ops.map_solve(*problem, **options, backend=backend).energy
-
-        ours, twin = partial(solve, "native"), partial(solve, "torch")
-        # A float32 solve that stands at its minimum may take the last step or not.
-        error = float((ours() / twin() - 1).abs().max())
-        if not error < 1e-3:
-            raise AssertionError(f"map: native and torch must agree to 1e-3, got {error:.1e}")
-        yield Case(f"map_{joints}", size, ours, {"torch": twin})
-
-
-SUITES = {"smpl": smpl_cases, "points": points_cases, "map": map_cases}
-#: Suites whose only peer is the package's own twin.
-OWN = ("map",)
+SUITES = {"smpl": smpl_cases, "points": points_cases}

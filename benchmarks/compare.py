@@ -14,15 +14,23 @@ from typing import Any
 
 import torch
 
-from benchmarks import eft, peers, smplify, timing
-from benchmarks.cases import OWN, SIZES, SUITES, Case
+from benchmarks import cases, eft, peers, smplify, timing
+from benchmarks.cases import SIZES, Case
+from benchmarks.map import map_cases
+
+SUITES = {**cases.SUITES, "map": map_cases}
+#: Suites whose peers are not those of ``peers``.
+OWN = ("map",)
 
 
 def make_rows(suite: str, case: Case, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Time one case and write one row per peer."""
     times = timing.time_interleaved({"ours": case.ours, **case.others}, rounds, seconds)
+    theirs = {
+        peer: [case.times.get(peer, 1.0) * value for value in times[peer]] for peer in case.others
+    }
     return [
-        timing.make_row(suite, case.name, case.size, peer, times["ours"], times[peer])
+        timing.make_row(suite, case.name, case.size, peer, times["ours"], theirs[peer])
         for peer in case.others
     ]
 

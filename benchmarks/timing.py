@@ -61,6 +61,8 @@ def _version(peer: str) -> str:
     """Of the package that a peer is; peers of the package's own ways run on torch alone."""
     from importlib.metadata import version
 
+    if peer == "scipy":
+        return version("scipy")
     if peer not in peers.PEERS:
         return version("torch")
     return version("smplx" if peer.startswith("smplx") else peer)
@@ -116,7 +118,8 @@ def print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['case']:26s} {row['size']:5d}  {row['peer']:15s} ours {row['ours_ms']:9.4f} "
         f"[{row['ours_p10_ms']:.4f} {row['ours_p90_ms']:.4f}]  peer {row['peer_ms']:9.3f} "
-        f"[{row['peer_p10_ms']:.3f} {row['peer_p90_ms']:.3f}] ms  ratio {row['ratio']:7.1f}",
+        f"[{row['peer_p10_ms']:.3f} {row['peer_p90_ms']:.3f}] ms  ratio {row['ratio']:7.1f}  "
+        f"{1000 * row['size'] / row['ours_ms']:.0f} people/s",
         file=sys.stderr,
         flush=True,
     )
