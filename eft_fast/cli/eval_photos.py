@@ -78,6 +78,9 @@ def add(subparsers: Subparsers) -> None:
         help="a further table, this share of the given keypoints moved anywhere in the box",
     )
     parser.add_argument(
+        "--all-given", action="store_true", help="a further table, all labels given, once"
+    )
+    parser.add_argument(
         "--methods",
         nargs="+",
         metavar="M",
@@ -140,11 +143,12 @@ def _protocols(options: argparse.Namespace) -> list[Protocol]:
     forms = ["random"]
     forms += ["limb"] if options.limb else []
     forms += ["outliers"] if options.outliers else []
+    forms += ["all"] if options.all_given else []
     return [
         Protocol(
             form,
             withhold=options.withhold,
-            draws=options.draws,
+            draws=1 if form == "all" else options.draws,
             outliers=options.outliers or 0.0,
             seed=options.seed,
         )
@@ -219,10 +223,11 @@ def _run_form(
     def tell(name: str, draw: int) -> None:
         note(f"{protocol.form}: fitting by {name}, draw {draw + 1} of {protocol.draws}")
 
+    counted = "given_error" if protocol.form == "all" else "withheld_error"
     scores = list(run_photos(fit, people, methods, protocol, on_fit=None if quiet else tell))
     return {
         "form": protocol.form,
-        "people": int((~_is_nan(scores[0].values["withheld_error"])).sum()),
+        "people": int((~_is_nan(scores[0].values[counted])).sum()),
         "methods": summarise(scores),
         "differences": compare(scores),
     }
@@ -245,6 +250,7 @@ def _command(options: argparse.Namespace) -> str:
         words.append(f"--min-keypoints {options.min_keypoints}")
     if options.min_area != _MIN_AREA:
         words.append(f"--min-area {options.min_area:g}")
+    words += ["--all-given"] if options.all_given else []
     words += ["--methods " + " ".join(options.methods)] if options.methods else []
     return " ".join(words)
 
@@ -255,11 +261,14 @@ def _table(form: dict[str, Any]) -> list[str]:
         f"{'method':34s} {'given@.1':>8s} {'@.05':>6s} {'withheld@.1':>11s} {'error':>7s} "
         f"{'95 %':>16s} {'fits/s':>7s}",
     ]
+    # Where nothing is withheld, the error is that of what is given.
+    kind = "given" if form["form"] == "all" else "withheld"
     for name, row in form["methods"].items():
-        interval = f"{row['withheld_error_low']:.4f} to {row['withheld_error_high']:.4f}"
+        interval = f"{row[f'{kind}_error_low']:.4f} to {row[f'{kind}_error_high']:.4f}"
+        hits = f"{row['withheld_pck_0.1']:.3f}" if kind == "withheld" else ""
         lines.append(
             f"{name:34s} {row['given_pck_0.1']:8.3f} {row['given_pck_0.05']:6.3f} "
-            f"{row['withheld_pck_0.1']:11.3f} {row['withheld_error']:7.4f} {interval:>16s} "
+            f"{hits:>11s} {row[f'{kind}_error']:7.4f} {interval:>16s} "
             f"{row['fits_per_second']:7.2f}"
         )
     return lines

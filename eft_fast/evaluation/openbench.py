@@ -33,7 +33,7 @@ from eft_fast.evaluation.bench_scores import (
     score,
 )
 from eft_fast.keypoints import to_spin49
-from eft_fast.map_fit.config import MapConfig
+from eft_fast.map_fit.config import SOLVER_ONLY, MapConfig
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import find_error_covariance
 from eft_fast.pipeline.dispatch import make_fitter
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 #: Passes of the EFT runs that are followed, to compare methods where their 2D errors are equal.
 LONG_PASSES: Final = 50
-#: The direct fit without hypotheses, exchanged arms and robust weights.
-SOLVER_ONLY: Final = MapConfig(hypotheses=False, swaps=False, robust=False, posterior=False)
 #: Learning rate of the run that moves the head alone.
 HEAD_LR: Final = 1e-4
 #: Learning rate of the run that moves the last stage. The only one tried, and looked at on the

@@ -4,9 +4,9 @@ There is no 3D truth for photos in the wild. What there is: a share of each pers
 keypoints is hidden from every method, and the error on the hidden ones is measured in pixels of the
 photo, over the root of the box's area. It judges the prior of a method, on real pixels against real
 labels; it is a 2D test, and methods end at unequal errors on what they were given, so both are
-reported. Three forms: ``random`` hides a random share, ``limb`` a whole arm or leg below the
+reported. Four forms: ``random`` hides a random share, ``limb`` a whole arm or leg below the
 shoulder or hip, ``outliers`` is ``random`` with some of the given keypoints moved anywhere in the
-box. All methods see the same crops, boxes and keypoints.
+box, ``all`` hides nothing. All methods see the same crops, boxes and keypoints.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from eft_fast.eft.config import EftConfig
 from eft_fast.evaluation import metrics
 from eft_fast.imaging import keypoints_to_box
 from eft_fast.keypoints import joint_set as find_joint_set
+from eft_fast.map_fit.config import SOLVER_ONLY, MapConfig
 from eft_fast.pipeline.dispatch import METHODS
 from eft_fast.result import FitResult
 from eft_fast.sample import Image
@@ -35,7 +36,7 @@ from eft_fast.smplify.config import PRIORS, RECIPES, SmplifyConfig
 Fit = Callable[..., FitResult]
 Columns = dict[str, npt.NDArray[np.float64]]
 
-FORMS: Final = ("random", "limb", "outliers")
+FORMS: Final = ("random", "limb", "outliers", "all")
 #: What the form ``limb`` hides, one pair of them.
 LIMBS: Final = (("lelb", "lwri"), ("relb", "rwri"), ("lkne", "lank"), ("rkne", "rank"))
 #: Fewest keypoints that are left to the methods.
@@ -96,7 +97,7 @@ class Protocol:
         form: One of ``FORMS``.
         withhold: Share of a person's labelled keypoints that is hidden, of ``random`` and
             ``outliers``.
-        draws: How many times, each with other keypoints hidden.
+        draws: How many times, each with other keypoints hidden; with ``all`` once is enough.
         outliers: Probability of a given keypoint to be moved, of ``outliers``.
         seed: Of all draws.
     """
@@ -175,6 +176,8 @@ def photo_methods() -> dict[str, PhotoMethod]:
         PhotoMethod("eft_released", {"method": "eft", "config": EftConfig.released()}),
         PhotoMethod("eft_30", {"method": "eft", "config": EftConfig(max_steps=30)}),
         PhotoMethod("eft_head", {"method": "eft", "mode": "head", "config": EftConfig()}),
+        PhotoMethod("map_fill", {"method": "map", "config": MapConfig(fill="landmarks")}),
+        PhotoMethod("map_solver_only", {"method": "map", "config": SOLVER_ONLY}),
     ]
     for recipe in RECIPES:
         for prior in PRIORS:
@@ -202,6 +205,8 @@ def make_draw(people: PhotoPeople, protocol: Protocol, number: int) -> Draw:
         rng = np.random.default_rng(branch)
         if protocol.form == "limb":
             hidden = _hide_limb(rng, labelled[row], limbs)
+        elif protocol.form == "all":
+            hidden = np.zeros(0, np.intp)
         else:
             hidden = _hide_share(rng, labelled[row], protocol.withhold)
         withheld[row, hidden] = True
@@ -277,12 +282,16 @@ def score_draw(found: Float[np.ndarray, "N K 2"], people: PhotoPeople, draw: Dra
 
 
 def summarise(scores: Sequence[PhotoScore]) -> dict[str, dict[str, float]]:
-    """Means over people of each measure, with their 95 % bootstrap intervals, and the speed."""
+    """Means over people of each measure, with their 95 % bootstrap intervals, and the speed.
+
+    A measure that nobody has, as of what is hidden where nothing is, has no row.
+    """
     table: dict[str, dict[str, float]] = {}
     for each in scores:
         row: dict[str, float] = {}
         for name, column in each.values.items():
-            row |= metrics.mean_row(name, column)
+            if np.isfinite(column).any():
+                row |= metrics.mean_row(name, column)
         table[each.name] = row | {"fits_per_second": each.fits / each.seconds}
     return table
 
@@ -292,14 +301,17 @@ def compare(scores: Sequence[PhotoScore]) -> dict[str, dict[str, dict[str, float
 
     Returns:
         By the first and the second name, of each measure of ``COMPARED``: the mean difference and
-        its 95 % interval by resampling people, ``_low`` and ``_high``.
+        its 95 % interval by resampling people, ``_low`` and ``_high``. Empty if nobody has any.
     """
     table: dict[str, dict[str, dict[str, float]]] = {}
     for first, second in combinations(scores, 2):
         row: dict[str, float] = {}
         for name in COMPARED:
-            row |= metrics.mean_row(name, first.values[name] - second.values[name])
-        table.setdefault(first.name, {})[second.name] = row
+            difference = first.values[name] - second.values[name]
+            if np.isfinite(difference).any():
+                row |= metrics.mean_row(name, difference)
+        if row:
+            table.setdefault(first.name, {})[second.name] = row
     return table
 
 

@@ -15,6 +15,7 @@ _HEADINGS: Final = {
     "random": "A random {withhold:.0%} withheld",
     "limb": "A whole limb withheld: elbow and wrist, or knee and ankle",
     "outliers": "A random {withhold:.0%} withheld, {outliers:.0%} of the given ones moved",
+    "all": "All labels given",
 }
 #: Methods of which the text speaks, and those that they are held against.
 _OURS: Final = ("eft", "map")
@@ -53,15 +54,17 @@ def to_markdown(summary: dict[str, Any], command: str) -> str:
     for form in summary["forms"]:
         lines += [f"## {_HEADINGS[form['form']].format(**summary)}", ""]
         lines += [*_table(form["methods"]), "", *_differences(form["differences"]), ""]
-        lines += [_standing(form), ""]
+        if any("withheld_error" in row for row in form["methods"].values()):
+            lines += [_standing(form), ""]
     return "\n".join(lines)
 
 
 def _table(rows: dict[str, dict[str, float]]) -> list[str]:
-    names = [heading for heading, _, _ in _COLUMNS]
+    columns = [each for each in _COLUMNS if all(each[1] in row for row in rows.values())]
+    names = [heading for heading, _, _ in columns]
     lines = [f"| method | {' | '.join(names)} | fits/s |", "|---" * (2 + len(names)) + "|"]
     for name, row in rows.items():
-        cells = [_with_interval(row, key, f".{digits}f") for _, key, digits in _COLUMNS]
+        cells = [_with_interval(row, key, f".{digits}f") for _, key, digits in columns]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['fits_per_second']:.2g} |")
     return lines
 

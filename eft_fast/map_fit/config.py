@@ -106,3 +106,7 @@ class MapConfig:
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"MapConfig: {name} must not be negative, got {value}")
+
+
+#: One solve for everybody: no hypotheses, exchanged arms, robust weights or posterior.
+SOLVER_ONLY: Final = MapConfig(hypotheses=False, swaps=False, robust=False, posterior=False)

@@ -179,6 +179,7 @@ def test_eval_photos(photos, tiny, tmp_path, capsys):
     page = tmp_path / "out" / "page.md"
     arguments = ["eval", "photos", str(folder), "--annotations", str(annotations), "--draws", "2"]
     arguments += ["--methods", "none", "smplify_spin_gmm", "--limb", "--outliers", "0.1"]
+    arguments += ["--all-given"]
     arguments += ["--regressor", tiny, "--out", str(page), "--quiet", "--json"]
     assert main(arguments) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -189,10 +190,10 @@ def test_eval_photos(photos, tiny, tmp_path, capsys):
             assert 0 <= row[key] <= 1
         assert row["withheld_error"] > 0
         assert row["fits_per_second"] > 0
-    assert [form["form"] for form in summary["forms"]] == ["random", "limb", "outliers"]
+    assert [form["form"] for form in summary["forms"]] == ["random", "limb", "outliers", "all"]
     assert summary["forms"][0]["methods"] == summary["methods"]
     text = page.read_text()
-    assert "--draws 2 --limb --outliers 0.1 --methods none smplify_spin_gmm" in text
+    assert "--draws 2 --limb --outliers 0.1 --all-given --methods none smplify_spin_gmm" in text
     assert str(folder) not in text
     assert json.loads(page.with_suffix(".json").read_text()) == summary
 

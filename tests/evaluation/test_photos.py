@@ -123,6 +123,29 @@ def test_errors_are_over_the_root_of_the_boxs_area():
     assert values["given_pck_0.1"].tolist() == [1, 1, 0]
 
 
+def test_all_labels_may_be_given():
+    """Then there is nothing to say about what is withheld."""
+    people = make_people()
+    draw = make_draw(people, Protocol("all", draws=1), 0)
+    assert (draw.is_given == people.is_labelled).all()
+    assert (draw.keypoints[people.is_labelled] == people.keypoints[people.is_labelled]).all()
+    assert not draw.is_withheld.any()
+    methods = [PhotoMethod(name, {"method": "m"}) for name in ("eft", "smplify_spin_gmm")]
+    scores = list(run_photos(perfect(people, 2.0), people, methods, Protocol("all", draws=1)))
+    rows = summarise(scores)
+    assert rows["eft"]["given_pck_0.05"] == 1
+    assert not [key for key in rows["eft"] if key.startswith("withheld")]
+    assert compare(scores) == {}
+    page = to_markdown(
+        {"people": 6, "draws": 8, "withhold": 0.33, "outliers": 0.0, "seed": 0, "regressor": "r",
+         "weights_hash": "h", "body": "b", "threads": 1, "device": "d",
+         "forms": [{"form": "all", "people": 6, "methods": rows, "differences": {}}]}, ""
+    )  # fmt: skip
+    page = page.split("## All labels given")[1]
+    assert "| method | given PCK@0.1 | given PCK@0.05 | fits/s |" in page
+    assert "withheld" not in page
+
+
 def test_an_unknown_box_is_that_of_all_labels():
     people = make_people(1)
     people.boxes[0] = np.nan
@@ -209,12 +232,13 @@ def test_rows_have_names_and_the_default_ones_are_there():
     assert {"none", "eft", "eft_released", "smplify_spin_gmm", "smplify_tied_anchor"} <= set(known)
     assert set(default_names()) <= set(known)
     assert known["eft_released"].arguments["config"].tie is None
+    assert known["map_fill"].arguments["config"].fill == "landmarks"
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"form": "half"}, "form must be one of random, limb, outliers"),
+        ({"form": "half"}, "form must be one of random, limb, outliers, all"),
         ({"withhold": 0.0}, r"withhold must be in \(0, 1\)"),
         ({"outliers": 1.0}, r"outliers must be in \[0, 1\)"),
         ({"draws": 0}, "draws must be at least 1"),
