@@ -312,3 +312,16 @@ def test_light_modules_load_without_torch() -> None:
         [sys.executable, "-c", code], check=False, cwd=REPO, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_programs_that_fit_do_not_bring_the_compiler() -> None:
+    """Dynamo and sympy are half of a start; only who compiles loads them."""
+    code = (
+        "import sys\n"
+        "import eft_fast.api, eft_fast.pipeline.dispatch, eft_fast.cli.write, eft_fast.cli.people\n"
+        "assert not {'torch._dynamo', 'sympy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ TIE_LR: Final = {
     "layer3": 1e-5,
     "layer4": 2e-5,
     "head": 3e-4,
-    "feature": 1e-2,
+    "feature": 3e-3,
     "lora": 3e-4,
 }
 #: Forward passes where ``EftConfig.max_steps`` is None: the reference's; and with the tie in modes

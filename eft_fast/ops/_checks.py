@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,13 +54,22 @@ def check_body(
         )
 
 
-# Dynamo runs these two while it traces and keeps the answer: loading is no part of a graph.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _assume_constant(function: Callable[[], bool]) -> Callable[[], bool]:
+    """Let Dynamo run a function while it traces and keep the answer: loading is no part of a graph.
+
+    ``torch.compiler.assume_constant_result`` sets the same mark, but brings all of Dynamo and sympy
+    into every program: half of its start.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_assume_constant
 def _is_built() -> bool:
     return _load.is_built()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_assume_constant
 def _has_cuda() -> bool:
     """Load the library, register the operators, and say whether they run on a GPU."""
     global _is_registered

@@ -7,7 +7,7 @@ import torch
 
 from eft_fast import ops
 from eft_fast.body.plan import make_mesh_plan
-from eft_fast.ops import reference
+from eft_fast.ops import _checks, reference
 from tests.helpers import make_tiny_arrays, plain_body
 from tests.ops.op_inputs import FORMS, make_inputs, make_plans, tolerance
 
@@ -186,6 +186,12 @@ def test_mesh_registration(device):
     out = torch.ops.eft_fast.smpl_mesh(betas, pose, transl, *rest, True)
     args = [t.detach() for t in (*out, betas, pose, transl)]
     torch.library.opcheck(torch.ops.eft_fast.smpl_mesh_backward.default, (*args, *rest))
+
+
+def test_questions_of_the_build_carry_torchs_own_mark():
+    marked = torch.compiler.assume_constant_result(lambda: True)
+    for function in (_checks._is_built, _checks._has_cuda):
+        assert function._dynamo_marked_constant is marked._dynamo_marked_constant is True
 
 
 def test_mesh_compiles_as_one_graph():
