@@ -114,6 +114,7 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
         "confidence": None if sure is None else float(sure.nanmean()),
         "with_message": sum(bool(text) for text in result.message),
         "stop_reasons": dict(Counter(result.stop_reason)),
+        "hypotheses": dict(Counter(filter(None, result.hypothesis))),
         "selection": select_fits(result).statistics(),
         "left_out": people.left_out,
         "problems": people.problems,

@@ -200,7 +200,11 @@ def test_bad_photo_is_named_and_the_others_are_fitted(dataset, tiny, tmp_path, c
     (photos / "photo0.jpg").write_bytes(data[: len(data) // 2])
     assert run_fit(dataset, tiny, tmp_path / "out", "--no-pictures", "--json") == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["stop_reasons"] == {"bad_image": 1, "max_steps": 1}
+    summary = json.loads(printed.out)
+    assert summary["stop_reasons"] == {"bad_image": 1, "max_steps": 1}
+    result = FitResult.load(tmp_path / "out" / "fits.npz")
+    assert summary["with_message"] == sum(map(bool, result.message)) >= 1
+    assert sum(summary["hypotheses"].values()) == sum(map(bool, result.hypothesis))
     assert "photo0.jpg" in printed.err
 
 
