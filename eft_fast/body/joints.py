@@ -355,13 +355,56 @@ def points_from_surface(
         raise ValueError(
             f"joint_set: expected faces from 0 to {len(arrays.faces) - 1}, got {outside[0]}"
         )
+    labels = tuple(names) if names is not None else tuple(f"surface{i}" for i in face_ids)
+    return _weighted_corners(arrays, arrays.faces[list(face_ids)], weights, labels)
+
+
+def points_from_triangles(
+    arrays: BodyArrays,
+    vertices: npt.ArrayLike,
+    barycentric: npt.ArrayLike,
+    *,
+    body_id: str | None = None,
+    names: Sequence[str] | None = None,
+) -> BodyPoints:
+    """Make points on triangles of vertices [K, 3], such as DensePose's, weighed by [K, 3].
+
+    Other arguments as in ``points_from_regressor``.
+    """
+    check_owner(arrays, body_id, "the list of surface points")
+    corners, weights = np.asarray(vertices), np.asarray(barycentric, np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 3 or corners.dtype.kind not in "iu":
+        raise ValueError(
+            f"joint_set: expected vertices [K, 3] as whole numbers, got {list(corners.shape)}"
+        )
+    if weights.shape != corners.shape or not np.isfinite(weights).all():
+        raise ValueError(
+            f"joint_set: expected finite barycentric weights [{len(corners)}, 3], "
+            f"got {list(weights.shape)}"
+        )
+    most = len(arrays.v_template) - 1
+    if corners.size and not 0 <= corners.min() <= corners.max() <= most:
+        raise ValueError(
+            f"joint_set: expected vertices from 0 to {most}, got {corners.min()} to "
+            f"{corners.max()}; leave out points of no triangle"
+        )
+    labels = names if names is not None else [f"surface{i}" for i in range(len(corners))]
+    return _weighted_corners(arrays, corners, weights, tuple(labels))
+
+
+def _weighted_corners(
+    arrays: BodyArrays,
+    corners: npt.NDArray[Any],
+    weights: npt.NDArray[np.float64],
+    labels: tuple[str, ...],
+) -> BodyPoints:
+    """Points that are weighted sums of three vertices each."""
     rows: list[dict[int, float]] = []
-    for face, weight in zip(face_ids, weights, strict=True):
+    for corner_ids, shares in zip(corners.tolist(), weights.tolist(), strict=True):
         row: dict[int, float] = {}
-        for corner, share in zip(arrays.faces[face].tolist(), weight.tolist(), strict=True):
+        for corner, share in zip(corner_ids, shares, strict=True):
             row[corner] = row.get(corner, 0.0) + share
         rows.append(row)
-    labels = tuple(names) if names is not None else tuple(f"surface{i}" for i in face_ids)
     return BodyPoints(PointRows(labels, ({},) * len(rows), tuple(rows)), arrays.family)
 
 

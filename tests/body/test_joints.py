@@ -12,6 +12,7 @@ from eft_fast.body.joints import (
     JointDefinitions,
     points_from_regressor,
     points_from_surface,
+    points_from_triangles,
     points_from_vertices,
     read_regressor,
 )
@@ -213,6 +214,12 @@ def test_points_on_the_surface():
     corners = body(*inputs).vertices[:, arrays.faces[faces]]
     expected = torch.einsum("bkca,kc->bka", corners, torch.from_numpy(weights))
     torch.testing.assert_close(body.keypoints(*inputs, joint_set=points), expected)
+    same = points_from_triangles(arrays, arrays.faces[faces], weights, body_id="custom-tiny")
+    assert same.rows.vertices == points.rows.vertices
+    with pytest.raises(ValueError, match="vertices from 0 to 36, got -1 to -1"):
+        points_from_triangles(arrays, [[-1, -1, -1]], weights[:1], body_id="custom-tiny")
+    with pytest.raises(ValueError, match=r"barycentric weights \[5, 3\], got \[2, 3\]"):
+        points_from_triangles(arrays, arrays.faces[faces], weights[:2], body_id="custom-tiny")
     with pytest.raises(ValueError, match="faces from 0 to 19, got 20"):
         points_from_surface(arrays, [20], weights[:1], body_id="custom-tiny")
     with pytest.raises(ValueError, match=r"barycentric weights \[2, 3\], got \[5, 3\]"):

@@ -276,6 +276,21 @@ def test_image_ids_that_repeat_or_are_unknown(tmp_path: Path, photos: Path) -> N
     assert samples[4].problem == "read_coco: annotation 5 has an unknown image_id 77"
 
 
+def test_photos_of_2014_and_of_2017_are_the_same(tmp_path: Path) -> None:
+    """EFT's fits name COCO's photos as in 2014, and who has those of 2017 has the same photos."""
+    names = ["COCO_val2014_000000000139.jpg", "000000000285.jpg"]
+    for given, there in ((names, names[::-1]), (names[::-1], names)):
+        folder = tmp_path / given[0]
+        folder.mkdir()
+        images = [{"id": 1, "file_name": given[0]}]
+        number = given[0][-16:]
+        other = number if given[0].startswith("COCO") else f"COCO_train2014_{number}"
+        for name in (other, there[0]):
+            Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name)
+        samples = read_coco(write(folder, [person(1)], images=images), folder)
+        assert samples[0].image == folder / other
+
+
 def test_scores_and_feet(tmp_path: Path, photos: Path) -> None:
     scored = [0.5 if i % 3 == 2 else value for i, value in enumerate(points())]
     feet = [130, 140, 2] * 5 + [0, 0, 0]

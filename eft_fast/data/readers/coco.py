@@ -88,7 +88,7 @@ def read_coco(
 
 def samples_of_coco(reading: Reading) -> Iterator[Sample]:
     """The samples, one after another; errors as in ``read_coco``."""
-    yield from reading.samples(people_of_coco(reading, reading.path))
+    yield from reading.samples(people_of_coco(reading, reading.path), are_ids_unique=True)
 
 
 def people_of_coco(reading: Reading, path: Path) -> Iterator[Found]:

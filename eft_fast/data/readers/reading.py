@@ -40,6 +40,8 @@ from eft_fast.sample import Sample, SampleList
 if TYPE_CHECKING:
     from eft_fast.data.photos import PathLike, Photos
 
+#: Names of COCO's photos: 000000000139.jpg, COCO_val2014_000000000139.jpg.
+_COCO_NAME: Final = re.compile(r"(?:^|/|COCO_(?:train|val|test)[0-9]{4}_)([0-9]{12})\.jpg$")
 #: Photos that are remembered: those of people who stand together in a file.
 _PHOTOS_KEPT: Final = 256
 
@@ -116,9 +118,15 @@ class Reading:
             )
         return self.asked
 
-    def samples(self, people: Iterable[Found]) -> Iterator[Sample]:
-        """Check every person, leave out and count the unwanted, and make samples of the others."""
+    def samples(self, people: Iterable[Found], *, are_ids_unique: bool = False) -> Iterator[Sample]:
+        """Check every person, leave out and count the unwanted, and make samples of the others.
+
+        An id that comes again gets a number behind it.
+        """
+        taken: Counter[str] = Counter()
         for found in people:
+            if not are_ids_unique:
+                found = _with_unique_id(found, taken)
             photo = self._photo(found)
             if not photo.is_wanted:
                 self.left_out["photo not asked for"] += 1
@@ -193,6 +201,10 @@ class Reading:
                 path = finder.find_stem(name) if has_stem else finder.find(name)
                 return check_photo(path, size, who)
             except FileNotFoundError as error:
+                number = _COCO_NAME.search(name)
+                stem = self._numbered.get(number[1].lstrip("0")) if number else None
+                if stem is not None:  # COCO's photos of 2014 and of 2017 differ in their names.
+                    return find(stem, size, True)
                 expected = None if has_stem else finder.expected(name)
                 return Photo(expected, size, str(error), is_wanted=not finder.is_selection)
             except ValueError as error:
@@ -313,6 +325,18 @@ def _kind_of_problem(photo: Photo, person: Person) -> str:
     if photo.problem is not None:
         return "without a usable photo"
     return "unreadable keypoints" if person.fault is not None else "unusable keypoints or box"
+
+
+def _with_unique_id(found: Found, taken: Counter[str]) -> Found:
+    """The person, with the id or the id and the next number that is free."""
+    given = found.person.id
+    taken[given] += 1
+    if taken[given] == 1:
+        return found
+    while taken[name := f"{given}#{taken[given]}"]:
+        taken[given] += 1
+    taken[name] += 1
+    return replace(found, person=replace(found.person, id=name))
 
 
 def _area(person: Person, area: float | None) -> float:

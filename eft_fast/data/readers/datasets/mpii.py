@@ -171,9 +171,12 @@ def _to_name(value: Any) -> str | None:
 
 
 def _rows(values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("they are not numbers") from None
     if array.shape != shape:
-        raise ValueError(f"a shape of {list(array.shape)}")
+        raise ValueError(f"they have the shape {list(array.shape)}")
     return array
 
 

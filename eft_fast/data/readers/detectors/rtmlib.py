@@ -74,7 +74,7 @@ def _people(reading: Reading) -> Iterator[Found]:
         for name, points, scores in results:
             people = list(points) if isinstance(points, (list, np.ndarray)) else [points]
             marks = list(scores) if isinstance(scores, (list, np.ndarray)) else [scores]
-            if people and np.ndim(people[0]) == 1 and len(people) in BY_COUNT:
+            if len(people) in BY_COUNT and all(_is_point(each) for each in people):
                 people, marks = [points], [scores]  # One person, without the axis of people.
             if scores is None or len(marks) != len(people):
                 marks = [None if scores is None else []] * len(people)
@@ -83,6 +83,13 @@ def _people(reading: Reading) -> Iterator[Found]:
                     reading, f"{name}/{number}", each, marks[number], name,
                     has_stem=not Path(name).suffix,
                 )  # fmt: skip
+
+
+def _is_point(value: Any) -> bool:
+    """Whether it is a row of numbers, rather than a list of them."""
+    return isinstance(value, (list, np.ndarray)) and all(
+        isinstance(each, (int, float, np.number)) for each in value
+    )
 
 
 def _of_file(file: Path, reading: Reading) -> list[tuple[str, Any, Any]]:
@@ -134,7 +141,7 @@ def _read_bodies(file: Path, who: str) -> np.ndarray:
         scores = subset if given is None else np.array(given, dtype=np.float64)[:, :_NUM_BODY]
         if not len(candidate) == len(subset) == len(scores):
             raise ValueError("they are not equally many")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise ValueError(
             f"{who}: {file} must have bodies with candidate [people * 18, 2] and subset "
             f"[people, 18] ({error})"
