@@ -137,6 +137,12 @@ _TABLES: Final[dict[str, tuple[str, str, str]]] = {
         "0 1 2 4 3 6 5 8 7 10 9 12 11 14 13 16 15",
         "19 12 13 22 23 9 8 10 7 11 6 3 2 4 1 5 0",
     ),
+    # Of 2017, before PoseTrack took COCO's order.
+    "posetrack15": (
+        "rank rkne rhip lhip lkne lank rwri relb rsho lsho lelb lwri neck nose headtop",
+        "5 4 3 2 1 0 11 10 9 8 7 6 12 13 14",
+        "0 1 2 3 4 5 6 7 8 9 10 11 12 19 13",
+    ),
     "ochuman19": (
         "rsho relb rwri lsho lelb lwri rhip rkne rank lhip lkne lank headtop neck "
         "rear lear nose reye leye",
@@ -230,6 +236,7 @@ _APPROX: Final[dict[str, dict[str, str]]] = {
     "mpii16": {"neck": "MPII's upper neck, while J24's neck is LSP's"},
     "penn13_eft": {"head": "a point on the head, while J24's is Human3.6M's head"},
     "penn13": {"head": "a point on the head, while J24's is Human3.6M's head"},
+    "posetrack15": {"neck": "bottom of the head, while J24's neck is LSP's"},
     "posetrack17": {"neck": "bottom of the head, while J24's neck is LSP's"},
     "op25": {"neck": _MID_SHOULDER, "pelvis": _MID_HIP, "lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},
     "op18": {"neck": _MID_SHOULDER, "lhip": _PICTURE_HIP, "rhip": _PICTURE_HIP},

@@ -34,8 +34,8 @@ _FROM_JOINTS: Final = "made of joints and vertices by eft_fast, not by a regress
 _OWN_LANDMARK: Final = "a landmark of this body's own, not a regressor of the dataset"
 #: Sets whose limbs are clicked or detected on the picture of a joint, as COCO's are.
 _CLICKED_SETS: Final = (
-    "coco17", "coco23", "penn13", "penn13_eft", "posetrack17", "ochuman19", "mp33", "op25b",
-    "halpe26", "crowdpose14", "aic14", "jhmdb15",
+    "coco17", "coco23", "penn13", "penn13_eft", "posetrack15", "posetrack17", "ochuman19",
+    "mp33", "op25b", "halpe26", "crowdpose14", "aic14", "jhmdb15",
 )  # fmt: skip
 _PUPPET: Final = "stands in for the joint of a puppet model that no body has"
 _KINEMATIC: Final = "kinematic joint, not the point that annotators mark"

@@ -279,7 +279,9 @@ def test_datasets_in_the_form_of_coco(
     make_photo(tmp_path / "a.jpg")
     points = points_of(expected)
     moved = points + [shift, shift, 0]
-    document = coco(names, {"keypoints": flat(moved)}, {"keypoints": flat(moved, 1)}, image=image)
+    box = [BOX[0] + shift, BOX[1] + shift, *BOX[2:]]
+    people = [{"keypoints": flat(moved, flag), "bbox": box} for flag in (2, 1)]
+    document = coco(names, *people, image=image)
     (tmp_path / "ann.json").write_text(json.dumps(document))
     samples = read(tmp_path / "ann.json", tmp_path)
     assert (samples.format, samples.problems) == (name, [])
@@ -340,6 +342,7 @@ def test_posetrack_folder_keeps_videos_apart(tmp_path: Path) -> None:
         assert samples.problems == []
         assert [s.track_id for s in samples] == ["000001-0", "000001-1", "000010-0", "000010-1"]
         assert len({s.subject_id for s in samples}) == 4
+        assert {s.frame for s in samples} == {0}
         assert samples.left_out == {"without keypoints": 2}
         np.testing.assert_allclose(samples[0].keypoints_2d_px, points)
         assert "000010_mpii_test" in str(samples[2].image)

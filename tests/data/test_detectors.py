@@ -134,6 +134,7 @@ def test_alphapose_list_and_coco_results(tmp_path: Path, photos: Path) -> None:
     samples = read(dump(tmp_path / "alphapose-results.json", [entry]), photos)
     check(samples, "halpe26")
     np.testing.assert_array_equal(samples[0].bbox_xywh, BOX)
+    assert samples[0].track_id == "3"
     make_photo(photos / "000000000139.jpg")
     entry = {"image_id": 139, "category_id": 1, "keypoints": scored("coco17").reshape(-1).tolist()}
     results = read(dump(tmp_path / "results.json", [{**entry, "score": 0.5}]), photos)

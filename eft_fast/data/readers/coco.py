@@ -8,6 +8,7 @@ annotations alone.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from eft_fast.data.readers.reading import Found, Reading, SampleStream
 from eft_fast.data.values import read_points, shown, to_key, to_number, to_whole
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.keypoints import to_body_set
-from eft_fast.plausible import to_confidence
+from eft_fast.plausible import to_box, to_confidence
 from eft_fast.sample import Sample, SampleList
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class _People:
         who = self._reading.who
         label = f"annotation {shown(sample_id)}"
         notes = [f"{who}: {label} {order.note}"] if order.note else []
+        box = entry.get("bbox")
         fault, body = None, to_body_set(order.named.joint_set if order.named else "coco17")
         points = np.zeros((len(body), 3))
         kept = (*_KEPT, *self._reading.keep)
@@ -210,6 +212,8 @@ class _People:
             if body.name == "jhmdb15":
                 # mmpose's files of JHMDB count pixels from 1, as MATLAB does.
                 points = points - [1.0, 1.0, 0.0]
+                corners = to_box(box)
+                box = box if corners is None else corners - [1.0, 1.0, 0.0, 0.0]
             if len(rest):
                 self._unused[len(given)] = len(rest)
                 extra["unused_keypoints_px"] = _clean(rest)
@@ -224,7 +228,7 @@ class _People:
                 notes.append(f"{error}; the feet were left out")
         if name == "coco23":
             extra["foot_keypoints_px"] = _clean(points[-_NUM_FEET:])
-        return Person(sample_id, label, points, name, entry.get("bbox"), fault, tuple(notes), extra)
+        return Person(sample_id, label, points, name, box, fault, tuple(notes), extra)
 
 
 def _video_fields(entry: Entry, image: Image) -> dict[str, Any]:
@@ -235,6 +239,10 @@ def _video_fields(entry: Entry, image: Image) -> dict[str, Any]:
     if video is not None and track is not None:
         fields["track_id"] = fields["subject_id"] = f"{video}-{track}"
     frame = to_whole(more.get("frame_id"))
+    if video is not None and image.name is not None:
+        # PoseTrack's frame_id holds the video too; the photo's name is the number of the frame.
+        digits = re.search(r"([0-9]+)\.[A-Za-z]+$", image.name)
+        frame = int(digits[1][-9:]) if digits else frame
     return fields if frame is None else {**fields, "frame": frame}
 
 

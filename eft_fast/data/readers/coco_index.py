@@ -106,7 +106,13 @@ class CocoIndex:
     def read(self, row: int) -> Entry:
         """Decode an annotation once more."""
         entry: Entry = self._file.read(*self._rows[3 * row : 3 * row + 2])
-        return {"bbox": entry.get("box"), **entry} if self.is_results else entry
+        if not self.is_results:
+            return entry
+        # AlphaPose's names for the box and the track.
+        track = entry.get("idx")
+        track = track[0] if isinstance(track, list) and track else track
+        known = {"bbox": entry.get("box"), "track_id": track}
+        return {**{key: value for key, value in known.items() if value is not None}, **entry}
 
     def _known(self) -> list[Image]:
         return self._images  # type: ignore[return-value]  # _settle leaves no None

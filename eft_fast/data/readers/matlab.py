@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_INSTALL = "pip install 'eft-fast[datasets]'"
+_INSTALL = "pip install scipy h5py"
 
 
 def load_mat(path: Path, who: str) -> dict[str, Any]:
