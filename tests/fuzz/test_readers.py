@@ -1,169 +1,224 @@
-"""Mutated files of every reader of JSON or text, as ``test_annotations`` mutates COCO's."""
+"""Mutated files: every reader gives what it promises or a ValueError, in bounded time and memory.
+
+The inputs follow from a seed. EFT_FAST_FUZZ_SECONDS=60 runs each target for so long in place of a
+few hundred inputs, EFT_FAST_FUZZ_SEED=7 starts elsewhere.
+"""
 
 from __future__ import annotations
 
-import copy
-import json
+import io
+import os
+import pickle
 import random
+import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from eft_fast.data import READERS, open_annotations
-from tests.fuzz.test_annotations import Rounds, check, is_same, mutate, photos, to_bytes
+from eft_fast.body.model_io import load_arrays, to_smplx_arrays
+from eft_fast.models.checkpoint import read_state
+from eft_fast.models.weights import to_weights
+from eft_fast.result import FitResult, Prediction, SmplParams
+from eft_fast.serving.card import ModelCard
+from tests.helpers import make_tiny_arrays
 
-__all__ = ["photos"]
+SECONDS = float(os.environ.get("EFT_FAST_FUZZ_SECONDS", 0))
+SEED = int(os.environ.get("EFT_FAST_FUZZ_SEED", 0))
+COUNT = 60
+#: Of one input: the processor's time, and the memory of the whole run.
+MOST_SECONDS, MOST_MB = 2.0, 1000.0
 
-NUM: dict[str, int] = {"mpii-json": 16, "aic": 14, "ochuman": 19, "alphapose": 18, "mediapipe": 33}
-KINDS = (
-    "mpii-json", "aic", "ochuman", "mmpose", "alphapose", "ultralytics", "mediapipe", "rtmlib",
-    "dwpose", "densepose-coco", "yolo",
-)  # fmt: skip
-
-
-def make_person(kind: str, rng: random.Random) -> Any:
-    """A person as the format has it."""
-    count = NUM.get(kind, 17)
-    xy = [[rng.uniform(5, 110), rng.uniform(5, 80)] for _ in range(count)]
-    flat = [value for x, y in xy for value in (x, y, 1)]
-    if kind == "mpii-json":
-        return {"image": "p0.png", "center": [60, 45], "scale": 0.4, "joints": xy,
-                "joints_vis": [1] * count}  # fmt: skip
-    if kind == "aic":
-        return {"image_id": "p0", "human_annotations": {"h": [5, 5, 110, 80]},
-                "keypoint_annotations": {"h": flat}}  # fmt: skip
-    if kind == "ochuman":
-        return {"bbox": [5, 5, 110, 80], "keypoints": flat, "max_iou": 0.5, "segms": None}
-    if kind == "mmpose":
-        return {"keypoints": xy, "keypoint_scores": [0.5] * count, "bbox": [[5, 5, 110, 80]],
-                "bbox_score": 0.5}  # fmt: skip
-    if kind == "alphapose":
-        return {"joints": flat}
-    if kind == "ultralytics":
-        sides = dict(zip(("x1", "y1", "x2", "y2"), (5.0, 5.0, 110.0, 80.0), strict=True))
-        x, y = zip(*xy, strict=True)
-        keypoints = {"x": list(x), "y": list(y), "visible": [0.5] * count}
-        return {"name": "person", "class": 0, "box": sides, "keypoints": keypoints}
-    if kind == "mediapipe":
-        return [{"x": x / 120, "y": y / 90, "z": 0.0, "visibility": 0.5} for x, y in xy]
-    if kind == "densepose-coco":
-        surface = {f"dp_{name}": [0.5] for name in "IUVxy"}
-        entry = {"image_id": 0, "category_id": 1, "keypoints": flat, "bbox": [5, 5, 100, 80]}
-        return {**entry, **surface}
-    if kind == "yolo":
-        points = " ".join(f"{x / 120:.5f} {y / 90:.5f} 1" for x, y in xy)
-        return f"0 0.5 0.5 0.8 0.8 {points}"
-    return xy
+Mutate = Callable[[random.Random], bytes]
 
 
-def make_document(kind: str, people: list[Any]) -> Any:
-    """A document of these people."""
-    if kind == "ochuman":
-        image = {"image_id": "0", "file_name": "p0.png", "width": 120, "height": 90}
-        return {"images": [{**image, "annotations": people}]}
-    if kind == "alphapose":
-        return {"p0.png": {"version": "AlphaPose v0.3", "bodies": people}}
-    if kind == "mediapipe":
-        return {"pose_landmarks": people}
-    if kind == "rtmlib":
-        return {"keypoints": people, "scores": [[0.5] * 17 for _ in people]}
-    if kind == "dwpose":
-        points = [[x / 120, y / 90] for person in people for x, y in [*person, person[0]]]
-        subset = [list(range(18)) for _ in people]
-        return {"bodies": {"candidate": points, "subset": subset}}
-    if kind == "densepose-coco":
-        images = [{"id": 0, "file_name": "p0.png", "width": 120, "height": 90}]
-        return {"images": images, "annotations": people, "categories": []}
-    return people
-
-
-def write(path: Path, kind: str, document: Any, rng: random.Random | None = None) -> None:
-    if kind == "yolo":
-        text = "\n".join(str(line)[:9000] for line in document) if document else ""
-        path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    else:
-        path.write_bytes(json.dumps(document).encode() if rng is None else to_bytes(document, rng))
-
-
-def file_of(folder: Path, kind: str) -> Path:
-    return folder / ("p0.txt" if kind == "yolo" else "p0.json")
-
-
-def who(kind: str) -> tuple[str, ...]:
-    name = READERS[kind].function.replace("samples_of_", "read_")
-    return f"{name}: ", "read_coco: "
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_mutated_files(tmp_path: Path, photos: Path, rounds: Rounds, kind: str) -> None:
-    file = file_of(tmp_path, kind)
-    for number, rng in enumerate(rounds()):
-        document = make_document(kind, [make_person(kind, rng) for _ in range(3)])
-        if kind == "yolo":
-            document = [mutate_line(line, rng) for line in document]
+def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
+    """A few bytes changed, cut out or repeated, most often near the start."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 3, 10])):
+        if not changed:
+            break
+        reach = len(changed) if rng.random() < 0.5 else min(len(changed), 400)
+        place, kind = rng.randrange(reach), rng.random()
+        if kind < 0.4:
+            changed[place] = rng.randrange(256)
+        elif kind < 0.55:
+            changed[place : place + 4] = rng.choice([0, 1, 2**31 - 1, 2**32 - 1]).to_bytes(
+                4, "little"
+            )
+        elif kind < 0.7:
+            del changed[place : place + rng.choice([1, 4, 100])]
+        elif kind < 0.8:
+            del changed[place:]
         else:
-            for _ in range(rng.choice([1, 1, 1, 2, 3, 8])):
-                mutate(document, rng)
-        write(file, kind, document, rng)
-        options: Any = rng.choice([{}, {"min_area": 100.0, "min_keypoints": 3}])
-        start = time.monotonic()
+            changed[place:place] = changed[place : place + rng.choice([1, 8, 64])]
+    return bytes(changed)
+
+
+def mutate_arrays(rng: random.Random, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One array of another shape, type or content, or gone."""
+    changed = dict(arrays)
+    key = rng.choice(sorted(changed))
+    value = changed[key]
+    kinds: list[Callable[[], np.ndarray]] = [
+        lambda: value[..., :-1] if value.ndim else value,
+        lambda: np.concatenate([value, value]) if value.ndim else value,
+        lambda: value.reshape(-1),
+        lambda: value.T,
+        lambda: np.zeros((0, *value.shape[1:]), value.dtype),
+        lambda: np.full(value.shape, rng.choice([np.nan, np.inf, 1e300, -1.0])),
+        lambda: np.full(value.shape, rng.choice([-1, 2**40])),
+        lambda: np.full(value.shape, rng.choice(["<script>", "\ud800", "x" * 100])),
+        lambda: np.array([b"x"] * 3),
+        lambda: np.zeros(3, [("a", "f4")]),
+        lambda: value.astype(rng.choice([np.complex64, np.float16, np.uint8, np.bool_])),
+        lambda: changed[rng.choice(sorted(changed))],
+    ]
+    if rng.random() < 0.1:
+        del changed[key]
+        return changed
+    try:
+        changed[key] = rng.choice(kinds)()
+    except (ValueError, TypeError, OverflowError):  # texts become no numbers
+        changed[key] = np.array(3.0)
+    return changed
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def either(
+    arrays: dict[str, np.ndarray], write: Callable[[dict[str, np.ndarray]], bytes]
+) -> Mutate:
+    """Mutated arrays, or mutated bytes of whole ones."""
+    whole = write(arrays)
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return mutate_bytes(rng, whole)
         try:
-            check(open_annotations(file, photos, format_name=kind, **options))
-        except Exception as error:
-            is_told = isinstance(error, (ValueError, FileNotFoundError))
-            if not (is_told and str(error).startswith(who(kind))):
-                raise AssertionError(f"round {number}") from error
-        assert time.monotonic() - start < 5, f"round {number}"
+            return write(mutate_arrays(rng, arrays))
+        except UnicodeEncodeError:  # numpy writes no lone surrogates
+            return whole
+
+    return make
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("rtmlib", "dwpose")])
-def test_one_bad_person_leaves_the_others(
-    tmp_path: Path, photos: Path, rounds: Rounds, kind: str
-) -> None:
-    """In rtmlib's and DWPose's arrays people are not apart."""
-    file = file_of(tmp_path, kind)
-    for number, rng in enumerate(rounds()):
-        people = [make_person(kind, rng) for _ in range(2)]
-        write(file, kind, make_document(kind, people))
-        before = open_annotations(file, photos, format_name=kind)
-        bad = [make_person(kind, rng)]
-        if kind == "yolo":
-            bad = [mutate_line(bad[0], rng)]
-        else:
-            for _ in range(rng.choice([1, 2, 4])):
-                mutate(bad, rng)
-        write(file, kind, make_document(kind, [*people, *bad]))
-        after = open_annotations(file, photos, format_name=kind)
-        for one in before:
-            same = [other for other in after if other.id == one.id]
-            assert same, f"round {number}"
-            assert is_same(same[0], one), f"round {number}"
+def inputs(make: Mutate) -> Iterator[bytes]:
+    rng, end = random.Random(SEED), time.monotonic() + SECONDS
+    count = 0
+    while time.monotonic() < end if SECONDS else count < COUNT:
+        count += 1
+        yield make(rng)
 
 
-def mutate_line(line: str, rng: random.Random) -> str:
-    words = line.split()
-    words[rng.randrange(len(words))] = rng.choice(
-        ["x", "nan", "1e400", "-1", "", "1", "2", "٣", "0.5 0.5"]
+def fuzz(make: Mutate, read: Callable[[bytes], object]) -> tuple[int, int]:
+    """How many inputs were taken, and how many refused."""
+    taken = refused = 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    for data in inputs(make):
+        began = time.process_time()
+        try:
+            read(data)
+            taken += 1
+        except ValueError as error:
+            refused += bool(str(error))  # one without a word counts as none
+        took = time.process_time() - began
+        assert took < MOST_SECONDS, f"{took:.1f} s for {data[:100]!r}"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before
+    assert grown < MOST_MB, f"{grown:.0f} MB"
+    return taken, refused
+
+
+def with_file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def write_and_read(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return write_and_read
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_body_pickles(tmp_path, protocol):
+    arrays = to_smplx_arrays(make_tiny_arrays(), np.float64)
+    make = either(arrays, lambda content: pickle.dumps(content, protocol))
+    taken, refused = fuzz(make, with_file(tmp_path / "body.pkl", load_arrays))
+    assert taken
+    assert refused
+
+
+def test_body_archives(tmp_path):
+    make = either(to_smplx_arrays(make_tiny_arrays(), np.float64), npz)
+    taken, refused = fuzz(make, with_file(tmp_path / "body.npz", load_arrays))
+    assert taken
+    assert refused
+
+
+def test_checkpoints(tmp_path):
+    """Weights of a small network, under the names that tell where it begins."""
+    state = {
+        "module.conv1.weight": torch.ones(4, 3, 3, 3),
+        "module.bn1.running_var": torch.ones(4),
+        "module.deccam.weight": torch.ones(3, 8),
+    }
+    files = []
+    for new in (True, False):
+        file = io.BytesIO()
+        torch.save({"model": state}, file, _use_new_zipfile_serialization=new)
+        files.append(file.getvalue())
+
+    def read(path: Path) -> None:
+        for name, value in read_state(path).items():
+            to_weights(value, name, "fuzz")
+
+    make: Mutate = lambda rng: mutate_bytes(rng, rng.choice(files))  # noqa: E731
+    taken, refused = fuzz(make, with_file(tmp_path / "weights.pt", read))
+    assert taken
+    assert refused
+
+
+def test_results(tmp_path):
+    count, eye = 2, torch.eye(3)
+    params = SmplParams(
+        torch.zeros(count, 10), eye.repeat(count, 1, 1, 1), eye.repeat(count, 23, 1, 1)
     )
-    return " ".join(words[: rng.choice([len(words), len(words), rng.randrange(len(words))])])
+    camera, number = torch.ones(count, 3), torch.ones(count)
+    result = FitResult(
+        params=params, pred_cam=camera, init=Prediction(params, camera),
+        bbox_center=torch.ones(count, 2), bbox_scale=number, loss=number, init_loss=number,
+        kp_error_px=number, init_kp_error_px=number, steps=number.long(),
+        stop_reason=("converged",) * count, message=("",) * count,
+        keypoints=torch.ones(count, 17, 3), joint_set="coco17", body_id="open-1",
+        regressor_id="open-1", method="eft", mode="full",
+    )  # fmt: skip
+    result.save(tmp_path / "fits.npz")
+    with np.load(tmp_path / "fits.npz") as file:
+        arrays = dict(file)
+    _, refused = fuzz(either(arrays, npz), with_file(tmp_path / "fits.npz", FitResult.load))
+    assert refused
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_mutated_arrays(tmp_path: Path, photos: Path, seed: int) -> None:
-    """Numbers that are none in .mat and .npz files."""
-    scipy_io = pytest.importorskip("scipy.io", reason="the extra datasets is not installed")
-    rng = np.random.default_rng(seed)
-    joints = rng.uniform(5, 80, (3, 14, 4))
-    joints[2] = rng.integers(0, 2, (14, 4))
-    for _ in range(6):
-        place = tuple(int(rng.integers(n)) for n in joints.shape)
-        joints[place] = rng.choice([np.nan, np.inf, -np.inf, 1e300, -1e300, 0.0])
-    scipy_io.savemat(tmp_path / "joints.mat", {"joints": joints})
-    check(open_annotations(tmp_path / "joints.mat"))
-    keypoints = copy.deepcopy(joints).transpose(2, 1, 0)
-    keypoints = np.concatenate([keypoints, keypoints[:, :3]], axis=1)
-    np.savez(tmp_path / "p0.npz", keypoints=keypoints[..., :2], scores=keypoints[..., 2])
-    check(open_annotations(tmp_path / "p0.npz", photos))
+def test_cards():
+    """Metadata of an exported model: any text under any name."""
+    values = ModelCard(
+        regressor="r", weights_sha256="", source_sha256="", body="open-1",
+        outputs={"rotmat": [24, 3, 3], "betas": [10], "cam": [3]}, input_size=64,
+        mean=[0.5] * 3, std=[0.5] * 3, box_margin=1.2, camera_convention="scale_shift",
+        joint_set="", joint_names=[], precision="fp32", opset=18, max_batch=8, licence="",
+        notice="", eft_fast_version="", exported="",
+    ).to_strings()  # fmt: skip
+    texts = ["", "[]", "{}", "null", "NaN", "-1", "1e999", "[" * 5000, '["a"]', "true", '{"a": 1}']
+
+    def make(rng: random.Random) -> bytes:
+        changed = {**values, rng.choice(sorted(values)): rng.choice(texts)}
+        return pickle.dumps(changed)
+
+    taken, refused = fuzz(make, lambda data: ModelCard.from_strings(pickle.loads(data), "fuzz"))
+    assert taken
+    assert refused
