@@ -123,8 +123,10 @@ class WorkerFitter(Fitter):
     ) -> Iterator[tuple[int, PersonFit]]:
         """Give people to whoever has room, and yield the fits."""
         while True:
-            for _, worker in itertools.product(range(_PEOPLE_PER_WORKER), crew):
-                if worker.has_room and (person := next(queue, None)) is not None:
+            # Nobody waits with one worker for another that has nothing to do yet.
+            most = _PEOPLE_PER_WORKER if all(worker.is_ready for worker in crew) else 1
+            for count, worker in itertools.product(range(1, most + 1), crew):
+                if worker.has_room(count) and (person := next(queue, None)) is not None:
                     worker.take(person)
             busy = [worker for worker in crew if worker.is_busy]
             if not busy:
@@ -140,6 +142,7 @@ class _Worker:
 
     Attributes:
         connection: To the process.
+        is_ready: Whether its fitter is made.
     """
 
     def __init__(self, number: int, count: int) -> None:
@@ -154,18 +157,17 @@ class _Worker:
         )
         self._process.start()
         theirs.close()
-        self._is_started = self._is_ready = False
+        self._is_started = self.is_ready = False
         self._people = 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a person can be handed over."""
-        return self._is_ready and self._people < _PEOPLE_PER_WORKER
+    def has_room(self, most: int) -> bool:
+        """Whether a person can be handed over, so that the process has at most so many."""
+        return self.is_ready and self._people < most
 
     @property
     def is_busy(self) -> bool:
         """Whether an answer is to be expected."""
-        return not self._is_ready or self._people > 0
+        return not self.is_ready or self._people > 0
 
     def take(self, person: Prepared) -> None:
         """Hand a person over."""
@@ -184,7 +186,7 @@ class _Worker:
             self._is_started = True
             self._send(make)
         elif kind == _READY:
-            self._is_ready = True
+            self.is_ready = True
         else:
             self._people -= 1
             index, fit = content
