@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
+from typing import Final
+
+#: What numpy and zipfile raise of a damaged, encrypted or foreign .npz or .npy, MemoryError of a
+#: shape that no file holds among them: they have no common base.
+NUMPY_ERRORS: Final = (
+    ValueError, OSError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError,
+    RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def check_unpacked(path: str | os.PathLike[str], most: int, who: str) -> None:
@@ -20,7 +32,7 @@ def check_unpacked(path: str | os.PathLike[str], most: int, who: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+    except NUMPY_ERRORS:
         return
     if size > most:
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.deploy.folder import FIT_SAMPLES, IMAGES, ROUNDING, hash_files
 from eft_fast.deploy.graph_checks import check_graph
 from eft_fast.map_fit.config import MapConfig
@@ -139,7 +139,7 @@ def load_samples(folder: Path, card: ModelCard) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             samples = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(f"verify: {path} is damaged ({type(error).__name__})") from error
     count, size = len(samples.get(IMAGES, ())), card.input_size
     shapes: dict[str, tuple[int, ...]] = {IMAGES: (count, size, size, 3)}

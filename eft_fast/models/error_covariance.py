@@ -8,7 +8,6 @@ about the mean error: a bias of the network widens it, as it should. Its inverse
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.files import save_npz
 from eft_fast.map_rules import NUM_STATE
@@ -186,7 +186,7 @@ def read_error_covariance(path: str | Path) -> ErrorCovariance:
             raise KeyError(FORMAT)
         texts = [str(card[key]) for key in ("weights_hash", "body_id", "source")]
         people = int(card["people"])
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(
             f"load_error_covariance: {path} is no error covariance, or damaged "
             f"({type(error).__name__}); {_HOW}"

@@ -10,7 +10,6 @@ fit.
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.conventions import EXTENT_PER_SIZE
 from eft_fast.files import save_npz
 from eft_fast.keypoints import joint_set as find_joint_set
@@ -158,7 +158,7 @@ def load_keypoint_noise(path: str | Path) -> KeypointNoise:
         if card["format"] != FORMAT:
             raise KeyError(FORMAT)
         return KeypointNoise(knots, sigma, int(card["count"]), str(card["source"]))
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(
             f"load_keypoint_noise: {path} is no curve of keypoint noise, or damaged "
             f"({type(error).__name__}); make one with `eft-fast calibrate --keypoint-pairs FILE`"
@@ -225,7 +225,7 @@ def measure_keypoint_pairs(path: str | Path) -> KeypointNoise:
             name = str(file["joint_set"]) if "joint_set" in file.files else "coco17"
             found, true = (np.asarray(file[k], np.float64) for k in ("keypoints", "gt_keypoints"))
             extent = np.asarray(file["extent"], np.float64) if "extent" in file.files else None
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(
             f"{who} must be an .npz with keypoints and gt_keypoints ({type(error).__name__})"
         ) from error

@@ -7,13 +7,12 @@ of the weights as they are stored is beside them, and a file that holds others i
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from eft_fast.archives import check_unpacked
+from eft_fast.archives import NUMPY_ERRORS, check_unpacked
 from eft_fast.conventions import OPEN_CROP, SCALE_SHIFT
 from eft_fast.files import save_npz
 from eft_fast.models.blazepose import VARIANTS, BlazePose
@@ -105,9 +104,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         card = json.loads(str(content.pop(_CARD_KEY)))
-    except (
-        ValueError, OSError, EOFError, KeyError, TypeError, RecursionError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
+    except NUMPY_ERRORS as error:
         raise ValueError(
             f"load_regressor: {path} is not a weights file of the open regressor, or damaged "
             f"({type(error).__name__}); fetch it again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.body import load_body
 from eft_fast.files import save_npz
 from eft_fast.synth.config import SynthConfig
@@ -131,7 +131,7 @@ def _is_done(job: SynthJob, shard: int) -> bool:
             # Shards of earlier versions say nothing; their size is seen.
             stored = str(archive[ORIGIN]) if ORIGIN in archive.files else None
             size = archive["image"].shape[1] if stored is None else job.config.size
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except NUMPY_ERRORS:
         return False
     if size != job.config.size or stored not in (None, job.origin(shard)):
         raise ValueError(

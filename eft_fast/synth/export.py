@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data import read_coco
 from eft_fast.files import save_npz, whole_file, write_text
 from eft_fast.geometry.rotations import matrix_to_axis_angle
@@ -286,7 +286,7 @@ def _is_done(parts: SynthJob, shard: int) -> bool:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return int(archive["picture"].max()) >= parts.indices(shard)[-1]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except NUMPY_ERRORS:
         return False
 
 

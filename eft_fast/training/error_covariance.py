@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.body import Smpl
 from eft_fast.geometry.cameras import fit_weak_camera
 from eft_fast.models.base import Regressor, RegressorOutput
@@ -127,7 +127,7 @@ def _read_pairs(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name], np.float64) for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(f"{who} must be an .npz of numbers ({type(error).__name__})") from error
     needed = [*_ANSWER, *_TRUTH[:2], "gt_cam" if "gt_cam" in arrays else "gt_joints_2d"]
     missing = [name for name in needed if name not in arrays]

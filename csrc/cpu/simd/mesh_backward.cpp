@@ -284,13 +284,15 @@ void run(const cpu::MeshBackward<S>& args) {
   constexpr int W = kLanes<S>;
   const int64_t people = args.body.people, chunks = (args.mesh.tiles + kChunk - 1) / kChunk;
   const int64_t most = people < kSlab ? people : kSlab, most_groups = (most + W - 1) / W;
-  const size_t parts_bytes = most * chunks * sizeof(Part<S>);
-  char* memory = static_cast<char*>(cpu::scratch(
-      0, most_groups * sizeof(Group<S>) + parts_bytes + most * sizeof(PersonInputs<S>)));
+  // Each array begins on a line of the cache: not every set's groups fill whole lines.
+  const auto lines = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
+  const size_t poses_bytes = lines(most_groups * sizeof(Group<S>));
+  const size_t parts_bytes = lines(most * chunks * sizeof(Part<S>));
+  char* memory = static_cast<char*>(
+      cpu::scratch(0, poses_bytes + parts_bytes + most * sizeof(PersonInputs<S>)));
   auto* poses = reinterpret_cast<Group<S>*>(memory);
-  auto* parts = reinterpret_cast<Part<S>*>(memory + most_groups * sizeof(Group<S>));
-  auto* inputs =
-      reinterpret_cast<PersonInputs<S>*>(memory + most_groups * sizeof(Group<S>) + parts_bytes);
+  auto* parts = reinterpret_cast<Part<S>*>(memory + poses_bytes);
+  auto* inputs = reinterpret_cast<PersonInputs<S>*>(memory + poses_bytes + parts_bytes);
   for (int64_t slab = 0; slab < people; slab += kSlab) {
     const int64_t here = people - slab < kSlab ? people - slab : kSlab, groups = (here + W - 1) / W;
     auto kinematics = [&](int64_t group) {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.files import save_npz
 
 _NUM_BODY: Final = 66  # root and 21 body joints, three numbers each
@@ -91,15 +90,7 @@ def load_amass_npz(path: str | Path) -> AmassMotion:
             arrays = {name: archive[name] for name in wanted.intersection(archive.files)}
             is_smplx = not {"pose_jaw", "pose_eye"}.isdisjoint(archive.files)
             gender = _read_gender(archive)
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(f"load_amass_npz: {path} must be an npz of plain arrays") from error
     rate = next((arrays[name] for name in _RATES if name in arrays), None)
     poses, transl = arrays.get("poses"), arrays.get("trans")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.files import save_npz
 
 #: Per recording; ``pose`` and ``recording`` are per frame.
@@ -65,9 +64,7 @@ def load_motion_npz(path: str | Path) -> MotionPoses:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in wanted if name in archive.files}
-    except (
-        ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error
-    ) as error:  # fmt: skip
+    except NUMPY_ERRORS as error:
         raise ValueError(f"load_motion_npz: {path} must be an npz of plain arrays") from error
     missing = [name for name in wanted if name not in arrays]
     if missing:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from eft_fast.archives import check_unpacked
+from eft_fast.archives import NUMPY_ERRORS, check_unpacked
 from eft_fast.pickles.arrays import read_plain
 
 #: Bytes of a file, unpacked.
@@ -43,7 +43,7 @@ def read_npz(
         with np.load(path, allow_pickle=False) as archive:
             wanted = [name for name in (*required, *optional) if name in archive.files]
             arrays = {name: archive[name] for name in wanted}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(f"{who}: {path} must be an npz of plain arrays ({error})") from error
     for name in required:
         if name not in arrays:
@@ -79,7 +79,7 @@ def read_members(path: str | Path, who: str) -> dict[str, Any]:
                     values[name.removesuffix(".npy")] = _read_npy(
                         archive.read(name), name, path, who
                     )
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(f"{who}: {path} must be an npz ({error})") from None
     return values
 
@@ -100,7 +100,22 @@ def _read_npy(data: bytes, name: str, path: Path, who: str) -> Any:
             if array.dtype.kind not in "US":
                 return array
             return array.tolist()
-    except (ValueError, EOFError) as error:
+    except NUMPY_ERRORS as error:
         raise ValueError(f"{who}: {name} of {path} is damaged ({error})") from None
     items = read_plain(data[stream.tell() :], who, f"{name} of {path}")
     return items[0] if shape == () and isinstance(items, list) and items else items
+
+
+def check_rows(values: Mapping[str, object], names: Iterable[str], count: int, who: str) -> None:
+    """Raise ValueError unless each array that is there has a row per person.
+
+    Args:
+        values: Arrays by name, as a file gave them.
+        names: Which of them; those that are not there are passed over.
+        count: People.
+        who: Opens the sentence: the call and the file.
+    """
+    for name in names:
+        if name in values and len(np.atleast_1d(np.asarray(values[name]))) != count:
+            got = list(np.shape(np.asarray(values[name])))
+            raise ValueError(f"{who}: {name} must have {count} rows, one a person, got {got}")

@@ -17,7 +17,7 @@ from eft_fast.conventions import BOX_MARGIN, BOX_UNIT
 from eft_fast.data.formats.detect import LOADERS
 from eft_fast.data.formats.fits import Fits, to_axis_angle
 from eft_fast.data.formats.hmr2_tar import Hmr2Photo, hmr2_photos_to_fits, load_hmr2_tars
-from eft_fast.data.formats.npz import read_members
+from eft_fast.data.formats.npz import check_rows, read_members
 from eft_fast.data.readers.datasets3d.solid import find_person, to_gender, with_confidence
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def _of_hmr2_npz(path: Path, who: str) -> Iterator[Found]:
     missing = [name for name in _HMR2_NPZ if name not in values]
     if missing:
         raise ValueError(f"{who}: {path} must hold {', '.join(missing)}")
-    count = len(values["imgname"])
+    count = len(np.atleast_1d(np.asarray(values["imgname"])))
+    check_rows(values, (*_HMR2_NPZ, "personid"), count, f"{who}: {path}")
     flat, solid = (_joined(values, size, count) for size in (3, 4))
     scale = np.asarray(values["scale"], np.float64).reshape(count, -1).max(1)
     pose = _rows(values, "body_pose", "has_body_pose", 72, count)

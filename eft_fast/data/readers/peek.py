@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data.json_stream import iter_head
 
 #: Bytes of a file that are looked at.
@@ -143,7 +144,7 @@ class Peek:
             if version != (1, 0):
                 read = np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
-        except (ValueError, EOFError):
+        except NUMPY_ERRORS:
             return ()
         return () if dtype.hasobject else tuple(shape)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from eft_fast import imaging
-from eft_fast.data.formats.npz import read_members
+from eft_fast.data.formats.npz import check_rows, read_members
 from eft_fast.data.photos import PhotoFinder
 from eft_fast.data.readers.datasets3d.solid import find_person, to_gender, with_confidence
 
@@ -56,6 +56,11 @@ def _people(file: Path, who: str) -> Iterator[Found]:
         raise ValueError(f"{who}: {file} must hold {', '.join(missing)}")
     names = values["imgname"]
     count = len(names)
+    per_person = (
+        "center", "scale", "pose_cam", "gtkps", "trans_cam", "cam_int", "cam_ext", "shape",
+        "gender", "sub",
+    )  # fmt: skip
+    check_rows(values, per_person, count, f"{who}: {file}")
     pose = np.asarray(values["pose_cam"], np.float64).reshape(count, -1)
     if pose.shape[1] < 3 * _SHARED:
         raise ValueError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast import imaging
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data.photos import natural_key
 from eft_fast.data.readers.datasets3d.solid import find_person, turn_root, with_confidence
 from eft_fast.pickles.arrays import load_plain
@@ -61,7 +62,12 @@ def _people(names: list[str], folder: Path, reading: Reading) -> Iterator[Found]
 
 
 def _read_joints(path: Path) -> np.ndarray:
-    given = np.load(path, allow_pickle=False)
+    try:
+        given = np.load(path, allow_pickle=False)
+    except NUMPY_ERRORS as error:
+        raise ValueError(f"{path.name} is no array ({type(error).__name__})") from None
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu":
+        raise ValueError(f"{path.name} is no array of numbers")
     if given.shape != (3, 14):
         raise ValueError(f"{path.name} must be [3, 14], got {list(given.shape)}")
     # A score that is no confidence, or a flag; either way above 0 is labelled.

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data.photos import natural_key
 from eft_fast.data.readers.detectors.files import in_pixels, make_found, read_each
 from eft_fast.data.readers.peek import Peek
@@ -73,7 +74,7 @@ def _of_file(file: Path, reading: Reading) -> list[tuple[str, int, Any, Any]]:
     if file.suffix == ".npy":
         try:
             array = np.load(file, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except NUMPY_ERRORS as error:
             raise ValueError(f"{reading.who}: {file} is no array ({error})") from None
         if array.ndim not in (2, 3) or array.shape[-2] != _NUM or array.shape[-1] < 3:
             raise ValueError(

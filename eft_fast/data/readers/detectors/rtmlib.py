@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data.photos import natural_key
 from eft_fast.data.readers.detectors.files import BY_COUNT, in_pixels, make_found, read_each
 from eft_fast.data.readers.peek import Peek
@@ -69,11 +70,15 @@ def samples_of_dwpose(reading: Reading) -> Iterator[Sample]:
     yield from reading.samples(in_pixels(found, reading) for found in _bodies(reading))
 
 
+def _is_many(value: object) -> bool:
+    return isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def _people(reading: Reading) -> Iterator[Found]:
     for _, results in read_each(reading, _ENDINGS, lambda f: _of_file(f, reading)):
         for name, points, scores in results:
-            people = list(points) if isinstance(points, (list, np.ndarray)) else [points]
-            marks = list(scores) if isinstance(scores, (list, np.ndarray)) else [scores]
+            people = list(points) if _is_many(points) else [points]
+            marks = list(scores) if _is_many(scores) else [scores]
             if len(people) in BY_COUNT and all(_is_point(each) for each in people):
                 people, marks = [points], [scores]  # One person, without the axis of people.
             if scores is None or len(marks) != len(people):
@@ -87,9 +92,7 @@ def _people(reading: Reading) -> Iterator[Found]:
 
 def _is_point(value: Any) -> bool:
     """Whether it is a row of numbers, rather than a list of them."""
-    return isinstance(value, (list, np.ndarray)) and all(
-        isinstance(each, (int, float, np.number)) for each in value
-    )
+    return _is_many(value) and all(isinstance(each, (int, float, np.number)) for each in value)
 
 
 def _of_file(file: Path, reading: Reading) -> list[tuple[str, Any, Any]]:
@@ -103,7 +106,7 @@ def _of_file(file: Path, reading: Reading) -> list[tuple[str, Any, Any]]:
             with loaded:
                 scores = next((loaded[name] for name in _SCORES if name in loaded), None)
                 return [(file.stem, loaded["keypoints"], scores)]
-        except (ValueError, OSError, EOFError, KeyError) as error:
+        except NUMPY_ERRORS as error:
             raise ValueError(f"{reading.who}: {file} cannot be read ({error})") from None
     document = load_json(file, reading.who)
     if not isinstance(document, dict):
