@@ -61,6 +61,12 @@ def _people(file: Path, who: str) -> Iterator[Found]:
         "gender", "sub",
     )  # fmt: skip
     check_rows(values, per_person, count, f"{who}: {file}")
+    for name, size in (("center", 2), ("trans_cam", 3), ("cam_int", 9), ("cam_ext", 16)):
+        if name in values and np.asarray(values[name]).size != count * size:
+            got = list(np.shape(values[name]))
+            raise ValueError(
+                f"{who}: {name} of {file} must hold {size} numbers a person, got {got}"
+            )
     pose = np.asarray(values["pose_cam"], np.float64).reshape(count, -1)
     if pose.shape[1] < 3 * _SHARED:
         raise ValueError(
