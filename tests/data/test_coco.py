@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eft_fast import keypoints
-from eft_fast.data import read_coco
+from eft_fast.data import read_coco, stream_annotations
 
 WIDTH, HEIGHT = 320, 240
 COCO_NAMES = [
@@ -365,3 +366,29 @@ def test_missing_file_and_folder(tmp_path: Path, photos: Path) -> None:
 def test_file_without_people(tmp_path: Path, photos: Path) -> None:
     samples = read_coco(write(tmp_path, []), photos)
     assert (samples, samples.left_out) == ([], {})
+
+
+def test_memory_is_a_few_bytes_a_person(tmp_path: Path) -> None:
+    """What annotations hold is never kept: here 5,000 bytes each. Their ids are."""
+    count = 1000
+    entry = person(1, segmentation=[[float(i) + 0.5 for i in range(700)]])
+    people = ",".join(
+        json.dumps({**entry, "id": number, "image_id": number // 3}) for number in range(count)
+    )
+    images = json.dumps([{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(count // 3 + 1)])
+    path = tmp_path / "large.json"
+    path.write_text(f'{{"images": {images}, "annotations": [{people}], "categories": []}}')
+    assert path.stat().st_size > 5000 * count
+    samples = stream_annotations(path, None)
+    # The first ones are looked at together, and the last photos are remembered.
+    for _ in range(500):
+        next(samples)
+    tracemalloc.start()
+    try:
+        for _ in range(400):
+            next(samples)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after < 400 * 600
+    assert peak < 1e6

@@ -2,9 +2,10 @@
 
 A point stands at ``dp_x, dp_y`` in 0..255 of the box, and is known by a part ``dp_I`` of 1 to 24
 and ``dp_U, dp_V`` in [0, 1] on it. Samples hold them in ``extra["densepose"]``: ``xy_px`` [P, 2],
-``part`` [P], ``uv`` [P, 2]. Which point of SMPL that is, only DensePose's own ``UV_Processed.mat``
-tells. Its licence is non-commercial, so it is not in this package: with ``uv_file`` the samples
-hold ``vertices`` [P, 3] and ``weights`` [P, 3] too, a triangle of SMPL's vertices and where in it.
+``part`` [P] (0: none), ``uv`` [P, 2]. Which point of SMPL that is, only DensePose's own
+``UV_Processed.mat`` tells. Its licence is non-commercial, so it is not in this package: with
+``uv_file`` the samples hold ``vertices`` [P, 3] and ``weights`` [P, 3] too, a triangle of SMPL's
+vertices and where in it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _KEYS: Final = ("dp_I", "dp_U", "dp_V", "dp_x", "dp_y")
 #: Units of ``dp_x`` and ``dp_y`` across the box.
 _ACROSS: Final = 255.0
 _NUM_VERTICES: Final = 6890
+_NUM_PARTS: Final = 24
 
 
 def is_densepose(peek: Peek) -> bool:
@@ -70,6 +72,7 @@ def _read_points(given: list[Any], box: Any, surface: SurfaceMap | None) -> dict
     if corners is None:
         raise ValueError("there is no box that they could stand in")
     xy = corners[:2] + np.column_stack([x, y]) / _ACROSS * corners[2:]
+    part = np.where((part >= 1.0) & (part <= _NUM_PARTS), part, 0.0)
     points = {"xy_px": xy, "part": part.astype(np.int64), "uv": np.column_stack([u, v])}
     if surface is not None:
         points["vertices"], points["weights"] = surface.find(points["part"], points["uv"])
