@@ -267,6 +267,7 @@ POSETRACK = ["nose", "head_bottom", "head_top", "left_ear", "right_ear", *COCO_N
     ("name", "names", "expected", "image", "shift"),
     [
         ("crowdpose", CROWDPOSE, "crowdpose14", {"crowdIndex": 0.6}, 0),
+        ("crowdpose", None, "crowdpose14", {"crowdIndex": 0.6}, 0),
         ("aic", AIC, "aic14", {}, 0),
         ("jhmdb", JHMDB, "jhmdb15", {}, 1),  # counts from 1, as mmpose's file does
         ("posetrack18", POSETRACK, "posetrack17", {"vid_id": "000001", "is_labeled": True}, 0),
@@ -274,7 +275,7 @@ POSETRACK = ["nose", "head_bottom", "head_top", "left_ear", "right_ear", *COCO_N
     ],
 )
 def test_datasets_in_the_form_of_coco(
-    tmp_path: Path, name: str, names: list[str], expected: str, image: Any, shift: int
+    tmp_path: Path, name: str, names: list[str] | None, expected: str, image: Any, shift: int
 ) -> None:
     make_photo(tmp_path / "a.jpg")
     points = points_of(expected)

@@ -95,7 +95,10 @@ def samples_of_coco(reading: Reading) -> Iterator[Sample]:
 def people_of_coco(reading: Reading, path: Path) -> Iterator[Found]:
     """The people of one file, which may be one of several of a reading."""
     with CocoIndex(path, reading.who) as index:
-        categories = Categories(index.others.get("categories"), reading.asked, reading.who)
+        is_crowd_pose = "crowdIndex" in index.keys_of_images
+        usual = find_joint_set("crowdpose14") if is_crowd_pose else None
+        listed = index.others.get("categories")
+        categories = Categories(listed, reading.asked, reading.who, usual)
         if (numbers := index.unnamed()) and not reading.has_numbered(numbers):
             raise ValueError(
                 f"{reading.who}: {path} must hold an object with images and annotations, "

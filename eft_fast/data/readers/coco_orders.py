@@ -61,8 +61,13 @@ class Categories:
         notes: What holds for the file as a whole, a sentence each.
     """
 
-    def __init__(self, listed: Any, asked: JointSet | None, who: str) -> None:
-        """Take the list as the file has it, and the joint set that the user named."""
+    def __init__(
+        self, listed: Any, asked: JointSet | None, who: str, usual: JointSet | None = None
+    ) -> None:
+        """Take the list as the file has it, and the joint set that the user named.
+
+        ``usual`` is the order of people of a category without names; None: told by their number.
+        """
         self.notes: list[str] = []
         self._who = who
         self._entries: dict[str, Entry] = {}
@@ -77,7 +82,8 @@ class Categories:
         if not people and len(self._entries) == 1:
             self._only = next(iter(self._entries))
         self._asked = None if asked is None else _identity(asked)
-        self._orders: dict[str | None, Order] = {None: self._asked or Order(tuple(BY_COUNT))}
+        by_count = Order(tuple(BY_COUNT)) if usual is None else _identity(usual)
+        self._orders: dict[str | None, Order] = {None: self._asked or by_count}
 
     def is_other(self, entry: Entry) -> bool:
         """Whether an annotation is of a category that is no person's."""
