@@ -80,7 +80,8 @@ def people_from_annotations(
         joint_set=joint_set,
     )
     usable = [sample for sample in samples if sample.problem is None and sample.image is not None]
-    usable = in_one_set(usable)
+    inside = [sample for sample in usable if not isinstance(sample.image, str | Path)]
+    usable = in_one_set([sample for sample in usable if isinstance(sample.image, str | Path)])
     sets = {sample.keypoint_set for sample in usable}
     if len(sets) > 1:
         raise ValueError(
@@ -90,6 +91,12 @@ def people_from_annotations(
     people = People(joint_set=sets.pop() if sets else "coco17", source=str(annotations))
     people.left_out = dict(samples.left_out)
     people.problems = [*samples.notes, *samples.problems]
+    if inside:
+        # Runs and reports name photos by their paths.
+        people.problems.append(
+            f"people: {len(inside)} people, the first of them {shown(inside[0].id)}, have photos "
+            "that are no files of their own; write those out, or fit with eft_fast.fit_batch"
+        )
     people.problems += [text for sample in usable for text in sample.notes]
     if usable:
         people.photos = [Path(str(sample.image)) for sample in usable]

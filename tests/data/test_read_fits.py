@@ -154,3 +154,29 @@ def test_a_run_in_parquet_can_be_fitted_again(fits, tmp_path):
     samples = data.open_annotations(f"parquet:{tmp_path / 'shards'}", tmp_path)
     assert len(samples) == COUNT
     assert samples.problems == []
+
+
+def test_photos_in_tars_are_told_of_by_fit(fits, tmp_path, capsys):
+    """The program names photos by their paths, and says so in one sentence."""
+    from eft_fast.cli import main
+    from eft_fast.data.formats.hmr2_tar import hmr2_photos_from_fits
+
+    tars = save_hmr2_tars(tmp_path / "x.tar", hmr2_photos_from_fits(fits, fits.photos, {}))
+    arguments = ["fit", str(tmp_path), "--annotations", str(tars), "--out", str(tmp_path / "o")]
+    assert main([*arguments, "--quiet"]) == 2
+    assert "3 people, the first of them 7, have photos that are no files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_inspect_tells_of_fits(fits, tmp_path, kind, capsys):
+    import json
+
+    from eft_fast.cli import main
+
+    name, save = SAVE[kind]
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    save(path, fits)
+    assert main(["data", "inspect", str(path), "--json", "--quiet"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["format"], summary["people"], summary["joint_set"]) == (kind, COUNT, "spin49")
