@@ -9,13 +9,40 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+#: What reading values of other kinds, or other shapes, than a format has ends in.
+_OTHER_FORM: Final = (
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    np.linalg.LinAlgError,
+)
 #: Characters of a value that a sentence shows.
 _SHOWN: Final = 80
+
+
+@contextmanager
+def expected_form(who: str, path: Path | str) -> Iterator[None]:
+    """Turn what values of another kind or shape end in into one sentence, a ValueError.
+
+    Args:
+        who: Opens the sentence.
+        path: What is read.
+    """
+    try:
+        yield
+    except _OTHER_FORM as error:
+        raise ValueError(
+            f"{who}: {path} is not in the form that is expected "
+            f"({type(error).__name__}: {shown(str(error))})"
+        ) from None
 
 
 def load_json(path: Path, who: str) -> Any:

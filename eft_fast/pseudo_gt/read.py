@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eft_fast.conventions import BOX_UNIT
 from eft_fast.data.formats.amass_npz import TO_Z_UP, load_amass_npz
-from eft_fast.data.formats.detect import LOADERS, find_format
+from eft_fast.data.formats.detect import LOADERS, find_format, load_foreign
 from eft_fast.data.formats.fits import Fits
 from eft_fast.data.formats.smpl_file import load_smpl_file
 from eft_fast.geometry.cameras import fit_weak_camera, to_weak_camera
@@ -73,7 +73,7 @@ def load_fits(path: str | Path, *, kind: str | None = None, body: Smpl | None = 
         return LoadedFits(result, PersonNames().or_those_of(result), kind)
     if kind in ("amass-npz", "smpl"):
         return _load_motion(path, kind, body)
-    fits = LOADERS[kind](path)
+    fits = load_foreign(path, kind)
     if not len(fits):
         raise ValueError(f"{_WHO}: {path} holds nobody")
     result = to_result(fits, body)

@@ -15,6 +15,7 @@ from eft_fast.data.formats.fits_parquet import load_fits_parquet
 from eft_fast.data.formats.hmr2_tar import hmr2_photos_to_fits, load_hmr2_tars
 from eft_fast.data.formats.humandata_npz import humandata_to_fits, load_humandata_npz
 from eft_fast.data.formats.spin_npz import load_spin_npz, spin_labels_to_fits
+from eft_fast.data.values import expected_form
 
 #: Formats that hold people in photos. Motions (``amass-npz``, ``smpl``) have no photos, and our own
 #: ``npz`` is ``FitResult``'s.
@@ -28,6 +29,17 @@ LOADERS: Final[Mapping[str, Callable[[Path], Fits]]] = {
 }
 #: Bytes at the start of a JSON by which EFT's is told.
 _HEAD: Final = 65536
+
+
+def load_foreign(path: Path, kind: str) -> Fits:
+    """Read fits in one of ``LOADERS``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not in that format.
+    """
+    with expected_form(f"load_fits, {kind}", path):
+        return LOADERS[kind](path)
 
 
 def find_format(path: str | Path) -> str | None:

@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast.conventions import BOX_MARGIN, BOX_UNIT
-from eft_fast.data.formats.detect import LOADERS
+from eft_fast.data.formats.detect import load_foreign
 from eft_fast.data.formats.fits import Fits, to_axis_angle
 from eft_fast.data.formats.hmr2_tar import Hmr2Photo, hmr2_photos_to_fits, load_hmr2_tars
 from eft_fast.data.formats.npz import check_rows, read_members
-from eft_fast.data.readers.datasets3d.solid import find_person, to_gender, with_confidence
+from eft_fast.data.readers.datasets3d.solid import (
+    find_person,
+    people_of_files,
+    to_gender,
+    with_confidence,
+)
+from eft_fast.data.values import expected_form
 
 if TYPE_CHECKING:
     from eft_fast.data.readers.reading import Found, Reading
@@ -27,45 +33,48 @@ if TYPE_CHECKING:
 
 def samples_of_eft_json(reading: Reading) -> Iterator[Sample]:
     """Fits of the EFT dataset."""
-    return _samples(LOADERS["eft-json"](reading.path), reading)
+    return _samples(load_foreign(reading.path, "eft-json"), reading)
 
 
 def samples_of_eft_pickle(reading: Reading) -> Iterator[Sample]:
     """Fits that EFT's code left: a folder of pickles."""
-    return _samples(LOADERS["eft-pickle"](reading.path), reading)
+    return _samples(load_foreign(reading.path, "eft-pickle"), reading)
 
 
 def samples_of_spin_npz(reading: Reading) -> Iterator[Sample]:
     """Labels of SPIN's training and evaluation sets, ``S`` in space included."""
     from eft_fast.data.formats.spin_npz import load_spin_npz, spin_labels_to_fits
 
-    labels = load_spin_npz(reading.path)
     solid = None
-    if labels.points_3d is not None:
-        solid = np.zeros((len(labels.image_names), 49, 4))
-        solid[:, 25:] = labels.points_3d
-    return _samples(spin_labels_to_fits(labels), reading, solid)
+    with expected_form(reading.who, reading.path):
+        labels = load_spin_npz(reading.path)
+        fits = spin_labels_to_fits(labels)
+        if labels.points_3d is not None:
+            solid = np.zeros((len(labels.image_names), 49, 4))
+            solid[:, 25:] = labels.points_3d
+    return _samples(fits, reading, solid)
 
 
 def samples_of_humandata(reading: Reading) -> Iterator[Sample]:
     """Labels of MMHuman3D."""
-    return _samples(LOADERS["humandata-npz"](reading.path), reading)
+    return _samples(load_foreign(reading.path, "humandata-npz"), reading)
 
 
 def samples_of_parquet(reading: Reading) -> Iterator[Sample]:
     """Our own shards."""
-    return _samples(LOADERS["parquet"](reading.path), reading)
+    return _samples(load_foreign(reading.path, "parquet"), reading)
 
 
 def samples_of_hmr2_tar(reading: Reading) -> Iterator[Sample]:
     """People of HMR 2.0's training sets; the photos are in the tars and come as bytes."""
-    for photo in load_hmr2_tars(reading.path):
+    for photo in _photos(reading):
         if not photo.people:
             reading.left_out["photo without people"] += 1
             continue
         solid = np.zeros((len(photo.people), 49, 4))
         solid[:, :44] = np.stack([person.keypoints_3d for person in photo.people])
-        fits = hmr2_photos_to_fits([photo])
+        with expected_form(reading.who, f"{photo.key} of {reading.path}"):
+            fits = hmr2_photos_to_fits([photo])
         # The photo is here: none is looked for.
         inside = replace(reading, photos=None)
         size, fault = _size_of(photo, reading.who)
@@ -76,6 +85,11 @@ def samples_of_hmr2_tar(reading: Reading) -> Iterator[Sample]:
         for row, sample in enumerate(inside.samples(people)):
             mask = None if photo.masks is None or row >= len(photo.masks) else photo.masks[row]
             yield replace(sample, image=photo.image or None, mask=mask)
+
+
+def _photos(reading: Reading) -> Iterator[Hmr2Photo]:
+    with expected_form(reading.who, reading.path):
+        yield from load_hmr2_tars(reading.path)
 
 
 def _size_of(photo: Hmr2Photo, who: str) -> tuple[tuple[int, int] | None, str | None]:
@@ -89,7 +103,8 @@ def _size_of(photo: Hmr2Photo, who: str) -> tuple[tuple[int, int] | None, str | 
 
 def samples_of_hmr2_npz(reading: Reading) -> Iterator[Sample]:
     """Labels of HMR 2.0's evaluation sets. Their ``scale`` is in pixels, unlike SPIN's."""
-    return reading.samples(_of_hmr2_npz(reading.path, reading.who))
+    people = people_of_files(reading, [reading.path], lambda file: _of_hmr2_npz(file, reading.who))
+    return reading.samples(people)
 
 
 _HMR2_NPZ: Final = ("imgname", "center", "scale")
@@ -144,7 +159,7 @@ def _rows(values: dict[str, Any], name: str, flag: str, size: int, count: int) -
 
 
 def _samples(fits: Fits, reading: Reading, solid: np.ndarray | None = None) -> Iterator[Sample]:
-    return reading.samples(_people(fits, solid))
+    return reading.samples(people_of_files(reading, [reading.path], lambda _: _people(fits, solid)))
 
 
 def _people(fits: Fits, solid: np.ndarray | None) -> Iterator[Found]:

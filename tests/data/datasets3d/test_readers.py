@@ -580,3 +580,47 @@ def test_a_pinhole_is_told_or_not():
     np.testing.assert_allclose(fit_pinhole(solid, look(solid)), K, atol=1e-6)
     assert fit_pinhole(solid[:3], look(solid[:3])) is None
     assert fit_pinhole(np.tile(solid[:1], (9, 1)), look(np.tile(solid[:1], (9, 1)))) is None
+
+
+def test_a_damaged_sequence_costs_no_other(threedpw):
+    root, content = threedpw
+    folder = root / "sequenceFiles" / "test"
+    Python2.dump(folder / "a_00.pkl", {**content, "poses": 3})
+    Python2.dump(folder / "b_00.pkl", {**content, "poses2d": [np.zeros((3, 2, 18))] * 2})
+    (folder / "c_00.pkl").write_bytes(b"nothing")
+    samples = data.open_annotations(root, format_name="3dpw")
+    assert {sample.id[:7] for sample in samples} == {"walk_00"}
+    assert len(samples) == 5
+    assert samples.left_out["files that cannot be read"] == 3
+    assert "a_00.pkl is not in the form that is expected (TypeError" in samples.notes[0]
+    assert "keypoints must be [18, 3] for op18, got [18, 2]" in samples.notes[1]
+    with pytest.raises(ValueError, match="not in the form that is expected"):
+        data.open_annotations(folder / "a_00.pkl", format_name="3dpw")
+
+
+ODD = (None, "x", 3, float("nan"), [], {}, np.zeros(0), np.zeros((2, 2)), np.zeros((3, 24, 3)))
+
+
+@pytest.mark.parametrize("name", ["poses", "trans", "poses2d", "cam_poses", "genders", "betas"])
+def test_odd_values_of_3dpw_end_in_one_sentence(threedpw, name):
+    """Whatever stands there: samples, or a ValueError; nothing else."""
+    root, content = threedpw
+    path = root / "x.pkl"
+    for odd in ODD:
+        for value in (odd, [odd, odd]):
+            Python2.dump(path, {**content, name: value})
+            try:
+                data.open_annotations(path, format_name="3dpw")
+            except ValueError as error:
+                assert str(error).count("\n") == 0
+
+
+@pytest.mark.parametrize("name", ["pose_cam", "gtkps", "shape", "center", "scale", "cam_int"])
+def test_odd_values_of_bedlam_end_in_one_sentence(tmp_path, name):
+    arrays = make_bedlam(tmp_path / "b.npz")
+    for odd in ODD:
+        np.savez(tmp_path / "b.npz", **{**arrays, name: odd})
+        try:
+            data.open_annotations(tmp_path / "b.npz", format_name="bedlam")
+        except ValueError as error:
+            assert str(error).count("\n") == 0

@@ -18,6 +18,7 @@ import numpy as np
 from eft_fast.data.readers.datasets3d.solid import (
     find_person,
     fit_pinhole,
+    people_of_files,
     to_gender,
     with_confidence,
 )
@@ -49,16 +50,14 @@ def samples_of_agora(reading: Reading, *, size: tuple[int, int] = SIZE) -> Itera
     files = [path] if path.is_file() else sorted(path.rglob("*_withjv.pkl"))
     if not files:
         raise FileNotFoundError(f"{reading.who}: no *_withjv.pkl in {path}")
-    for file in files:
-        table = load_plain(file, reading.who, STAND_INS)
-        if not isinstance(table, dict) or "imgPath" not in table:
-            raise ValueError(f"{reading.who}: {file} must hold a table with imgPath")
-        yield from reading.samples(_people(table, file, reading, size))
+    people = people_of_files(reading, files, lambda file: _people(file, reading, size))
+    yield from reading.samples(people)
 
 
-def _people(
-    table: dict[str, list[Any]], file: Path, reading: Reading, size: tuple[int, int]
-) -> Iterator[Found]:
+def _people(file: Path, reading: Reading, size: tuple[int, int]) -> Iterator[Found]:
+    table = load_plain(file, reading.who, STAND_INS)
+    if not isinstance(table, dict) or "imgPath" not in table:
+        raise ValueError(f"{reading.who}: {file} must hold a table with imgPath")
     missing = [name for name in ("gt_joints_2d", "gt_joints_3d") if name not in table]
     if missing:
         raise ValueError(

@@ -18,7 +18,12 @@ import numpy as np
 from eft_fast import imaging
 from eft_fast.data.formats.npz import check_rows, read_members
 from eft_fast.data.photos import PhotoFinder
-from eft_fast.data.readers.datasets3d.solid import find_person, to_gender, with_confidence
+from eft_fast.data.readers.datasets3d.solid import (
+    find_person,
+    people_of_files,
+    to_gender,
+    with_confidence,
+)
 
 if TYPE_CHECKING:
     from eft_fast.data.readers.reading import Found, Reading
@@ -42,11 +47,9 @@ def samples_of_bedlam(reading: Reading) -> Iterator[Sample]:
     if not files:
         raise FileNotFoundError(f"{reading.who}: no .npz in {path}")
     finder = None if reading.photos is None else PhotoFinder(reading.photos, reading.who)
-    for file in files:
-        for sample in reading.samples(_people(file, reading.who)):
-            yield (
-                _turned(sample, finder) if _CLOSEUP in str(sample.extra.get("imgname")) else sample
-            )
+    people = people_of_files(reading, files, lambda file: _people(file, reading.who))
+    for sample in reading.samples(people):
+        yield (_turned(sample, finder) if _CLOSEUP in str(sample.extra.get("imgname")) else sample)
 
 
 def _people(file: Path, who: str) -> Iterator[Found]:

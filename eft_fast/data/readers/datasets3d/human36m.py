@@ -26,6 +26,7 @@ from eft_fast.data.readers.datasets3d.solid import (
     find_person,
     fit_pinhole,
     open_hdf5,
+    people_of_files,
     with_confidence,
 )
 from eft_fast.data.values import load_json
@@ -55,22 +56,24 @@ def samples_of_human36m(reading: Reading, *, every: int = EVERY) -> Iterator[Sam
     """
     path = reading.path
     if path.is_file() and path.suffix == ".h5":
-        people = _of_h5(path, reading.who)
+        people = people_of_files(reading, [path], lambda file: _of_h5(file, reading.who))
     elif path.is_dir() and _json_files(path):
-        people = _of_json(path, reading.who, every)
+        files = _json_files(path)
+        people = people_of_files(reading, files, lambda file: _of_json(file, reading.who, every))
     else:
-        people = _of_cdf(path, reading.who, every)
+        people = _of_cdf(reading, every)
     yield from reading.samples(people)
 
 
-def _of_cdf(path: Path, who: str, every: int) -> Iterator[Found]:
+def _of_cdf(reading: Reading, every: int) -> Iterator[Found]:
+    path, who = reading.path, reading.who
     files = [path] if path.is_file() else list(path.rglob("*.cdf"))
     files = [file for file in files if "D3_Positions_mono" in file.as_posix()]
     files = [file for file in files if "universal" not in file.as_posix()]
     if not files:
         raise FileNotFoundError(f"{who}: no D3_Positions_mono/*.cdf in {path}")
-    for file in sorted(files, key=lambda one: natural_key(one.as_posix())):
-        yield from _of_video(file, who, every)
+    files = sorted(files, key=lambda one: natural_key(one.as_posix()))
+    return people_of_files(reading, files, lambda file: _of_video(file, who, every))
 
 
 def _of_video(file: Path, who: str, every: int) -> Iterator[Found]:
@@ -179,21 +182,16 @@ def _json_files(path: Path) -> list[Path]:
     return sorted(path.glob("Human36M_subject*_data.json"), key=lambda file: natural_key(file.name))
 
 
-def _of_json(path: Path, who: str, every: int) -> Iterator[Found]:
-    for file in _json_files(path):
-        start = file.name.removesuffix("_data.json")
-        data = load_json(file, who)
-        cameras = load_json(path / f"{start}_camera.json", who)
-        joints = load_json(path / f"{start}_joint_3d.json", who)
-        try:
-            images = {image["id"]: image for image in data["images"]}
-            annotations = data["annotations"]
-        except (KeyError, TypeError):
-            raise ValueError(f"{who}: {file} must hold images and annotations") from None
-        for entry in annotations:
-            image = images.get(entry.get("image_id"))
-            if image is not None and int(image["frame_idx"]) % every == 0:
-                yield _of_entry(entry, image, cameras, joints, file, who)
+def _of_json(file: Path, who: str, every: int) -> Iterator[Found]:
+    start = file.name.removesuffix("_data.json")
+    data = load_json(file, who)
+    cameras = load_json(file.with_name(f"{start}_camera.json"), who)
+    joints = load_json(file.with_name(f"{start}_joint_3d.json"), who)
+    images = {image["id"]: image for image in data["images"]}
+    for entry in data["annotations"]:
+        image = images.get(entry.get("image_id"))
+        if image is not None and int(image["frame_idx"]) % every == 0:
+            yield _of_entry(entry, image, cameras, joints, file, who)
 
 
 def _of_entry(

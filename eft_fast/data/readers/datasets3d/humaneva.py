@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast.data.formats.npz import read_members
-from eft_fast.data.readers.datasets3d.solid import find_person, with_confidence
+from eft_fast.data.readers.datasets3d.solid import find_person, people_of_files, with_confidence
 from eft_fast.keypoints import JOINT_SETS
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ def samples_of_humaneva(reading: Reading, *, every: int = 1) -> Iterator[Sample]
         every: Only each n-th frame is read.
     """
     solid, flat = (_find(reading.path, kind, reading.who) for kind in ("3d", "2d"))
-    yield from reading.samples(_people(solid, flat, reading, every))
+    people = people_of_files(
+        reading, [reading.path], lambda _: _people(solid, flat, reading, every)
+    )
+    yield from reading.samples(people)
 
 
 def _find(path: Path, kind: str, who: str) -> dict[str, Any]:

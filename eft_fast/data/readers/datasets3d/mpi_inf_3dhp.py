@@ -21,6 +21,7 @@ from eft_fast.data.readers.datasets3d.solid import (
     find_person,
     fit_pinhole,
     open_hdf5,
+    people_of_files,
     read_mat,
     with_confidence,
 )
@@ -57,12 +58,14 @@ def samples_of_mpi_inf_3dhp(
         every: Only each n-th frame is read; None: ten of the training set, all of the test set.
         inside: Whether people who reach beyond the picture are left out.
     """
-    for file in _list_files(reading.path, reading.who):
+
+    def read(file: Path) -> Iterator[Found]:
         if file.name == "annot.mat":
-            people = _of_training(file, reading, cameras, every or EVERY)
-        else:
-            people = _of_test(file, reading, every or 1)
-        yield from reading.samples(_inside_only(people, reading) if inside else people)
+            return _of_training(file, reading, cameras, every or EVERY)
+        return _of_test(file, reading, every or 1)
+
+    people = people_of_files(reading, _list_files(reading.path, reading.who), read)
+    yield from reading.samples(_inside_only(people, reading) if inside else people)
 
 
 def _list_files(path: Path, who: str) -> list[Path]:

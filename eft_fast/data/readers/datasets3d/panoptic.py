@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast.data.photos import natural_key
-from eft_fast.data.readers.datasets3d.solid import CM, find_person, project, with_confidence
+from eft_fast.data.readers.datasets3d.solid import (
+    CM,
+    find_person,
+    people_of_files,
+    project,
+    with_confidence,
+)
 from eft_fast.data.values import load_json
 
 if TYPE_CHECKING:
@@ -39,12 +45,21 @@ def samples_of_panoptic(
         cameras: Numbers of HD cameras; None: all but ``EXCLUDED``.
         every: Only each n-th frame is read.
     """
-    for folder in _sequences(reading.path, reading.who):
-        views = _read_cameras(folder, cameras, reading.who)
-        files = sorted(
-            (folder / _FOLDER).glob("body3DScene_*.json"), key=lambda f: natural_key(f.name)
-        )
-        yield from reading.samples(_people(files[::every], folder, views, reading))
+    folders = _sequences(reading.path, reading.who)
+    people = people_of_files(
+        reading, folders, lambda folder: _of_sequence(folder, cameras, every, reading)
+    )
+    yield from reading.samples(people)
+
+
+def _of_sequence(
+    folder: Path, cameras: Collection[int] | None, every: int, reading: Reading
+) -> Iterator[Found]:
+    views = _read_cameras(folder, cameras, reading.who)
+    files = sorted((folder / _FOLDER).glob("body3DScene_*.json"), key=lambda f: natural_key(f.name))
+    return people_of_files(
+        reading, files[::every], lambda file: _people(file, folder, views, reading)
+    )
 
 
 def _sequences(path: Path, who: str) -> list[Path]:
@@ -89,19 +104,17 @@ def _read_cameras(
 
 
 def _people(
-    files: list[Path], folder: Path, views: dict[int, dict[str, np.ndarray]], reading: Reading
+    file: Path, folder: Path, views: dict[int, dict[str, np.ndarray]], reading: Reading
 ) -> Iterator[Found]:
-    for file in files:
-        document = load_json(file, reading.who)
-        frame = int(file.stem.rpartition("_")[2])
-        bodies = document.get("bodies", []) if isinstance(document, dict) else []
-        for body in bodies:
-            joints = np.asarray(body.get("joints19", []), np.float64)
-            if joints.size != 76:
-                reading.left_out["without 19 joints"] += 1
-                continue
-            for number, view in views.items():
-                yield _person(joints.reshape(19, 4), body, frame, number, view, folder)
+    document = load_json(file, reading.who)
+    frame = int(file.stem.rpartition("_")[2])
+    for body in document.get("bodies", []) if isinstance(document, dict) else []:
+        joints = np.asarray(body.get("joints19", []), np.float64)
+        if joints.size != 76:
+            reading.left_out["without 19 joints"] += 1
+            continue
+        for number, view in views.items():
+            yield _person(joints.reshape(19, 4), body, frame, number, view, folder)
 
 
 def _person(

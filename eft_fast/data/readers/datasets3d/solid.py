@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,9 +11,13 @@ import numpy.typing as npt
 
 from eft_fast.data.readers.person import Person
 from eft_fast.data.readers.reading import Found
+from eft_fast.data.values import expected_form
+from eft_fast.keypoints import JOINT_SETS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from eft_fast.data.readers.reading import Reading
 
 #: Millimetres and centimetres of a metre.
 MM: Final = 1000.0
@@ -53,11 +57,20 @@ def find_person(
         extra: Other fields of the file.
         fault: Why the person cannot be used.
         fields: Fields of ``Sample``; those that are None are left out.
+
+    Raises:
+        ValueError: If the keypoints are not as many as the set has.
     """
+    given = np.asarray(keypoints, np.float64)
+    if given.shape != (len(JOINT_SETS[keypoint_set]), 3):
+        raise ValueError(
+            f"person {key}: keypoints must be [{len(JOINT_SETS[keypoint_set])}, 3] for "
+            f"{keypoint_set}, got {list(given.shape)}"
+        )
     person = Person(
         id=key,
         label=f"person {key}",
-        keypoints=np.asarray(keypoints, np.float64),
+        keypoints=given,
         keypoint_set=keypoint_set,
         box=None if box is None else [float(number) for number in np.asarray(box).reshape(-1)],
         fault=fault,
@@ -70,6 +83,25 @@ def find_person(
         if value is not None
     }
     return Found(person, photo=photo, size=size, fields=kept)
+
+
+def people_of_files(
+    reading: Reading, files: Sequence[Path], people: Callable[[Path], Iterable[Found]]
+) -> Iterator[Found]:
+    """The people of all files. One that cannot be read is told of and counted, and costs no other.
+
+    Raises:
+        ValueError: If there is but one file, and it cannot be read; the same of FileNotFoundError.
+    """
+    for file in files:
+        try:
+            with expected_form(reading.who, file):
+                yield from people(file)
+        except (ValueError, FileNotFoundError) as error:
+            if len(files) == 1:
+                raise
+            reading.notes.append(str(error))
+            reading.left_out["files that cannot be read"] += 1
 
 
 def with_confidence(

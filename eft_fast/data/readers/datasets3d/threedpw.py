@@ -18,6 +18,7 @@ import numpy as np
 from eft_fast.data.photos import natural_key
 from eft_fast.data.readers.datasets3d.solid import (
     find_person,
+    people_of_files,
     to_gender,
     turn_root,
     turn_transl,
@@ -44,14 +45,9 @@ def samples_of_3dpw(reading: Reading, *, split: str | None = None) -> Iterator[S
         reading: What is asked for.
         split: ``train``, ``validation`` or ``test`` of the root; None: all that are there.
     """
-    for file in _list_files(reading.path, split, reading.who):
-        sequence = load_plain(file, reading.who)
-        missing = [
-            name for name in _NEEDED if not isinstance(sequence, dict) or name not in sequence
-        ]
-        if missing:
-            raise ValueError(f"{reading.who}: {file} must hold {', '.join(missing)}")
-        yield from reading.samples(_people(sequence, file, reading))
+    files = _list_files(reading.path, split, reading.who)
+    people = people_of_files(reading, files, lambda file: _people(file, reading))
+    yield from reading.samples(people)
 
 
 def _list_files(path: Path, split: str | None, who: str) -> list[Path]:
@@ -65,7 +61,11 @@ def _list_files(path: Path, split: str | None, who: str) -> list[Path]:
     return files
 
 
-def _people(sequence: dict[str, Any], file: Path, reading: Reading) -> Iterator[Found]:
+def _people(file: Path, reading: Reading) -> Iterator[Found]:
+    sequence = load_plain(file, reading.who)
+    missing = [name for name in _NEEDED if not isinstance(sequence, dict) or name not in sequence]
+    if missing:
+        raise ValueError(f"{reading.who}: {file} must hold {', '.join(missing)}")
     camera = np.asarray(sequence["cam_poses"], np.float64)
     pinhole = np.asarray(sequence.get("cam_intrinsics", np.full((3, 3), np.nan)), np.float64)
     name = str(sequence["sequence"])

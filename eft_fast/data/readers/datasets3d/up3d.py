@@ -17,6 +17,7 @@ from eft_fast import imaging
 from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data.photos import natural_key
 from eft_fast.data.readers.datasets3d.solid import find_person, turn_root, with_confidence
+from eft_fast.data.values import expected_form
 from eft_fast.pickles.arrays import load_plain
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def _people(names: list[str], folder: Path, reading: Reading) -> Iterator[Found]
         points, fault = np.zeros((14, 3)), None
         fields: dict[str, Any] = {}
         try:
+            with expected_form(reading.who, f"{name}_body.pkl"):
+                fields = _read_body(folder, name, reading.who)
             points = _read_joints(folder / f"{name}_joints.npy")
-            fields = _read_body(folder, name, reading.who)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError) as error:
             fault = f"{reading.who}: person {name}: {error}"
         yield find_person(name, points, "lsp14", photo=name + _IMAGE, fault=fault, **fields)
 
