@@ -22,6 +22,7 @@ _OTHER_FORM: Final = (
     LookupError,
     AttributeError,
     ArithmeticError,
+    RuntimeError,
     np.linalg.LinAlgError,
 )
 #: Characters of a value that a sentence shows.
