@@ -80,6 +80,12 @@ class SmplParams:
         """The people of ``rows``."""
         return SmplParams(self.betas[rows], self.global_orient[rows], self.body_pose[rows])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[SmplParams]) -> SmplParams:
+        """The people of several, in their order."""
+        names = [item.name for item in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -106,6 +112,12 @@ class Prediction:
     def select(self, rows: Tensor) -> Prediction:
         """The people of ``rows``."""
         return Prediction(self.params.select(rows), self.pred_cam[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Prediction]) -> Prediction:
+        """The people of several, in their order."""
+        params = SmplParams.concatenate([part.params for part in parts])
+        return cls(params, torch.cat([part.pred_cam for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -306,6 +318,34 @@ class FitResult:
             elif isinstance(value, tuple):
                 changed[item.name] = tuple(value[i] for i in index.tolist())
         return replace(self, **changed)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FitResult]) -> FitResult:
+        """The people of several results of one kind, in their order.
+
+        Raises:
+            ValueError: If there is no part, or they differ in method, models or joint set.
+        """
+        if not parts:
+            raise ValueError("FitResult.concatenate: at least one part expected, got none")
+        changed: dict[str, Any] = {}
+        for item in fields(cls):
+            values = [getattr(part, item.name) for part in parts]
+            if item.name == "_body":
+                changed[item.name] = next((each for each in values if each is not None), None)
+            elif all(isinstance(each, Tensor) for each in values):
+                changed[item.name] = torch.cat(values)
+            elif isinstance(values[0], SmplParams | Prediction):
+                changed[item.name] = type(values[0]).concatenate(values)
+            elif isinstance(values[0], tuple):
+                changed[item.name] = tuple(one for each in values for one in each)
+            elif any(each is not None and each != values[0] for each in values) or None in values:
+                if any(each is not None for each in values):
+                    raise ValueError(
+                        f"FitResult.concatenate: all parts must be of one {item.name}, got "
+                        f"{sorted({str(each)[:40] for each in values})}"
+                    )
+        return replace(parts[0], **changed)
 
     @property
     def person_confidence(self) -> Float[Tensor, " N"] | None:

@@ -241,13 +241,15 @@ def in_one_set(samples: Sequence[Sample]) -> list[Sample]:
     largest = max(sets.values(), key=len)
     if any(order.names != largest.names[: len(order)] for order in sets.values()):
         return list(samples)
-    same = []
-    for sample in samples:
-        points = sample.keypoints_2d_px
-        more = np.zeros((len(largest) - len(points), 3), points.dtype)
-        points = np.concatenate([points, more])
-        same.append(replace(sample, keypoints_2d_px=points, keypoint_set=largest.name))
-    return same
+    return [in_set(sample, largest.name) for sample in samples]
+
+
+def in_set(sample: Sample, joint_set: str) -> Sample:
+    """The sample in a joint set that begins with its own: what it lacks has confidence 0."""
+    points = sample.keypoints_2d_px
+    more = np.zeros((len(find_joint_set(joint_set)) - len(points), 3), points.dtype)
+    points = np.concatenate([points, more])
+    return replace(sample, keypoints_2d_px=points, keypoint_set=joint_set)
 
 
 def check_pinholes(intrinsics: npt.ArrayLike | float | str | None, people: int) -> Pinhole | None:

@@ -33,6 +33,8 @@ ENGINES: Final = (
     "openvino_int8",
 )  # fmt: skip
 
+#: Who fits the people of a run.
+BACKENDS: Final = ("local", "ray")
 #: Formats of ``convert``: many people in one file, and one mesh per person.
 LABEL_FORMATS: Final = (
     "eft-json", "eft-pickle", "spin-npz", "hmr2-tar", "humandata-npz", "amass-npz", "smpl",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from eft_fast.cli.choices import ALL_JOINT_SETS
-from eft_fast.cli.fitting import add_fit_options, check_fit_options, fit_and_write
+from eft_fast.cli.choices import ALL_JOINT_SETS, BACKENDS
+from eft_fast.cli.fit_run import fit_run
+from eft_fast.cli.fitting import add_fit_options, check_fit_options
+from eft_fast.cli.gather import MIN_AREA, MIN_KEYPOINTS
 from eft_fast.cli.options import add_out_folder, add_photos, at_least, not_negative
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_annotations, is_one_folder, output_folder
-from eft_fast.cli.people import People, people_from_annotations, people_from_detector
-
-#: People with fewer labelled keypoints, or of at most this area in square pixels, are left out.
-_MIN_KEYPOINTS, _MIN_AREA = 10, 4000.0
+from eft_fast.cli.people import people_from_detector
+from eft_fast.cli.run_file import add_run_file, to_run_file
 
 
 def add(subparsers: Subparsers) -> None:
@@ -34,7 +34,8 @@ def add(subparsers: Subparsers) -> None:
             "eft-fast fit mpii/images --annotations mpii_human_pose_v1_u12_1.mat --out mpii",
         ],
     )
-    add_photos(parser)
+    # None: a run file may name them.
+    add_photos(parser, nargs="*")
     parser.add_argument(
         "--annotations",
         metavar="FILE",
@@ -59,16 +60,35 @@ def add(subparsers: Subparsers) -> None:
         type=at_least(1),
         metavar="N",
         help="of --annotations: leave out people with fewer labelled keypoints "
-        f"(default {_MIN_KEYPOINTS})",
+        f"(default {MIN_KEYPOINTS})",
     )
     parser.add_argument(
         "--min-area",
         type=not_negative,
         metavar="PX",
         help="of --annotations: leave out people of at most this area in square pixels "
-        f"(default {_MIN_AREA:g})",
+        f"(default {MIN_AREA:g})",
     )
     add_fit_options(parser)
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="local",
+        metavar="B",
+        help="who fits: local, the processes of this machine, or ray, a cluster (default local)",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=at_least(1),
+        metavar="N",
+        help="people of a file of fits while a run is under way (default 500)",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin anew where DIR holds a run; without, a run goes on, and another is refused",
+    )
+    add_run_file(parser)
     add_out_folder(parser, "eft_fast_out")
 
 
@@ -76,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
     """Gather the people, fit them, write everything."""
     from eft_fast.data import list_photos
 
+    if not options.photos:
+        raise UsageError("the following arguments are required: PHOTOS (see eft-fast fit --help)")
     check_fit_options(options)
     if options.annotations is not None:
         check_annotations(options.annotations)
@@ -84,21 +106,8 @@ def run(options: argparse.Namespace) -> int:
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} goes with --annotations; leave it out")
+    options.run_file = to_run_file(options)
     if options.annotations is None or not is_one_folder(options.photos):
         options.photos = list_photos(options.photos)
     with output_folder(options.out) as out:
-        return fit_and_write(_gather(options), options, out)
-
-
-def _gather(options: argparse.Namespace) -> People:
-    if options.annotations is None:
-        return people_from_detector(options.photos, quiet=options.quiet)
-    return people_from_annotations(
-        options.annotations,
-        # Of one folder the annotations name the photos; one that is missing there is told of.
-        options.photos[0] if is_one_folder(options.photos) else options.photos,
-        min_keypoints=options.min_keypoints or _MIN_KEYPOINTS,
-        min_area=_MIN_AREA if options.min_area is None else options.min_area,
-        joint_set=options.joint_set,
-        format_name=options.format,
-    )
+        return fit_run(options, out, people_from_detector)

@@ -22,12 +22,16 @@ from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.paths import check_body, check_file, check_regressor, find_covariance
 from eft_fast.cli.people import People
 from eft_fast.cli.signals import Signals
+from eft_fast.data.values import shown
 from eft_fast.eft.config import EftConfig
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.smplify.config import SmplifyConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from eft_fast.models.base import Regressor
+    from eft_fast.pseudo_gt.jobs.plan import RunRecord, ShardPeople
     from eft_fast.result import FitResult
 
 #: Option -> the methods that it means something to; the recipes of SMPLify are ``smplify``.
@@ -36,7 +40,7 @@ _TAKEN_BY: Final = {
     "slots": ("eft",),
     "covariance": ("eft", "map"),
     "keypoint_noise": ("eft", "map"),
-    "workers": ("eft", "none"),
+    "workers": ("eft", "map", "none"),
     "prior": ("smplify",),
     "start": ("smplify",),
     "lr": ("eft", "smplify"),
@@ -44,7 +48,7 @@ _TAKEN_BY: Final = {
     "threshold": ("eft", "smplify"),
 }
 #: Options that mean EFT where no method is named.
-_OF_EFT: Final = ("mode", "slots", "workers", "lr", "max_steps", "threshold", "strict_reference")
+_OF_EFT: Final = ("mode", "slots", "lr", "max_steps", "threshold", "strict_reference")
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +99,8 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=at_least(1),
         metavar="N",
-        help="of eft and none: processes on the CPU (default 1)",
+        help="of eft, map and none: processes on the CPU (default 1, and a process for each core "
+        "where there are more than 64 people)",
     )
     parser.add_argument(
         "--slots",
@@ -114,6 +119,9 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "is known; default: the weak camera of the crop",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write no overlays")
+    parser.add_argument(
+        "--pictures", action="store_true", help="write overlays of more than 200 people, too"
+    )
 
 
 def check_fit_options(options: argparse.Namespace) -> None:
@@ -188,13 +196,44 @@ def fit_and_write(
     people: People, options: argparse.Namespace, out: Path, *, title: str | None = None
 ) -> int:
     """Fit, write the outputs into ``out``, print the summary."""
-    from eft_fast.cli.write import RunInfo, write_outputs
-
     if not len(people):
         raise UsageError(people.nobody())
     start = time.perf_counter()
-    result = _fit(people, options)
-    info = RunInfo(seconds=time.perf_counter() - start, title=title, options=options)
+    result = fit_people(people, options)
+    seconds = time.perf_counter() - start
+    return finish(result, people, options, out, seconds=seconds, title=title)
+
+
+def finish(
+    result: FitResult,
+    people: People,
+    options: argparse.Namespace,
+    out: Path,
+    *,
+    seconds: float,
+    fitted: int | None = None,
+    title: str | None = None,
+    record: RunRecord | None = None,
+    run_file: str = "",
+) -> int:
+    """Write the outputs of a run, print the summary, return the exit code.
+
+    Args:
+        result: The fits of everybody.
+        people: The people.
+        options: Of the command.
+        out: Folder of the run.
+        seconds: Time of the fits.
+        fitted: People who were fitted in that time; None: everybody who is done.
+        title: Headline of the report.
+        record: What the run is of, where it can be gone on with.
+        run_file: Its options as TOML.
+    """
+    from eft_fast.cli.write import RunInfo, write_outputs
+
+    done = sum(reason != "interrupted" for reason in result.stop_reason)
+    fitted = done if fitted is None else fitted
+    info = RunInfo(seconds, title, options, fitted, record, run_file)
     summary, lines = write_outputs(result, people, out, info)
     is_stopped = Signals.current().came
     if not (options.quiet or is_stopped):
@@ -205,30 +244,47 @@ def fit_and_write(
     return 1 if all(reason in ("bad_image", "nan") for reason in result.stop_reason) else 0
 
 
-def _fit(people: People, options: argparse.Namespace) -> FitResult:
+def fit_people(
+    people: People,
+    options: argparse.Namespace,
+    rows: Sequence[int] | None = None,
+    method: str | None = None,
+) -> FitResult:
+    """Fit people in this process, and on ``--workers`` where the method fits one by one.
+
+    Args:
+        people: The people.
+        options: Of the command.
+        rows: Which of them; None: all.
+        method: What the options mean, where that is known.
+    """
     from eft_fast.api import fit_batch, load_body, load_regressor
 
     body = load_body(options.body, device=options.device)
     regressor = load_regressor(options.regressor, device=options.device)
-    method = _choose_method(options, regressor)
+    method = method or choose_method(options, regressor)
+    rows = list(range(len(people)) if rows is None else rows)
     return fit_batch(
-        people.photos,
-        people.keypoints,
-        bboxes=people.boxes,
+        [people.photos[row] for row in rows],
+        people.keypoints[rows],
+        bboxes=people.boxes[rows],
         joint_set=people.joint_set,
         method=method,
         mode=options.mode,
         regressor=regressor,
         body=body,
         config=make_config(options, method, noise=options.keypoint_noise or people.noise),
-        workers=options.workers or 1,
+        # The direct fit takes its people in batches: its processes take shards.
+        workers=1 if method == "map" else options.workers or 1,
         slots=options.slots,
         intrinsics=options.focal,
         progress=False if options.quiet else None,
     )
 
 
-def _choose_method(options: argparse.Namespace, regressor: Regressor) -> str:
+def choose_method(
+    options: argparse.Namespace, regressor: Regressor, tell: Callable[[str], None] = note
+) -> str:
     """The method that is named, or that which follows; what is warned of becomes a note."""
     from eft_fast.pipeline.dispatch import default_method
 
@@ -242,8 +298,25 @@ def _choose_method(options: argparse.Namespace, regressor: Regressor) -> str:
         method = default_method(regressor)
     for each in told:
         if not options.quiet:
-            note(f"note: {each.message}")
+            tell(f"note: {each.message}")
     return str(method)
+
+
+def people_of_run(held: ShardPeople, record: RunRecord) -> People:
+    """The people of one shard with everything that is known of them."""
+    return People(
+        joint_set=held.joint_set,
+        source=record.source,
+        noise="detector" if record.key else None,
+        photos=[Path(photo) for photo in held.photos],
+        keypoints=held.keypoints,
+        boxes=held.boxes,
+        names=[shown(Path(photo).name) for photo in held.photos],
+        ids=list(held.ids),
+        problems=list(record.problems),
+        left_out=dict(record.left_out),
+        tracks=list(held.tracks) if record.has_tracks else [],
+    )
 
 
 def _focal(text: str) -> float | str:

@@ -78,10 +78,10 @@ def add_covariance(parser: argparse.ArgumentParser, *, of: str) -> None:
     )
 
 
-def add_photos(parser: argparse.ArgumentParser) -> None:
+def add_photos(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
     """Photos, wherever they are."""
     parser.add_argument(
-        "photos", nargs="+", type=Path, metavar="PHOTOS", help="files or folders of photos"
+        "photos", nargs=nargs, type=Path, metavar="PHOTOS", help="files or folders of photos"
     )
 
 

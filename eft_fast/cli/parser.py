@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
@@ -12,7 +13,13 @@ from eft_fast.errors import did_you_mean, expected_name
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ``UsageError`` where argparse would print its usage and exit."""
+    """Raises ``UsageError`` where argparse would print its usage and exit.
+
+    Attributes:
+        read_file: Turns the file of ``--config`` into arguments, in commands that take one.
+    """
+
+    read_file: Callable[..., list[str]] | None = None
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake as one sentence."""
@@ -24,6 +31,11 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse, and refuse what no option takes: here its command and options are known."""
         options, extra = super().parse_known_args(args, namespace)
+        if self.read_file is not None and not extra and getattr(options, "config", None):
+            given = sys.argv[1:] if args is None else list(args)
+            more = self.read_file(options.config, has_photos=bool(options.photos))
+            # The last word wins: that of the command line.
+            options, extra = super().parse_known_args([*more, *given], namespace)
         if extra and not extra[0].startswith("-"):
             self.error(f"unexpected argument {extra[0]!r}")
         if extra:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,16 +13,16 @@ from eft_fast.data.values import shown
 from eft_fast.folders import finish_replacement
 
 if TYPE_CHECKING:
-    from eft_fast.cli.people import People
     from eft_fast.result import FitResult
 
 FITS: Final = "fits.npz"
 NAMES: Final = "people.json"
 SUMMARY: Final = "summary.json"
 REPORT: Final = "report.html"
-#: What shows the people of a run, and everything that a run leaves: another run replaces it.
+#: What shows the people of a run, what else a run leaves, and what it goes on from.
 PICTURES: Final = ("overlays", REPORT, "report_thumbnails")
-RUN_FILES: Final = (FITS, NAMES, SUMMARY, *PICTURES, "view.html")
+OUTPUTS: Final = (FITS, NAMES, SUMMARY, *PICTURES, "view.html", "run.toml")
+RUN_FILES: Final = (*OUTPUTS, "run.json", "plan", "shards")
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,21 @@ class RunFolder:
         return [f"person {row + 1}" for row in range(len(self.result))]
 
 
-def save_names(out: Path, people: People, run_id: str) -> None:
-    """Write who is who beside the fits of a run."""
+def save_names(
+    out: Path,
+    photos: Sequence[str],
+    ids: Sequence[str],
+    source: str,
+    tracks: Sequence[str],
+    run_id: str,
+) -> None:
+    """Write who is who beside the fits of a run, which name photos and annotations, too."""
     content: dict[str, Any] = {
         "run_id": run_id,
-        "photos": [str(photo) for photo in people.photos],
-        "ids": people.ids,
-        "source": people.source,
-        "tracks": people.tracks,
+        "photos": list(photos),
+        "ids": list(ids),
+        "source": source,
+        "tracks": list(tracks),
     }
     write_json(str(out / NAMES), content)
 
@@ -118,7 +126,8 @@ def _read_names(file: Path, result: FitResult) -> dict[str, Any]:
         content = json.loads(names.read_text(encoding="utf-8"))
         found: dict[str, Any] = nothing | content
         is_theirs = found.get("run_id", "") == result.run_id
-        is_theirs = is_theirs and len(found["photos"]) == len(result)
+        # Of many people the fits alone name the photos.
+        is_theirs = is_theirs and len(found["photos"]) in (len(result), 0 if result.run_id else -1)
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"{names} is not what eft-fast fit wrote ({error}); remove it, or run eft-fast fit "

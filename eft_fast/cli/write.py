@@ -6,36 +6,51 @@ import argparse
 import secrets
 import sys
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
-from eft_fast.cli.run_folder import FITS, PICTURES, RUN_FILES, SUMMARY, save_names
+from eft_fast.cli.run_file import RUN_FILE
+from eft_fast.cli.run_folder import FITS, PICTURES, REPORT, RUN_FILES, SUMMARY, save_names
 from eft_fast.cli.signals import Signals
-from eft_fast.evaluation.metrics import pck
-from eft_fast.files import OutputError
+from eft_fast.cli.summary import RunTotals
+from eft_fast.files import OutputError, write_text
 from eft_fast.folders import replaced_files
-from eft_fast.pseudo_gt import select_fits
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 
 if TYPE_CHECKING:
+    from eft_fast.pseudo_gt.jobs.plan import RunRecord
     from eft_fast.result import FitResult
+
+#: People of whom pictures are drawn unless they are asked for.
+MOST_PICTURES: Final = 200
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """How the fits were made."""
+    """How the fits were made.
+
+    Attributes:
+        seconds: Time of the fits.
+        title: Headline of the report; None: the usual one.
+        options: Of the command.
+        fitted: People who were fitted in that time.
+        record: What the run is of, where it can be gone on with.
+        run_file: Its options as TOML.
+    """
 
     seconds: float
     title: str | None
     options: argparse.Namespace
+    fitted: int
+    record: RunRecord | None = None
+    run_file: str = ""
 
 
 def write_outputs(
@@ -51,16 +66,16 @@ def write_outputs(
         result,
         photo=tuple(map(str, people.photos)),
         id=tuple(people.ids),
-        run_id=secrets.token_hex(8),
+        run_id=secrets.token_hex(8) if info.record is None else info.record.run_id,
     )
     summary = summarise(result, people, info)
     done = f"{_done(result)} of {len(result)} people done"
     done += f" ({summary['fits_per_second']:.2f} fits/s), saved in {out / FITS}"
     with signals.hold():
-        _write_fits(result, people, out, summary)
+        _write_fits(result, people, out, summary, info)
         signals.tell(done)
-    is_drawn = not (info.options.no_pictures or signals.came)
-    if is_drawn:
+    is_written = not (info.options.no_pictures or signals.came)
+    if is_written:
         signals.tell(f"{done}; eft-fast report {out} draws the pictures")
         try:
             with replaced_files(out, PICTURES) as new:
@@ -71,16 +86,37 @@ def write_outputs(
                 f"eft-fast report {out} draws them"
             ) from error
         signals.tell("everything is written")
-    return summary, _lines(summary, out, pictures=is_drawn)
+    lines = summary_lines(summary, out)
+    if is_written:
+        if _is_drawn(result, info):
+            lines.append(f"overlays        {out / 'overlays'}")
+        lines.append(f"report          {out / REPORT}")
+    return summary, lines
 
 
-def _write_fits(result: FitResult, people: People, out: Path, summary: dict[str, Any]) -> None:
+def _is_drawn(result: FitResult, info: RunInfo) -> bool:
+    return len(result) <= MOST_PICTURES or bool(info.options.pictures)
+
+
+def _write_fits(
+    result: FitResult, people: People, out: Path, summary: dict[str, Any], info: RunInfo
+) -> None:
     """Replace the run of a folder; where that fails, the fits are saved elsewhere."""
     try:
         with replaced_files(out, RUN_FILES) as new:
             result.save(new / FITS)
             write_json(str(new / SUMMARY), summary)
-            save_names(new, people, result.run_id)
+            save_names(
+                new,
+                list(map(str, people.photos)),
+                people.ids,
+                people.source,
+                people.tracks,
+                result.run_id,
+            )
+            if info.record is not None:
+                info.record.save(new)
+                write_text(new / RUN_FILE, info.run_file)
     except OutputError as error:
         raise OutputError(f"{error}; {_rescue(result)}") from error
 
@@ -101,29 +137,15 @@ def _done(result: FitResult) -> int:
 
 def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any]:
     """The numbers of a run, as ``--json`` prints them."""
-    sure = result.person_confidence
-    size = torch.from_numpy(people.boxes[:, 2] * people.boxes[:, 3]).sqrt().float()
-    return {
-        "people": len(result),
-        "init_kp_error_px": float(result.init_kp_error_px.nanmean()),
-        "kp_error_px": float(result.kp_error_px.nanmean()),
-        "init_pck_0.1": pck(result.keypoint_distances("init"), size),
-        "pck_0.1": pck(result.keypoint_distances(), size),
-        "seconds": info.seconds,
-        "fits_per_second": _done(result) / info.seconds,
-        "confidence": None if sure is None else float(sure.nanmean()),
-        "with_message": sum(bool(text) for text in result.message),
-        "stop_reasons": dict(Counter(result.stop_reason)),
-        "hypotheses": dict(Counter(filter(None, result.hypothesis))),
-        "selection": select_fits(result).statistics(),
-        "left_out": people.left_out,
-        "problems": people.problems,
-        "method": result.method,
-        "mode": result.mode,
-        "body": result.body_id,
-        "regressor": result.regressor_id,
-        "keypoints": people.source,
-    }
+    totals = RunTotals()
+    totals.add(result, people.boxes)
+    return totals.summary(
+        seconds=info.seconds,
+        fitted=info.fitted,
+        left_out=people.left_out,
+        problems=people.problems,
+        source=people.source,
+    )
 
 
 def _write_pictures(
@@ -132,13 +154,17 @@ def _write_pictures(
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() and not info.options.quiet
+    is_drawn = _is_drawn(result, info)
+    notes = list(people.problems)
+    if not is_drawn:
+        notes.append(f"More than {MOST_PICTURES} people: eft-fast report draws them.")
     with tqdm(total=len(result), unit="picture", disable=not shown, leave=False) as bar:
         rows = write_overlays(
             result,
             people.photos,
             people.names,
             people.ids,
-            out / "overlays",
+            out / "overlays" if is_drawn else None,
             on_person=lambda: (bar.update(), None)[1],
         )
     facts = {
@@ -156,7 +182,7 @@ def _write_pictures(
         init_pck=summary["init_pck_0.1"],
         pck=summary["pck_0.1"],
         facts=facts,
-        notes=people.problems,
+        notes=notes,
     )
     write_report(out / "report.html", rows, report)
 
@@ -176,7 +202,8 @@ def _with_licence(model_id: str, ours: str) -> str:
     return f"{model_id} ({ours})" if model_id.startswith("open") else f"{model_id} (your licence)"
 
 
-def _lines(summary: dict[str, Any], out: Path, *, pictures: bool) -> list[str]:
+def summary_lines(summary: dict[str, Any], out: Path) -> list[str]:
+    """What people are told of a run."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary["stop_reasons"].items())
     lines = [
         f"{summary['people']} people in {summary['seconds']:.1f} s "
@@ -187,6 +214,4 @@ def _lines(summary: dict[str, Any], out: Path, *, pictures: bool) -> list[str]:
     ]
     if summary["with_message"]:
         lines.append(f"to look at      {summary['with_message']} people with a message")
-    if pictures:
-        lines += [f"overlays        {out / 'overlays'}", f"report          {out / 'report.html'}"]
     return lines

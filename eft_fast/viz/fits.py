@@ -31,7 +31,7 @@ def write_overlays(
     photos: Sequence[Photo],
     names: Sequence[str],
     ids: Sequence[str],
-    folder: Path | str,
+    folder: Path | str | None,
     *,
     height: int = 420,
     on_person: Callable[[], None] | None = None,
@@ -46,7 +46,8 @@ def write_overlays(
         photos: The photo of each person, as given to ``fit_batch``.
         names: What to call each photo.
         ids: What to call each person of a photo, such as the number of the annotation.
-        folder: Where to write ``<number>_<name>.png``; made if it is not there.
+        folder: Where to write ``<number>_<name>.png``; made if it is not there. None: nothing is
+            drawn.
         height: Height of a tile in pixels.
         on_person: Called after each person, for a progress bar.
 
@@ -64,6 +65,9 @@ def write_overlays(
         if len(items) != len(result):
             counts = f"got {len(items)} for {len(result)} fits"
             raise ValueError(f"write_overlays: one {label} per fit expected, {counts}")
+    if folder is None:
+        facts = zip(names, ids, strict=True)
+        return [_make_row(result, k, name, person) for k, (name, person) in enumerate(facts)]
     Path(folder).mkdir(parents=True, exist_ok=True)
     rows: list[ReportRow] = []
     source: Photo | None = None

@@ -430,7 +430,7 @@ def test_a_full_disk_costs_no_fit(dataset, tiny, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(files.os, "fsync", full)
     is_refused = lambda path: "fits.npz" in path and str(out) in path  # noqa: E731
-    assert run_fit(dataset, tiny, out) == 1
+    assert run_fit(dataset, tiny, out, "--restart") == 1
     error = capsys.readouterr().err
     assert "fits.npz cannot be written (No space left on device); what was there before" in error
     rescued = Path(error.rsplit(" ", 1)[1].strip())
@@ -439,7 +439,7 @@ def test_a_full_disk_costs_no_fit(dataset, tiny, tmp_path, capsys, monkeypatch):
     shutil.rmtree(rescued.parent)
 
     is_refused = lambda path: ".png" in path  # noqa: E731
-    assert run_fit(dataset, tiny, out) == 1
+    assert run_fit(dataset, tiny, out, "--restart") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("eft-fast fit: the pictures are not drawn: ")
     assert f"the fits are all in {out / 'fits.npz'}" in error
@@ -447,7 +447,7 @@ def test_a_full_disk_costs_no_fit(dataset, tiny, tmp_path, capsys, monkeypatch):
     assert not (out / "overlays").exists()
 
 
-def test_another_run_replaces_everything(dataset, tiny, tmp_path):
+def test_another_run_replaces_everything(dataset, tiny, tmp_path, capsys):
     photos, people = dataset
     out = tmp_path / "out"
     assert run_fit(dataset, tiny, out) == 0
@@ -456,10 +456,16 @@ def test_another_run_replaces_everything(dataset, tiny, tmp_path):
     document = json.loads(people.read_text())
     document["annotations"] = document["annotations"][1:]
     people.write_text(json.dumps(document))
-    assert run_fit(dataset, tiny, out) == 0
+    old = (out / "fits.npz").read_bytes()
+    capsys.readouterr()
+    assert run_fit(dataset, tiny, out) == 2
+    assert f"{out} holds a run of other people; repeat its options" in capsys.readouterr().err
+    assert (out / "fits.npz").read_bytes() == old
+    assert run_fit(dataset, tiny, out, "--restart") == 0
     assert [path.name for path in (out / "overlays").iterdir()] == ["00001_photo1.png"]
     assert {path.name for path in out.iterdir()} == {
         "fits.npz", "people.json", "summary.json", "report.html", "overlays", "mine.txt",
+        "run.json", "run.toml",
     }  # fmt: skip
     fits = FitResult.load(out / "fits.npz")
     assert fits.run_id == json.loads((out / "people.json").read_text())["run_id"]

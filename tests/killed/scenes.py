@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from eft_fast.files import write_text
 from eft_fast.folders import JOURNAL, finish_replacement, replaced_files
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.pseudo_gt.jobs.plan import RunPlace, RunRecord
 from eft_fast.result import FitResult
+from tests.pseudo_gt.jobs_data import fit_here, make_dataset, make_setup, plan_run
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def fit(inputs: Path, name: str, out: Path, *more: object) -> int:
     photos = inputs / name
     return call(
         "fit", photos, "--annotations", photos / "people.json", "--regressor", inputs / "tiny.npz",
-        "--method", "none", "--out", out, "--quiet", *more,
+        "--method", "none", "--out", out, "--quiet", "--restart", *more,
     )  # fmt: skip
 
 
@@ -131,6 +134,31 @@ def old_files(folder: Path) -> None:
     two_files(folder, "old")
     (folder / "gone").mkdir()
     (folder / "gone" / "d.txt").write_text("old")
+
+
+def fit_in_shards(inputs: Path, out: Path) -> list[str]:
+    """A run in shards as the command makes one, without its processes; it goes on if begun."""
+    data, setup = inputs / "many", make_setup(inputs / "many")
+    record = RunRecord.load(out) or plan_run(data, out, setup, size=4)
+    return list(fit_here(record, out, setup, piece_size=2))
+
+
+def judge_shards(out: Path) -> dict[str, Any]:
+    """The run goes on to the fits of one that was not killed; each person is there once."""
+    inputs, place = out.parent.parent / "inputs", RunPlace(out)
+    fitted = fit_in_shards(inputs, out)
+    record = RunRecord.load(out)
+    assert record is not None
+    shards = [FitResult.load(place.shard_file(shard.name)) for shard in record.shards]
+    fits = FitResult.concatenate(shards)
+    numbers = torch.cat([fits.params.full_pose.flatten(1), fits.pred_cam], 1).numpy()
+    return {
+        "ids": list(fits.id),
+        "fits": zlib.crc32(numbers.tobytes()),
+        "run": record.run_id,
+        "again": len(fitted),
+        "files": sorted(path.name for path in out.rglob("*.npz")),
+    }
 
 
 def state_of_training(folder: Path) -> Any:
@@ -202,6 +230,7 @@ def scenes(inputs: Path) -> dict[str, Scene]:
             lambda out: call("convert", fits, "--to", "glb", "--out", out),
             lambda out: sorted(p.stat().st_size for p in out.glob("*.glb")),
         ),
+        "shards": Scene(lambda out: fit_in_shards(inputs, out), judge_shards),
         "train": Scene(save_states, judge_state),
         "synth": Scene(synth, judge_synth),
         "export": Scene(lambda out: export(inputs, out), judge_export),
@@ -214,6 +243,7 @@ def make_inputs(inputs: Path) -> None:
     save_open_regressor(network, inputs / "tiny.npz", licence="Apache-2.0", source_sha256="0")
     for name in ("old", "new"):
         make_photos(inputs, name)
+    make_dataset(inputs / "many", 8)
     fit(inputs, "new", inputs / "fits", "--no-pictures")
 
 

@@ -55,7 +55,7 @@ def killed(shim: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """All scenes, in one process: most of the time is that of its start."""
     more = int(os.environ.get("EFT_FAST_KILL_POINTS", "1"))
     scenes = {"folder": 40, "fit over a run": 14, "fit": 6, "eft-json": 4, "spin-npz": 4}
-    scenes |= {"glb": 6, "train": 10, "synth": 4}
+    scenes |= {"glb": 6, "train": 10, "synth": 4, "shards": 24}
     folder = tmp_path_factory.mktemp("killed")
     return kill_everywhere(shim, folder, {name: more * count for name, count in scenes.items()})
 
@@ -105,6 +105,17 @@ def test_meshes_are_whole_or_not_there(killed: dict[str, Any]) -> None:
     assert len(whole) == 2
     for each in found:
         assert set(each) <= set(whole)
+
+
+def test_a_run_in_shards_has_each_person_once(killed: dict[str, Any]) -> None:
+    whole, found = killed["shards"].values()
+    assert whole["ids"] == [str(number) for number in range(8)]
+    assert whole.pop("again") == 0
+    again = [each.pop("again") for each in found]
+    assert all(each == whole for each in found)
+    # What was whole before the kill is not fitted again.
+    assert again == sorted(again, reverse=True)
+    assert {0, 1, 2, 3, 4} >= set(again) >= {1, 4}
 
 
 def test_a_state_of_training_is_whole(killed: dict[str, Any]) -> None:
