@@ -526,7 +526,8 @@ def test_every_command_has_examples_that_parse(parser):
     [
         (
             ["eval", "openbnch"],
-            "PROTOCOL must be one of openbench, photos, coco, renders, cards, got 'openbnch'; d",
+            "PROTOCOL must be one of openbench, truth, photos, coco, renders, cards, "
+            "got 'openbnch'; d",
         ),
         (["eval"], "eft-fast eval: the following arguments are required: PROTOCOL"),
         (["bench", "smlpify"], "did you mean 'smplify'?"),
