@@ -57,9 +57,9 @@ def fit_batch(
         method: ``"map"``: fit the parameters directly under the covariance of the regressor's
             errors; ``"eft"``: fine-tune the regressor on each person; ``"smplify"`` or the name of
             a recipe, such as ``"smplify2016"``: under a prior that knows nothing of the photo;
-            ``"none"``: the regressor alone. None: the method of ``config``; ``"eft"`` if ``mode``,
-            ``slots`` or several ``workers`` are given; else ``"map"``, or ``"eft"`` with a warning
-            where the regressor's error covariance is not known.
+            ``"none"``: the regressor alone. None: the method of ``config``; ``"eft"`` if ``mode``
+            or ``slots`` are given; else ``"map"``, or ``"eft"`` with a warning where the
+            regressor's error covariance is not known.
         mode: What EFT tunes: ``"full"``, all weights, the default; ``"layer3"``, ``"layer4"``,
             ``"head"``: those from there on; ``"feature"``, ``"lora"``: see
             ``eft.config.EFT_MODES``. Direct fits tune none; the result's ``mode`` names their
@@ -70,7 +70,7 @@ def fit_batch(
             ``SmplifyConfig`` for SMPLify.
         device: Where to compute; default: where the regressor is.
         progress: Show a progress bar; default: on a terminal.
-        workers: Of EFT: processes of one thread each, on the CPU only; each fits whole people.
+        workers: Processes of one thread each, on the CPU only; each fits whole people.
         slots: Of EFT: people under way at once, each with private weights. Default: one on the CPU,
             where company gains nothing, and as many as the free memory holds on a GPU.
         intrinsics: Full perspective: the pinhole of each photo, pixels, ``[N, 3, 3]`` or one
@@ -103,7 +103,7 @@ def fit_batch(
     )
     if keypoints_3d is not None:
         # They are data of map alone, so that they name it.
-        method = method_of_options(method, mode=mode, config=config, slots=slots, workers=workers)
+        method = method_of_options(method, mode=mode, config=config, slots=slots)
         method = method or "map"
         if method != "map":
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -42,6 +42,9 @@ from eft_fast.smplify.fit import SmplifyFitter
 METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
 
 Config = EftConfig | SmplifyConfig | MapConfig
+#: People whom direct fits hand to a worker together. Few, since both sides write to one pipe: what
+#: is under way must fit into its buffers.
+_BUNDLE: Final = 8
 #: What EFT tunes where no mode is given.
 _DEFAULT_MODE: Final = "full"
 #: The method that a configuration is of.
@@ -68,7 +71,7 @@ def make_run(
     """
     # What the options say is refused before anything is loaded.
     check_workers(workers)
-    chosen = method_of_options(method, mode=mode, config=config, slots=slots, workers=workers)
+    chosen = method_of_options(method, mode=mode, config=config, slots=slots)
     if chosen is not None:
         resolve_method(chosen, mode, config)
     where = find_device("fit_batch", device)
@@ -103,11 +106,10 @@ def method_of_options(
     mode: str | None = None,
     config: Config | None = None,
     slots: int | None = None,
-    workers: int = 1,
 ) -> str | None:
     """The method that is named, or that the options belong to; None: ``default_method`` decides.
 
-    A configuration belongs to its method; a mode, slots and several workers to EFT.
+    A configuration belongs to its method; a mode and slots to EFT.
 
     Raises:
         TypeError: If no method is named and the configuration is of none.
@@ -122,7 +124,7 @@ def method_of_options(
             "fit_batch: config must be an EftConfig, a MapConfig or a SmplifyConfig, got "
             f"{type(config).__name__}"
         )
-    return "eft" if mode is not None or slots is not None or workers > 1 else None
+    return "eft" if mode is not None or slots is not None else None
 
 
 def default_method(regressor: Regressor) -> str:
@@ -200,17 +202,11 @@ def make_fitter(
     """
     if workers < 1:
         raise ValueError(f"fit_batch: workers must be at least 1, got {workers}")
-    if not isinstance(config, EftConfig):
-        if workers > 1 or slots is not None:
-            family = "map" if isinstance(config, MapConfig) else "smplify"
-            raise ValueError(
-                f"fit_batch: {family} fits in batches and takes no workers or slots; "
-                f"set {type(config).__name__}.batch"
-            )
-        if isinstance(config, MapConfig):
-            return MapFitter(regressor, body, config=config)
-        return SmplifyFitter(regressor, body, config=config)
     device = next(regressor.parameters()).device
+    if workers > 1 and device.type != "cpu":
+        raise ValueError(f"fit_batch: workers are for the CPU, got device {device}; use slots")
+    if not isinstance(config, EftConfig):
+        return _make_direct(regressor, body, config, workers, slots)
     check_mode(regressor, mode)
     if config.precision in TENSOR_CORES and not can_run_on_kernels(regressor, mode, config):
         raise ValueError(
@@ -220,8 +216,6 @@ def make_fitter(
     config = resolve_tie(config, regressor)
     make = partial(_make_local, regressor, body, method=method, mode=mode, config=config)
     if workers > 1:
-        if device.type != "cpu":
-            raise ValueError(f"fit_batch: workers are for the CPU, got device {device}; use slots")
         if slots is not None:
             raise ValueError("fit_batch: workers and slots exclude each other; give one of them")
         return WorkerFitter(
@@ -232,6 +226,33 @@ def make_fitter(
     if slots is None:
         slots = _default_slots(regressor, body, mode, config, device)
     return make(slots=slots)
+
+
+def _make_direct(
+    regressor: Regressor,
+    body: Smpl,
+    config: MapConfig | SmplifyConfig,
+    workers: int,
+    slots: int | None,
+) -> Fitter:
+    """The fitter of a method that tunes no network."""
+    if slots is not None:
+        family = "map" if isinstance(config, MapConfig) else "smplify"
+        raise ValueError(
+            f"fit_batch: {family} tunes no weights and takes no slots; set "
+            f"{type(config).__name__}.batch"
+        )
+    make: Callable[[], Fitter]
+    if isinstance(config, MapConfig):
+        make = partial(MapFitter, regressor, body, config=config)
+    else:
+        make = partial(SmplifyFitter, regressor, body, config=config)
+    if workers == 1:
+        return make()
+    # One is made here as well: what cannot be fitted with is told before processes are started.
+    return WorkerFitter(
+        make, count=workers, outputs=make().outputs, bundle=min(config.batch, _BUNDLE)
+    )
 
 
 def make_slot_fitter(

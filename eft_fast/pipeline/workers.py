@@ -29,8 +29,8 @@ import torch.multiprocessing
 from eft_fast.pipeline.fitter import Fitter, PersonFit
 from eft_fast.pipeline.prepare import Prepared
 
-#: People who are with a worker: one under way and one that waits, so that it is never idle.
-_PEOPLE_PER_WORKER: Final = 2
+#: Bundles that are with a worker: one under way and one that waits, so that it is never idle.
+_BUNDLES_PER_WORKER: Final = 2
 #: By its name a process knows that it is to become one of our workers.
 _NAME: Final = "eft_fast worker"
 #: Exit code of a worker whose program called for workers before it was one.
@@ -89,12 +89,19 @@ class WorkerFitter(Fitter):
         make: Makes the fitter of a process; it is pickled.
         count: Processes.
         outputs: Those of the fitters that ``make`` makes.
+        bundle: People who are handed over together, for fitters that gain by company.
     """
 
     def __init__(
-        self, make: Callable[[], Fitter], *, count: int, outputs: Mapping[str, tuple[int, ...]]
+        self,
+        make: Callable[[], Fitter],
+        *,
+        count: int,
+        outputs: Mapping[str, tuple[int, ...]],
+        bundle: int = 1,
     ) -> None:
         self._make, self._count, self._outputs = make, count, outputs
+        self._bundle = bundle
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
@@ -124,10 +131,12 @@ class WorkerFitter(Fitter):
         """Give people to whoever has room, and yield the fits."""
         while True:
             # Nobody waits with one worker for another that has nothing to do yet.
-            most = _PEOPLE_PER_WORKER if all(worker.is_ready for worker in crew) else 1
+            most = _BUNDLES_PER_WORKER if all(worker.is_ready for worker in crew) else 1
             for count, worker in itertools.product(range(1, most + 1), crew):
-                if worker.has_room(count) and (person := next(queue, None)) is not None:
-                    worker.take(person)
+                if not worker.has_room(count):
+                    continue
+                if people := list(itertools.islice(queue, self._bundle)):
+                    worker.take(people)
             busy = [worker for worker in crew if worker.is_busy]
             if not busy:
                 return
@@ -158,21 +167,22 @@ class _Worker:
         self._process.start()
         theirs.close()
         self._is_started = self.is_ready = False
-        self._people = 0
+        #: People of each bundle that is with the process, whose fits are still to come.
+        self._bundles: list[int] = []
 
     def has_room(self, most: int) -> bool:
-        """Whether a person can be handed over, so that the process has at most so many."""
-        return self.is_ready and self._people < most
+        """Whether a bundle can be handed over, so that the process has at most so many."""
+        return self.is_ready and len(self._bundles) < most
 
     @property
     def is_busy(self) -> bool:
         """Whether an answer is to be expected."""
-        return not self.is_ready or self._people > 0
+        return not self.is_ready or bool(self._bundles)
 
-    def take(self, person: Prepared) -> None:
-        """Hand a person over."""
-        self._send(person)
-        self._people += 1
+    def take(self, people: list[Prepared]) -> None:
+        """Hand people over."""
+        self._send(people)
+        self._bundles.append(len(people))
 
     def listen(self, make: Callable[[], Fitter]) -> tuple[int, PersonFit] | None:
         """Take one answer: index and fit of a person, or None for news of the process itself."""
@@ -188,7 +198,9 @@ class _Worker:
         elif kind == _READY:
             self.is_ready = True
         else:
-            self._people -= 1
+            self._bundles[0] -= 1
+            if not self._bundles[0]:
+                del self._bundles[0]
             index, fit = content
             return index, fit
         return None
@@ -236,7 +248,8 @@ def _work(connection: Connection) -> None:
         fitter = _receive(connection)()
         connection.send((_READY, None))
         while True:
-            connection.send((_FIT, _fit_one(fitter, connection.recv())))
+            for fit in fitter.fit(connection.recv()):
+                connection.send((_FIT, fit))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # The parent is gone.
     except Exception as error:
@@ -268,8 +281,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _fit_one(fitter: Fitter, person: Prepared) -> tuple[int, PersonFit]:
-    ((index, fit),) = fitter.fit([person])
-    return index, fit

@@ -105,11 +105,36 @@ def test_without_a_covariance_one_sentence_says_what_to_do(network, given) -> No
         eft_fast.fit_batch(*given, method="map", regressor=network, progress=False)
 
 
+@pytest.mark.parametrize("method", ["map", "smplify"])
+def test_workers_fit_as_one_process_does(network, covariance, given, method) -> None:
+    """More people than one bundle holds; the fits of direct methods do not depend on company."""
+    photos, keypoints = given[0] * 4, np.concatenate([given[1]] * 4)
+    keypoints[5:, :, :2] += np.random.default_rng(1).uniform(-5, 5, (15, 17, 2))
+    config = eft_fast.MapConfig(covariance=covariance)
+    options = {"config": config if method == "map" else eft_fast.SmplifyConfig(max_steps=3)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone, helped = (
+            eft_fast.fit_batch(
+                photos, keypoints, regressor=network, progress=False, workers=workers, **options
+            )
+            for workers in (1, 2)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert alone.method == helped.method
+    for name in ("full_pose", "betas"):
+        assert torch.equal(getattr(alone.params, name), getattr(helped.params, name))
+    for name in ("pred_cam", "loss", "steps"):
+        assert torch.equal(getattr(alone, name), getattr(helped, name))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"mode": "head"}, "map tunes no weights, got mode 'head'"),
-        ({"workers": 2}, "map fits in batches and takes no workers or slots"),
+        ({"slots": 2}, "map tunes no weights and takes no slots"),
         ({"config": eft_fast.EftConfig()}, "map takes a MapConfig, got EftConfig"),
     ],
 )

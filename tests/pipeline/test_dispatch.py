@@ -49,7 +49,7 @@ def run_of(regressor: OpenRegressor, body: Smpl, **options: object) -> Run:
         ({"mode": "full"}, "eft", "full"),
         ({"mode": "head"}, "eft", "head"),
         ({"slots": 2}, "eft", "full"),
-        ({"workers": 2}, "eft", "full"),
+        ({"workers": 2}, "map", "residual"),
         ({"config": EFT}, "eft", "full"),
         ({"config": EFT, "mode": "head"}, "eft", "head"),
         ({"config": MAP}, "map", "residual"),
@@ -85,7 +85,7 @@ def test_the_warning_points_at_the_call(unknown, body) -> None:
     [
         ({"method": "map", "mode": "head"}, "map tunes no weights, got mode 'head'"),
         ({"config": MAP, "mode": "head"}, "map tunes no weights, got mode 'head'"),
-        ({"config": MAP, "slots": 2}, "map fits in batches and takes no workers or slots"),
+        ({"config": MAP, "slots": 2}, "map tunes no weights and takes no slots"),
         ({"method": "eft", "config": MAP}, "method eft takes an EftConfig, got MapConfig"),
         ({"method": "map", "config": EFT}, "method map takes a MapConfig, got EftConfig"),
         ({"config": {"lr": 1}}, "config must be an EftConfig, a MapConfig or .*, got dict"),

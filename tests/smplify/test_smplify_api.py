@@ -102,8 +102,8 @@ def test_wrong_use_is_refused(people, pair):
         fit(people, pair, method="eft")
     with pytest.raises(ValueError, match="tunes no weights, got mode 'head'"):
         fit(people, pair, method="smplify", mode="head")
-    with pytest.raises(ValueError, match="takes no workers or slots"):
-        fit(people, pair, method="smplify", workers=2)
+    with pytest.raises(ValueError, match="takes no slots"):
+        fit(people, pair, method="smplify", slots=2)
     config = eft_fast.SmplifyConfig(prior_source="absent.pkl")
     with pytest.raises(FileNotFoundError, match="load_pose_prior"):
         fit(people, pair, method="smplify", config=config)
