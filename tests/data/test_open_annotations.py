@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_nothing_to_choose(
     monkeypatch.chdir(folder)
     with pytest.raises(kind, match=words):
         data.open_annotations(name, folder)
+
+
+def test_a_matlab_file_without_its_library_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: PCWIN")
+    with pytest.raises(ValueError, match=r"known \(a MATLAB file\); name the format"):
+        data.detect(tmp_path / "a.mat")
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"which scipy reads: pip install scipy\)"):
+        data.detect(tmp_path / "a.mat")
+    with pytest.raises(ModuleNotFoundError, match="read_lsp: scipy is needed to read"):
+        data.open_annotations(tmp_path / "a.mat", format_name="lsp")
 
 
 def test_seventeen_people_of_the_open_coco_photos(shared_dir: Path) -> None:

@@ -268,6 +268,8 @@ class _UniqueIds:
     def take(self, row: int, entry: Entry) -> tuple[str, bool]:
         """An id for an annotation; whether it is one that came before, the whole of it."""
         name = to_key(entry.get("id"))
+        if name is not None and self._index.is_single(name):
+            return name, False
         name = "without-id" if name is None else _shortened(name)
         if name not in self._first:
             self._first[name] = row

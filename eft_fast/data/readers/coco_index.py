@@ -71,6 +71,8 @@ class CocoIndex:
         self.num_odd, self.is_results = 0, False
         self._num_entries = 0
         self._rows = array("q")  # start, end and slot of each annotation
+        #: Ids of annotations that are numbers, and then those of them that come more than once.
+        self._ids, self._repeated = array("q"), frozenset[int]()
         #: Places for images and for mentions of images, by key.
         self._slots: dict[str, int] = {}
         self._images: list[Image | None] = []
@@ -93,7 +95,7 @@ class CocoIndex:
 
     def entries(self) -> Iterator[tuple[int, Entry, Image]]:
         """Row, annotation and image: in the order of the images, then of the annotation ids."""
-        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, 3)
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 3)
         if not len(rows):
             return
         places = np.array([image.place for image in self._known()], dtype=np.int64)[rows[:, 2]]
@@ -113,6 +115,11 @@ class CocoIndex:
         track = track[0] if isinstance(track, list) and track else track
         known = {"bbox": entry.get("box"), "track_id": track}
         return {**{key: value for key, value in known.items() if value is not None}, **entry}
+
+    def is_single(self, annotation_id: str) -> bool:
+        """Whether an id is a number that only one annotation has."""
+        number = _plain_number(annotation_id)
+        return number is not None and number not in self._repeated
 
     def _known(self) -> list[Image]:
         return self._images  # type: ignore[return-value]  # _settle leaves no None
@@ -165,6 +172,9 @@ class CocoIndex:
         if self.first is None and "keypoints" in entry:
             self.first = entry
         self._num_entries += 1
+        number = _plain_number(to_key(entry.get("id")))
+        if number is not None:
+            self._ids.append(number)
         key = to_key(entry.get("image_id"))
         slot = _NOBODY if key is None else self._slot(key)
         self._rows.extend((element.start, element.end, slot))
@@ -224,6 +234,9 @@ class CocoIndex:
                 if self._rows[place] == _NOBODY:
                     self._rows[place] = nobody
         self._slots = {}
+        ids, counts = np.unique(np.array(self._ids, dtype=np.int64), return_counts=True)
+        self._repeated = frozenset(ids[counts > 1].tolist())
+        self._ids = array("q")
 
     def _unlisted(self, key: str | None, slot: int) -> Image:
         """An image that only annotations mention; of detections, by its name or number."""
@@ -256,6 +269,13 @@ class CocoIndex:
 
 def _id_key(entry: Entry) -> list[tuple[int, int, str]]:
     return natural_key(str(to_key(entry.get("id"))))
+
+
+def _plain_number(key: str | None) -> int | None:
+    """The number that an id is, if it is written as numbers are and not endless."""
+    if key is None or len(key) > 18 or not (key.isascii() and key.isdigit()):
+        return None
+    return int(key) if key == "0" or key[0] != "0" else None
 
 
 def _without_zeros(key: str) -> str:

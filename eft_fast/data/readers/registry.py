@@ -6,6 +6,7 @@ here. Rows are tried from the top: what matches more narrowly stands higher.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -367,4 +368,11 @@ def _looks_like(peek: Peek) -> str:
         return f"a JSON list of objects with the keys {keys}" if keys else "a JSON list"
     if peek.arrays:
         return f"arrays called {', '.join(shown(name, 30) for name in list(peek.arrays)[:6])}"
+    for is_one, kind, package in (
+        (peek.is_mat, "a MATLAB file", "scipy"),
+        (peek.is_hdf5, "an HDF5 file", "h5py"),
+    ):
+        if is_one:
+            is_missing = importlib.util.find_spec(package) is None
+            return f"{kind}, which {package} reads: pip install {package}" if is_missing else kind
     return f"a file of {peek.path.stat().st_size} bytes"
