@@ -11,7 +11,7 @@ from eft_fast.cli.gather import MIN_AREA, MIN_KEYPOINTS
 from eft_fast.cli.options import add_out_folder, add_photos, at_least, not_negative
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.parser import Subparsers, add_command
-from eft_fast.cli.paths import check_annotations, is_one_folder, output_folder
+from eft_fast.cli.paths import check_annotations, check_file, is_one_folder, output_folder
 from eft_fast.cli.people import people_from_detector
 from eft_fast.cli.run_file import add_run_file, to_run_file
 
@@ -96,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
     """Gather the people, fit them, write everything."""
     from eft_fast.data import list_photos
 
+    if options.config is not None:
+        check_file("--config", options.config)
     if not options.photos:
         raise UsageError("the following arguments are required: PHOTOS (see eft-fast fit --help)")
     check_fit_options(options)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.parser import Parser
-from eft_fast.cli.paths import check_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,8 +63,9 @@ def to_arguments(path: str, *, has_photos: bool) -> list[str]:
     Raises:
         UsageError: If it is no such file.
     """
-    check_file("--config", path)
     file = Path(path)
+    if not file.is_file():  # ``fit`` says so when it runs
+        return []
     try:
         table: Mapping[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

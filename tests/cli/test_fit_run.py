@@ -132,6 +132,7 @@ def test_a_run_file_holds_every_option():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (None, "--config must be a file, there is none"),
         ("max_steps = ", "must be a TOML file"),
         ("maxsteps = 3", "no option --maxsteps"),
         ("max_steps = 0", "--max-steps must be at least 1"),
@@ -143,7 +144,8 @@ def test_a_run_file_holds_every_option():
 )
 def test_a_wrong_run_file_is_one_sentence(data, tmp_path, capsys, text, words):
     path = tmp_path / "run.toml"
-    path.write_text(text)
+    if text is not None:
+        path.write_text(text)
     assert main(["fit", str(data), "--config", str(path), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert words in error

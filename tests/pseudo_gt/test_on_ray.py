@@ -1,4 +1,4 @@
-"""The same run on a local Ray cluster of two actors, one of which is killed, and then the driver."""
+"""The same run on a local Ray cluster of two actors: one is killed, and then the driver."""
 
 from __future__ import annotations
 
