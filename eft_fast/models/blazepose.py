@@ -17,7 +17,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eft_fast.models.mobile import depthwise_relu6, pointwise, to_channels_last
+from eft_fast.models.mobile import (
+    InvertedResidual,
+    depthwise_layer,
+    depthwise_relu6,
+    pointwise,
+    to_channels_last,
+)
 from eft_fast.models.weights import load_arrays
 
 #: Side of the input, in pixels.
@@ -108,31 +114,6 @@ class BlazePoseOutput(NamedTuple):
     features: Float[Tensor, "B D"]
 
 
-def _depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2, groups=channels)
-
-
-class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; no activation at the end (MobileNetV2 block)."""
-
-    def __init__(
-        self, in_width: int, out_width: int, kernel: int, stride: int, expansion: int, *, skip: bool
-    ) -> None:
-        super().__init__()
-        hidden = in_width * expansion
-        self.expand = nn.Conv2d(in_width, hidden, 1)
-        self.depthwise = _depthwise(hidden, kernel, stride)
-        self.project = nn.Conv2d(hidden, out_width, 1)
-        self.skip = skip
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """Apply the block."""
-        y = depthwise_relu6(self.depthwise, pointwise(self.expand, x), relu6_before=True)
-        y = pointwise(self.project, y)
-        out: Tensor = x + y if self.skip else y
-        return out
-
-
 class HeadBlock(nn.Module):
     """Depthwise-separable residual block; a stride of 2 halves the shortcut by max pooling."""
 
@@ -157,7 +138,7 @@ class Lateral(nn.Module):
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
-        self.depthwise = _depthwise(in_width, 3)
+        self.depthwise = depthwise_layer(in_width, 3)
         self.project = nn.Conv2d(in_width, out_width, 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
@@ -195,7 +176,7 @@ class BlazePose(nn.Module):
 
         self.stem = nn.Conv2d(3, first if variant == "tiny" else 24, 3, 2, padding=1)
         channels = self.stem.out_channels
-        self.stem_depthwise = _depthwise(channels, 3)
+        self.stem_depthwise = depthwise_layer(channels, 3)
         self.stem_project = nn.Conv2d(channels, config.stem, 1)
         widths = [config.stem] + [stage.width for stage in config.stages]
         self.stages = nn.ModuleList(
@@ -203,8 +184,8 @@ class BlazePose(nn.Module):
         )
         top = widths[-1] * 6
         self.top_expand = nn.Conv2d(widths[-1], top, 1)
-        self.top_depthwise = _depthwise(top, 3)
-        self.neck_depthwise = _depthwise(top, 3)
+        self.top_depthwise = depthwise_layer(top, 3)
+        self.neck_depthwise = depthwise_layer(top, 3)
         self.neck_project = nn.Conv2d(top, config.head_width, 1)
         depth4, depth2 = config.head_depth
         blocks = [HeadBlock(config.head_width, stride=2)]

@@ -16,8 +16,9 @@ from eft_fast.eft.batched.conv_epilogue import move_into_epilogues
 from eft_fast.eft.batched.layers import StackedRegressor
 from eft_fast.eft.config import EftConfig
 from eft_fast.eft.modes import make_network
-from eft_fast.models.blazepose import HeadBlock, InvertedResidual
+from eft_fast.models.blazepose import HeadBlock
 from eft_fast.models.hmr import Bottleneck
+from eft_fast.models.mobile import InvertedResidual
 from eft_fast.ops.slot_layers import SlotClock, make_adam_options
 from eft_fast.pipeline.predict import output_loss
 from tests.eft import toy
@@ -233,6 +234,7 @@ class SmallBlazePose(nn.Module):
         self.blocks = nn.Sequential(
             InvertedResidual(8, 6, 3, 2, 4, skip=False),
             InvertedResidual(6, 6, 5, 1, 2, skip=True),
+            InvertedResidual(6, 6, 3, 2, 2, skip=False, pad_before=False),
             HeadBlock(6, stride=2),
             HeadBlock(6),
         )

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from eft_fast.eft.batched.adam_in_backward import AdamConv2d
 from eft_fast.eft.modes import leaves
-from eft_fast.models.blazepose import HeadBlock, InvertedResidual
+from eft_fast.models.blazepose import HeadBlock
 from eft_fast.models.hmr import Bottleneck, Hmr
+from eft_fast.models.mobile import InvertedResidual
 from eft_fast.ops.slot_layers import ConvEnd
 
 
@@ -47,10 +48,14 @@ class EpilogueResidual(nn.Module):
         self.depthwise = _end(block.depthwise, None, "relu6")
         self.project = block.project
         self.skip = block.skip
+        self.pad_after = block.pad_after
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        out: Tensor = self.project(self.depthwise(self.expand(x)), x if self.skip else None)
+        y = self.expand(x)
+        if self.pad_after:
+            y = F.pad(y, (0, self.pad_after, 0, self.pad_after))
+        out: Tensor = self.project(self.depthwise(y), x if self.skip else None)
         return out
 
 
