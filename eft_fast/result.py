@@ -274,7 +274,7 @@ class FitResult:
 
     def _faults(self) -> list[str]:
         """What is wrong with each fit as it ended, in a sentence, or empty."""
-        sides = (BOX_UNIT * self.bbox_scale / BOX_MARGIN).tolist()
+        sides = self.box_side_px.tolist()
         starts = self.keypoints_2d_px(which="init").numpy()
         return [
             _join(
@@ -354,6 +354,12 @@ class FitResult:
         NaN for whom there is no crop; None where the regressor says nothing.
         """
         return None if self.joint_confidence is None else self.joint_confidence[:, 1:].mean(1)
+
+    @property
+    def box_side_px(self) -> Float[Tensor, " N"]:
+        """Longer side of each person's box without the crop's margin, photo pixels."""
+        side: Tensor = BOX_UNIT * self.bbox_scale / BOX_MARGIN
+        return side
 
     def with_body(self, body: Smpl) -> FitResult:
         """The same result, tied to a loaded body; needed after ``load`` unless it is the open one.

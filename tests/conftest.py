@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +52,52 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data folder is absent (set EFT_FAST_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: EFT_FAST_CHROMIUM, the system's, or playwright's own."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = map(shutil.which, names)
+    place = os.environ.get("EFT_FAST_CHROMIUM") or next(filter(None, found), None)
+    with sync_api.sync_playwright() as playwright:
+        if place is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium (set EFT_FAST_CHROMIUM)")
+        made = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a file in a fresh profile; what goes wrong on the page fails the test."""
+    problems: list[str] = []
+    contexts: list[Any] = []
+
+    def open_page(
+        path: Path,
+        width: int = 1400,
+        height: int = 900,
+        script: str | None = None,
+        context: Any = None,
+    ) -> Any:
+        if context is None:
+            context = browser.new_context(viewport={"width": width, "height": height})
+            contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda text: problems.append(text.text))
+        page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
+        # Without the picker, a file is saved as a download, which the test can take.
+        page.add_init_script(script or "delete window.showSaveFilePicker")
+        page.goto(path.resolve().as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
 
 
 @pytest.fixture(scope="session")

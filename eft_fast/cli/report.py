@@ -11,7 +11,7 @@ from eft_fast.cli.options import add_body
 from eft_fast.cli.output import UsageError, emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_folder
-from eft_fast.cli.run_folder import PICTURES, REPORT, find_fits, load_run_folder
+from eft_fast.cli.run_folder import PICTURES, REPORT, find_fits, load_run_folder, run_keys
 from eft_fast.folders import replaced_files
 
 
@@ -24,7 +24,9 @@ def add(subparsers: Subparsers) -> None:
         summary="draw fits over their photos again, with a report",
         description=(
             "Draw the fits of a folder that `eft-fast fit` wrote over their photos, and write "
-            "report.html there: one page, no network. The photos must be where they were."
+            "report.html there: one page, no network. The photos must be where they were. On the "
+            "page people are accepted and rejected by hand; it saves selection.json, which "
+            "`convert --select` honours."
         ),
         examples=["eft-fast report fits/"],
     )
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from eft_fast.cli.report_rows import judge_rows, read_verdicts
     from eft_fast.viz.fits import write_overlays
     from eft_fast.viz.report import ReportSummary, write_report
 
@@ -71,10 +74,16 @@ def _draw(options: argparse.Namespace) -> int:
             new / "overlays",
             on_person=lambda: (bar.update(), None)[1],
         )
-        write_report(new / REPORT, rows, ReportSummary(title=options.title, facts=facts))
-    page = job.folder / REPORT
+        page = ReportSummary(
+            title=options.title,
+            facts=facts,
+            run_id=job.result.run_id,
+            verdicts=read_verdicts(job.folder),
+        )
+        write_report(new / REPORT, judge_rows(rows, job.result, run_keys(job)), page)
+    place = job.folder / REPORT
     missing = sum(row.panel is None for row in rows)
-    summary = {"people": len(rows), "without_photo": missing, "report": str(page)}
-    lines = [f"{len(rows)} people, {missing} without a photo", f"report  {page}"]
+    summary = {"people": len(rows), "without_photo": missing, "report": str(place)}
+    lines = [f"{len(rows)} people, {missing} without a photo", f"report  {place}"]
     emit(summary, lines, as_json=options.json)
     return 0

@@ -15,12 +15,14 @@ import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
+from eft_fast.cli.report_rows import judge_rows, read_verdicts
 from eft_fast.cli.run_file import RUN_FILE
 from eft_fast.cli.run_folder import FITS, PICTURES, REPORT, RUN_FILES, SUMMARY, save_names
 from eft_fast.cli.signals import Signals
 from eft_fast.cli.summary import RunTotals
 from eft_fast.files import OutputError, write_text
 from eft_fast.folders import replaced_files
+from eft_fast.pseudo_gt import person_keys
 from eft_fast.viz.fits import write_overlays
 from eft_fast.viz.report import ReportSummary, write_report
 
@@ -79,7 +81,7 @@ def write_outputs(
         signals.tell(f"{done}; eft-fast report {out} draws the pictures")
         try:
             with replaced_files(out, PICTURES) as new:
-                _write_pictures(result, people, new, info, summary)
+                _write_pictures(result, people, new, info, summary, read_verdicts(out))
         except OutputError as error:
             raise OutputError(
                 f"the pictures are not drawn: {error}; the fits are all in {out / FITS}, and "
@@ -149,7 +151,12 @@ def summarise(result: FitResult, people: People, info: RunInfo) -> dict[str, Any
 
 
 def _write_pictures(
-    result: FitResult, people: People, out: Path, info: RunInfo, summary: dict[str, Any]
+    result: FitResult,
+    people: People,
+    out: Path,
+    info: RunInfo,
+    summary: dict[str, Any],
+    verdicts: dict[str, tuple[str, str]],
 ) -> None:
     from tqdm import tqdm
 
@@ -183,8 +190,11 @@ def _write_pictures(
         pck=summary["pck_0.1"],
         facts=facts,
         notes=notes,
+        run_id=result.run_id,
+        verdicts=verdicts,
     )
-    write_report(out / "report.html", rows, report)
+    keys = person_keys(result.photo, result.id, len(result))
+    write_report(out / REPORT, judge_rows(rows, result, keys), report)
 
 
 def _selection_line(found: dict[str, Any]) -> str:

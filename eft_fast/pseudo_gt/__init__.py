@@ -11,6 +11,7 @@ from eft_fast.pseudo_gt.verdicts import (
     save_verdicts,
     verdicts_of,
 )
+from eft_fast.pseudo_gt.words import to_words
 from eft_fast.pseudo_gt.write import FORMATS, PersonNames, write_fits
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "person_keys",
     "save_verdicts",
     "select_fits",
+    "to_words",
     "verdicts_of",
     "write_fits",
 ]

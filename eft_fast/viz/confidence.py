@@ -13,7 +13,7 @@ from eft_fast.keypoints import JOINT_SETS
 #: Width and height of the figure.
 SIZE: Final = (34, 58)
 #: Where each kinematic joint stands, seen from the front, so that the left side is on the right.
-_PLACES: Final = (
+PLACES: Final = (
     (17, 28), (21, 31), (13, 31), (17, 24), (21, 42), (13, 42), (17, 20), (21, 52),
     (13, 52), (17, 16), (23, 56), (11, 56), (17, 9), (20, 13), (14, 13), (17, 4),
     (24, 13), (10, 13), (27, 21), (7, 21), (29, 29), (5, 29), (31, 34), (3, 34),
@@ -54,14 +54,14 @@ def make_figure(confidence: Float[np.ndarray, " 24"] | None) -> Figure:
     if confidence is None:
         return Figure(math.nan, (), "")
     values = np.asarray(confidence, np.float64)
-    if values.shape != (len(_PLACES),):
+    if values.shape != (len(PLACES),):
         raise ValueError(
-            f"make_figure: confidence must be [{len(_PLACES)}], got {list(values.shape)}"
+            f"make_figure: confidence must be [{len(PLACES)}], got {list(values.shape)}"
         )
     if not np.isfinite(values).all():
         return Figure(math.nan, (), "")
     levels = np.searchsorted(LEVELS, values, side="right")
-    dots = tuple(Dot(*place, int(k)) for place, k in zip(_PLACES, levels, strict=True))
+    dots = tuple(Dot(*place, int(k)) for place, k in zip(PLACES, levels, strict=True))
     names = JOINT_SETS["smpl24"].names
     least = np.argsort(values, kind="stable")[:_NAMED]
     words = ", ".join(f"{names[joint]} {values[joint]:.0%}" for joint in least)

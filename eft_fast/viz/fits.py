@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from eft_fast.keypoints import joint_set
 from eft_fast.result import FitResult
 from eft_fast.viz.mesh_export import save_mesh
 from eft_fast.viz.panel import ProjectedBody, person_panel
+from eft_fast.viz.remarks import find_remarks
 from eft_fast.viz.report import ReportRow
 
 Photo = str | Path | npt.NDArray[np.uint8]
@@ -85,7 +87,9 @@ def write_overlays(
                 path = Path(folder) / f"{number + 1:05d}_{_safe_stem(row.name)}.png"
                 with whole_file(path) as file:
                     Image.fromarray(panel).save(file, format="PNG")
-                row = replace(row, panel=path)
+                row = replace(
+                    row, panel=path, remarks=_remarks(chunk, k, bodies[1][k], photo.shape)
+                )
             rows.append(row)
             if on_person is not None:
                 on_person()
@@ -146,6 +150,22 @@ def _draw_person(
         fit=_finite(fit),
         caption=f"{row.name}  {row.person}".rstrip(),
         height=height,
+        weight=None if result.keypoint_weight is None else result.keypoint_weight[k].numpy(),
+    )
+
+
+def _remarks(
+    result: FitResult,
+    k: int,
+    fit: ProjectedBody | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> list[str]:
+    return find_remarks(
+        result.keypoints[k].double().numpy(),
+        joint_set(result.joint_set),
+        result.params.full_pose[k].double().numpy(),
+        None if fit is None else fit.vertices_px,
+        None if shape is None else (shape[1], shape[0]),
     )
 
 
@@ -180,7 +200,7 @@ def _read(image: Photo) -> npt.NDArray[np.uint8] | None:
 
 
 def _make_row(result: FitResult, k: int, name: str, person: str) -> ReportRow:
-    confidence = result.joint_confidence
+    confidence, sigma = result.joint_confidence, result.joint_sigma_mm
     return ReportRow(
         name=name,
         person=person,
@@ -191,6 +211,9 @@ def _make_row(result: FitResult, k: int, name: str, person: str) -> ReportRow:
         stop_reason=result.stop_reason[k],
         message=result.message[k],
         joint_confidence=None if confidence is None else confidence[k].double().numpy(),
+        size_px=float(result.box_side_px[k]),
+        sigma_mm=math.nan if sigma is None else float(sigma[k].mean()),
+        remarks=_remarks(result, k),
     )
 
 

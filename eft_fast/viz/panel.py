@@ -13,11 +13,11 @@ from eft_fast.keypoints import JointSet
 from eft_fast.viz.overlay import check_photo, overlay, side_view
 from eft_fast.viz.raster import FIT_COLOUR, START_COLOUR
 from eft_fast.viz.skeleton import (
-    OUTLINE,
     PROJECTED,
     SIDE_COLOURS,
     Colour,
     draw_comparison,
+    draw_mark,
     draw_skeleton,
     is_labelled,
 )
@@ -78,10 +78,13 @@ def person_panel(
     fit: ProjectedBody | None = None,
     caption: str = "",
     height: int = 420,
+    weight: Float[np.ndarray, " K"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draw one person: photo with keypoints, start, fit, and the fit from the side.
 
-    Only the surroundings of the person are shown, however large the photo; grey is outside it.
+    Only the surroundings of the person are shown, however large the photo; grey is outside it. The
+    start is orange and the fit blue; given keypoints are pink, left light and round, right dark and
+    square; those of low confidence or weight are hollow.
 
     Args:
         photo: The whole photo, RGB.
@@ -92,6 +95,7 @@ def person_panel(
         fit: The fitted body; ``None`` leaves its tiles out.
         caption: Printed below, such as the file name.
         height: Height of a tile in pixels.
+        weight: What robust weights left of each keypoint, as of ``FitResult.keypoint_weight``.
 
     Returns:
         The panel.
@@ -108,11 +112,11 @@ def person_panel(
         )
     view = _choose_view(photo, keypoints, [b.vertices_px for b in (fit, start) if b], height)
     background = _cut(photo, view)
-    given = view.to_panel(keypoints)  # scales confidences too, but they stay above 0
+    given = np.concatenate([view.to_panel(keypoints[:, :2]), keypoints[:, 2:]], 1)
     count = int(is_labelled(keypoints).sum())
     radius = max(height / 110, 2.5)
     tile = Image.fromarray(background)
-    draw_skeleton(ImageDraw.Draw(tile), given, joints, radius=radius)
+    draw_skeleton(ImageDraw.Draw(tile), given, joints, radius=radius, weight=weight)
     tiles = [(f"given ({count} keypoints)", tile)]
     for label, body, colour in (("start", start, START_COLOUR), ("fit", fit, FIT_COLOUR)):
         if body is not None:
@@ -120,7 +124,8 @@ def person_panel(
             tile = Image.fromarray(picture)
             if body.keypoints_px is not None:
                 projected = view.to_panel(body.keypoints_px)
-                draw_comparison(ImageDraw.Draw(tile), given, projected, joints, radius=radius)
+                draw = ImageDraw.Draw(tile)
+                draw_comparison(draw, given, projected, joints, radius=radius, weight=weight)
             tiles.append((_with_error(label, body.error_px), tile))
     if fit is not None:
         turned = side_view(
@@ -213,19 +218,22 @@ def _draw_footer(
 ) -> None:
     font = ImageFont.load_default(14)
     x = width - _GAP - 2.0
-    entries: list[tuple[str, Colour, bool]] = [
-        (side, colour, True) for side, colour in SIDE_COLOURS.items()
-    ]
+    # What each mark is, the most important one last to go where there is no room.
+    marks: list[tuple[str, str, bool]] = [(side, side, False) for side in SIDE_COLOURS]
+    marks.append(("low confidence or weight", "left", True))
     if compared:
-        entries.append(("of the body", PROJECTED, False))
-    for text, colour, is_dot in reversed(entries):
-        x -= draw.textlength(text, font)
+        marks.append(("of the body", "", False))
+    for text, side, is_hollow in reversed(marks):
+        needed = draw.textlength(text, font) + 30
+        if x - needed < _GAP:
+            break
+        x -= needed - 30
         draw.text((x, y), text, _FAINT, font, "lm")
         x -= 12
-        box = (x - 5, y - 5, x + 5, y + 5)
-        draw.ellipse(
-            box, colour if is_dot else None, OUTLINE if is_dot else colour, 1 + (not is_dot)
-        )
+        if side:
+            draw_mark(draw, (x, y), 4, side, is_hollow=is_hollow)
+        else:
+            draw.ellipse((x - 5, y - 5, x + 5, y + 5), None, PROJECTED, 2)
         x -= 18
     room = x - 2 * _GAP
     draw.text((_GAP + 2, y), _shorten(draw, caption, room, font), _INK, font, "lm")

@@ -1,29 +1,34 @@
-"""A self-contained HTML page about many fits: totals, and a sortable table with pictures."""
+"""A self-contained HTML page about many fits: to find the wrong ones, and to say so by hand."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from eft_fast.files import write_bytes, write_text
-from eft_fast.viz.confidence import SIZE, Figure, make_figure
+from eft_fast.plausible import BAD_ERROR
+from eft_fast.viz.confidence import PLACES, SIZE, make_figure
+from eft_fast.viz.page import make_environment, script_json
 
 #: Thumbnails of more people than this are files beside the report instead of part of it.
 INLINE_LIMIT = 250
 #: A thumbnail takes at most this many bytes.
 THUMBNAIL_BYTES = 20_000
+#: What rules can say of a fit, the best first.
+LEVELS: Final = ("keep", "doubtful", "reject")
 _THUMBNAIL_BOX = (440, 190)  # pixels, width and height
 _MOST_BINS = 24
 
@@ -33,11 +38,10 @@ STOP_REASONS: Mapping[str, str] = {
     "nan": "a number was not finite; the last finite state is kept",
     "no_keypoints": "no labelled keypoint that counts; the regressor's answer is kept",
     "bad_image": "the photo could not be read",
+    "interrupted": "the run ended before this person was done",
 }
 #: Who stopped for these has no fit.
 _NO_FIT = ("nan", "no_keypoints", "bad_image", "interrupted")
-#: Colours of rows: nothing is said of the person, something is, there is no fit.
-_GRADES = ("", "odd", "failed")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ class ReportRow:
         panel: Picture file that the thumbnail links to.
         joint_confidence: How sure the regressor was of each kinematic joint of its start, as of
             ``FitResult``; None if it does not say.
+        size_px: Side of the person's box, photo pixels: errors are judged by their share of it.
+            NaN if unknown.
+        sigma_mm: Mean error bar of the joints, mm, as of ``FitResult.joint_sigma_mm``; NaN if the
+            fit does not say.
+        remarks: What else is to be known of the person, a few words each, such as that the photo
+            cuts the body.
+        level: What rules say of the fit, one of ``LEVELS``; empty: it was not judged.
+        reasons: Why it is not kept, a few words each.
+        key: What the person is called in a file of verdicts, unique in a report. Empty: the
+            report takes no verdicts.
+        can_accept: Whether there is a fit that a verdict can keep.
     """
 
     name: str
@@ -70,11 +85,28 @@ class ReportRow:
     picture: UInt8[np.ndarray, "h w 3"] | None = None
     panel: Path | None = None
     joint_confidence: Float[np.ndarray, " 24"] | None = None
+    size_px: float = math.nan
+    sigma_mm: float = math.nan
+    remarks: Sequence[str] = ()
+    level: str = ""
+    reasons: Sequence[str] = ()
+    key: str = ""
+    can_accept: bool = True
+
+    @property
+    def error(self) -> float:
+        """Keypoint error of the fit as a share of the person's box; NaN if unknown."""
+        return _ratio(self.kp_error_px, self.size_px)
+
+    @property
+    def init_error(self) -> float:
+        """The same of the start."""
+        return _ratio(self.init_kp_error_px, self.size_px)
 
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What a report says above its table, besides the means of the rows.
+    """What a report says above its list, besides the means of the rows.
 
     Attributes:
         title: Headline.
@@ -84,6 +116,10 @@ class ReportSummary:
         pck_label: Name of that measure with its tolerance.
         facts: Label to text: versions, model ids, licences, the command.
         notes: Sentences for the reader, such as how accurate the keypoints are.
+        run_id: Names the run: the browser keeps what is said by hand under it. Empty: the names
+            of the people take its place.
+        verdicts: What was said by hand before: key to ``keep`` or ``reject`` and a note. Keys of
+            nobody here are kept.
     """
 
     title: str = "Fitted people"
@@ -93,6 +129,8 @@ class ReportSummary:
     pck_label: str = "PCK@0.1"
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    run_id: str = ""
+    verdicts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,27 +138,6 @@ class _Tile:
     label: str
     value: str
     before: str = ""
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A row as the template prints it; numbers go out as text and as sort keys."""
-
-    row: ReportRow
-    number: int
-    thumbnail: str
-    width: int
-    height: int
-    link: str
-    gain: float
-    explanation: str
-    figure: Figure
-    grade: int
-
-    @property
-    def colour(self) -> str:
-        """Class of the row."""
-        return _GRADES[self.grade]
 
 
 def write_report(
@@ -133,11 +150,15 @@ def write_report(
     """Write ``report.html``: one file, no network, no library, works from disk.
 
     Up to ``inline_limit`` people their thumbnails are part of the file; above it they lie in a
-    folder beside it, named after the report, so that the page opens at once. Every text is escaped.
+    folder beside it, named after the report, so that the page opens at once. Only the rows in
+    sight are elements of the page. Nothing of a row is ever read as HTML.
+
+    Where every row has a key, people can be accepted and rejected on the page; it writes a file
+    that ``pseudo_gt.load_verdicts`` reads.
 
     Args:
         path: File to write; its folder is made.
-        rows: The people, in the order to show.
+        rows: The people; their order is one of those that the page offers.
         summary: Totals and origins.
         inline_limit: Most people whose thumbnails are inlined.
 
@@ -145,7 +166,7 @@ def write_report(
         The file.
 
     Raises:
-        ValueError: If the path is a folder.
+        ValueError: If the path is a folder, a level is none of ``LEVELS``, or two keys are equal.
 
     Example:
         >>> write_report("out/report.html", rows, ReportSummary(seconds=12.5))
@@ -153,30 +174,41 @@ def write_report(
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"write_report: a file name expected, got the folder {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     summary = summary or ReportSummary()
+    _check_rows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
     folder = None if len(rows) <= inline_limit else path.with_name(path.stem + "_thumbnails")
     if folder is not None:
         folder.mkdir(exist_ok=True)
-    lines = [_make_line(k, row, path, folder) for k, row in enumerate(rows, start=1)]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eft_fast.viz", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["figure"] = _figure
-    text = environment.get_template("report.html.j2").render(
-        summary=summary,
-        lines=lines,
-        tiles=_make_tiles(rows, summary, _mean(line.figure.mean for line in lines)),
-        # Without anybody of whom something is said, the page has no column for it.
-        has_confidence=any(line.figure.dots for line in lines),
-        figure_size=SIZE,
-        reasons=Counter(row.stop_reason for row in rows).most_common(),
-        explanations=STOP_REASONS,
-        bars=_histogram(rows),
+    people, sizes = [], []
+    for number, row in enumerate(rows, start=1):
+        person, size = _person(number, row, path, folder)
+        people.append(person)
+        sizes.append(size)
+    content = {
+        "run": summary.run_id or _name_run(rows),
+        "people": people,
+        "verdicts": [[key, *said] for key, said in summary.verdicts.items()],
+        "takesVerdicts": bool(rows) and all(row.key for row in rows),
+        "places": PLACES,
+        "figure": SIZE,
+        "bad": BAD_ERROR,
+    }
+    text = (
+        make_environment()
+        .get_template("report.html.j2")
+        .render(
+            summary=summary,
+            tiles=_make_tiles(rows, summary, _mean(person["confidence"] for person in people)),
+            reasons=Counter(row.stop_reason for row in rows).most_common(),
+            explanations=STOP_REASONS,
+            causes=Counter(why for row in rows for why in row.reasons).most_common(),
+            bars=_histogram(rows),
+            pictures=_tell_pictures(sizes, folder, inline_limit),
+            has_confidence=any(person["confidence"] is not None for person in people),
+            has_sigma=any(person["sigma"] is not None for person in people),
+            content=script_json(content),
+        )
     )
     write_text(path, text, errors="backslashreplace")
     return path
@@ -204,37 +236,79 @@ def make_thumbnail(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[bytes, int, int
     return data, image.width, image.height
 
 
-def _make_line(number: int, row: ReportRow, path: Path, folder: Path | None) -> _Line:
-    thumbnail, width, height = "", 0, 0
+def _check_rows(rows: Sequence[ReportRow]) -> None:
+    unknown = {row.level for row in rows} - {"", *LEVELS}
+    if unknown:
+        raise ValueError(
+            f"write_report: a level must be one of {', '.join(LEVELS)}, got {min(unknown)!r}"
+        )
+    several = [key for key, count in Counter(r.key for r in rows if r.key).items() if count > 1]
+    if several:
+        raise ValueError(
+            f"write_report: keys must be unique, got {several[0]!r} more than once; "
+            "pseudo_gt.person_keys makes them so"
+        )
+
+
+def _name_run(rows: Sequence[ReportRow]) -> str:
+    """A name for people who come from no run."""
+    names = "\0".join(f"{row.key}\0{row.name}\0{row.person}" for row in rows)
+    return hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _person(
+    number: int, row: ReportRow, path: Path, folder: Path | None
+) -> tuple[dict[str, Any], int]:
+    """What the page knows of a person, and the bytes of the thumbnail."""
+    thumbnail, width, height, size = "", 0, 0, 0
     picture = row.picture
     if picture is None and row.panel is not None and row.panel.is_file():
         with Image.open(row.panel) as file:
             picture = np.asarray(file.convert("RGB"))
     if picture is not None:
         data, width, height = make_thumbnail(picture)
+        size = len(data)
         if folder is None:
             thumbnail = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
         else:
             target = folder / f"{number:06d}.jpg"
             write_bytes(target, data)
             thumbnail = _link(target, path)
-    return _Line(
-        row=row,
-        number=number,
-        thumbnail=thumbnail,
-        width=width,
-        height=height,
-        link="" if row.panel is None else _link(row.panel, path),
-        gain=_ratio(row.kp_error_px, row.init_kp_error_px),
-        explanation=STOP_REASONS.get(row.stop_reason, ""),
-        figure=make_figure(row.joint_confidence),
-        grade=_grade(row),
-    )
+    figure = make_figure(row.joint_confidence)
+    person = {
+        "number": number,
+        "key": row.key,
+        "name": row.name,
+        "person": row.person,
+        "level": row.level,
+        "hasFit": row.stop_reason not in _NO_FIT,
+        "canAccept": row.can_accept,
+        "why": list(row.reasons),
+        "remarks": list(row.remarks),
+        "message": row.message,
+        "error": _known(row.error),
+        "initError": _known(row.init_error),
+        "errorPx": _known(row.kp_error_px),
+        "initErrorPx": _known(row.init_kp_error_px),
+        "sigma": _known(row.sigma_mm),
+        "confidence": _known(figure.mean),
+        "dots": "".join(str(dot.level) for dot in figure.dots),
+        "unsure": figure.words,
+        "loss": _known(row.loss),
+        "steps": row.steps,
+        "stopped": row.stop_reason,
+        "stoppedBecause": STOP_REASONS.get(row.stop_reason, ""),
+        "thumbnail": thumbnail,
+        "width": width,
+        "height": height,
+        "link": "" if row.panel is None else _link(row.panel, path),
+    }
+    return person, size
 
 
-def _grade(row: ReportRow) -> int:
-    """How much a person is to be looked at: the place in ``_GRADES``."""
-    return 2 if row.stop_reason in _NO_FIT else int(bool(row.message))
+def _known(value: float) -> float | None:
+    """Six digits of a number; None for what JSON has no word for."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _link(file: Path, report: Path) -> str:
@@ -243,21 +317,43 @@ def _link(file: Path, report: Path) -> str:
     return quote("./" + relative.replace(os.sep, "/"))
 
 
+def _tell_pictures(sizes: Sequence[int], folder: Path | None, limit: int) -> str:
+    """How large the thumbnails are, and where they lie."""
+    drawn = [size for size in sizes if size]
+    if not drawn:
+        return "none"
+    mean = f"{sum(drawn) / len(drawn) / 1000:.1f} kB a person"
+    if folder is None:
+        return f"{mean}, in this file (up to {limit:,} people)"
+    return f"{mean}, in {folder.name} beside this file (beyond {limit:,} people)"
+
+
 def _make_tiles(
     rows: Sequence[ReportRow], summary: ReportSummary, confidence: float
 ) -> list[_Tile]:
-    before, after = _mean(r.init_kp_error_px for r in rows), _mean(r.kp_error_px for r in rows)
-    tiles = [
-        _Tile("people", f"{len(rows):,}"),
-        _Tile("mean keypoint error", _figure(after, " px"), _figure(before)),
-    ]
+    tiles = [_Tile("people", f"{len(rows):,}")]
+    levels = Counter(row.level for row in rows)
+    if set(levels) - {""}:
+        words = ("kept by the rules", "doubtful", "rejected by the rules")
+        pairs = zip(words, LEVELS, strict=True)
+        tiles += [_Tile(word, f"{levels[level]:,}") for word, level in pairs]
+    elif odd := sum(bool(row.message) or row.stop_reason in _NO_FIT for row in rows):
+        tiles.append(_Tile("people with a message", f"{odd:,}"))
+    before, after = _mean(r.init_error for r in rows), _mean(r.error for r in rows)
+    if math.isfinite(after):
+        tiles.append(_Tile("mean error, share of the box", *_both(after, before)))
+    else:
+        before, after = _mean(r.init_kp_error_px for r in rows), _mean(r.kp_error_px for r in rows)
+        start = _figure(before) if math.isfinite(before) else ""
+        tiles.append(_Tile("mean keypoint error", _figure(after, " px"), start))
     if summary.pck is not None:
         start = "" if summary.init_pck is None else f"{summary.init_pck:.1%}"
         tiles.append(_Tile(summary.pck_label, f"{summary.pck:.1%}", start))
-    if odd := sum(_grade(row) > 0 for row in rows):
-        tiles.append(_Tile("people to look at", f"{odd:,}"))
     if math.isfinite(confidence):
         tiles.append(_Tile("mean confidence of the start", f"{confidence:.0%}"))
+    sigma = _mean(row.sigma_mm for row in rows)
+    if math.isfinite(sigma):
+        tiles.append(_Tile("mean error bar of a joint", _figure(sigma, " mm")))
     if summary.seconds is not None:
         tiles.append(_Tile("seconds", _figure(summary.seconds)))
         if summary.seconds > 0 and rows:
@@ -265,35 +361,43 @@ def _make_tiles(
     return tiles
 
 
+def _both(after: float, before: float) -> tuple[str, str]:
+    return f"{after:.1%}", f"{before:.1%}" if math.isfinite(before) else ""
+
+
 def _histogram(rows: Sequence[ReportRow]) -> dict[str, object] | None:
     """Counts of people over keypoint error, before and after, on one logarithmic axis."""
-    series = [
-        np.array([value for value in values if math.isfinite(value) and value >= 0])
-        for values in ([r.init_kp_error_px for r in rows], [r.kp_error_px for r in rows])
-    ]
+    has_sizes = any(math.isfinite(row.error) for row in rows)
+    pairs: Iterator[tuple[float, float]] = (
+        (r.init_error, r.error) if has_sizes else (r.init_kp_error_px, r.kp_error_px) for r in rows
+    )
+    columns = list(zip(*pairs, strict=True)) or [(), ()]
+    series = [np.array([v for v in values if math.isfinite(v) and v >= 0]) for values in columns]
     together = np.concatenate(series)
     if len(together) < 8:
         return None
-    low, high = max(float(together.min()), 0.1), max(float(together.max()), 0.2)
+    least = 1e-3 if has_sizes else 0.1
+    low, high = max(float(together.min()), least), max(float(together.max()), 2 * least)
     bins = min(3 * round(len(rows) ** 0.5), _MOST_BINS)
     edges = np.geomspace(low * 0.999, high * 1.001, bins + 1)
     counts = [np.histogram(np.clip(s, low, high), edges)[0] for s in series]
     top = max(int(c.max()) for c in counts)
+    ends = [f"{end:.1%} of the box" if has_sizes else _figure(end, " px") for end in (low, high)]
     return {
         "before": [round(int(c) / top * 100, 1) for c in counts[0]],
         "after": [round(int(c) / top * 100, 1) for c in counts[1]],
-        "low": _figure(low),
-        "high": _figure(high),
+        "low": ends[0],
+        "high": ends[1],
     }
 
 
-def _mean(values: Iterable[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
+def _mean(values: Iterable[float | None]) -> float:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _ratio(after: float, before: float) -> float:
-    return after / before if before > 0 and math.isfinite(after) else math.nan
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 and math.isfinite(part) else math.nan
 
 
 def _figure(value: float, unit: str = "") -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 from jaxtyping import Float
 
 from eft_fast.files import write_text
 from eft_fast.result import FitResult
+from eft_fast.viz.page import make_environment, script_json
 
 #: Steps of a coordinate: a body of two metres is stored to a thirtieth of a millimetre.
 _STEPS: Final = 65535
@@ -56,17 +55,16 @@ def write_view(
         for k, row in enumerate(rows)
     ]
     faces = np.asarray(shown.body().faces, dtype="<u4")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eft_fast.viz", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     content = {"faces": _base64(faces), "people": people}
-    page = environment.get_template("view.html.j2").render(
-        content=_script_json(content),
-        left_out=int(finite.sum()) - len(rows),
-        failed=int((~finite).sum()),
-        body=shown.body_id,
+    page = (
+        make_environment()
+        .get_template("view.html.j2")
+        .render(
+            content=script_json(content),
+            left_out=int(finite.sum()) - len(rows),
+            failed=int((~finite).sum()),
+            body=shown.body_id,
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page, errors="backslashreplace")
@@ -96,9 +94,3 @@ def _pack(vertices: Float[np.ndarray, "V 3"]) -> dict[str, Any]:
 
 def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
-
-
-def _script_json(content: dict[str, Any]) -> str:
-    """JSON that may stand inside a script element: no tag can end it."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

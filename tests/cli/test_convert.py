@@ -95,6 +95,47 @@ def test_convert_selects(fits, tmp_path, capsys):
     assert "no fit passes the rules (2 unsure)" in error
 
 
+def test_the_report_takes_verdicts_that_convert_obeys(fits, tmp_path, capsys, open_page):
+    """Reject one and accept the other with the keyboard, save, convert."""
+    assert call(capsys, "report", fits)[0] == 0
+    page = open_page(fits / "report.html")
+    page.select_option("#order", "number")
+    page.focus(".person[aria-current=true]")
+    page.keyboard.press("r")
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    with page.expect_download() as waiting:
+        page.keyboard.press("s")
+    waiting.value.save_as(fits / "selection.json")
+    code, summary = call(capsys, "convert", fits, "--to", "eft-json", "--select",
+                         "--out", tmp_path / "kept.json")  # fmt: skip
+    assert code == 0
+    assert summary["written"] == 1
+    assert summary["rejected"]["by_hand"] == 1
+    (kept,) = json.loads((tmp_path / "kept.json").read_text())["data"]
+    assert "train_0000001" in kept["imageName"]
+    # A report that is drawn again knows what was said; a broken file costs a note alone.
+    assert call(capsys, "report", fits)[0] == 0
+    page = open_page(fits / "report.html")
+    assert "1 accepted, 1 rejected; all saved" in page.inner_text("#counts")
+    (fits / "selection.json").write_text("{")
+    assert main(["report", str(fits)]) == 0
+    assert "the report starts without verdicts" in capsys.readouterr().err
+
+
+def test_the_report_judges_by_the_rules(fits, capsys):
+    """What data select counts stands on the page, with the reasons in words."""
+    assert call(capsys, "report", fits)[0] == 0
+    counted = call(capsys, "data", "select", fits)[1]
+    text = (fits / "report.html").read_text()
+    people = json.loads(text.split('type="application/json">')[1].split("</script>")[0])["people"]
+    for level in ("keep", "doubtful", "reject"):
+        assert sum(person["level"] == level for person in people) == counted[level]
+    assert all(bool(person["why"]) == (person["level"] != "keep") for person in people)
+    assert all(person["error"] > 0 for person in people)
+    assert len({person["key"] for person in people}) == 2
+
+
 def test_report_and_view(fits, capsys):
     code, summary = call(capsys, "report", fits)
     assert (code, summary["without_photo"]) == (0, 0)

@@ -1,7 +1,4 @@
-"""Time for the fuzzers: a second each, or as many as EFT_FAST_FUZZ_SECONDS says (``make fuzz``).
-
-``pytest -rP`` says how many rounds that were.
-"""
+"""Time for the fuzzers: a second each, or as many as EFT_FAST_FUZZ_SECONDS says (``make fuzz``)."""
 
 from __future__ import annotations
 
@@ -25,6 +22,5 @@ def rounds() -> Callable[[], Iterator[random.Random]]:
         while time.monotonic() < end:
             yield random.Random(number)
             number += 1
-        print(f"{number - first} rounds")
 
     return run

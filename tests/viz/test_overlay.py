@@ -9,7 +9,16 @@ from PIL import Image, ImageDraw
 from eft_fast.keypoints import JointSet, joint_set
 from eft_fast.viz.overlay import overlay, side_view
 from eft_fast.viz.panel import ProjectedBody, person_panel
-from eft_fast.viz.skeleton import SIDE_COLOURS, draw_comparison, draw_skeleton, side_of
+from eft_fast.viz.raster import FIT_COLOUR, START_COLOUR
+from eft_fast.viz.skeleton import (
+    OUTLINE,
+    SIDE_COLOURS,
+    dot_radii,
+    draw_comparison,
+    draw_mark,
+    draw_skeleton,
+    side_of,
+)
 
 COCO = joint_set("coco17")
 
@@ -207,3 +216,58 @@ def test_refusals(photo, sphere, keypoints):
         overlay(photo / 255, *sphere)
     with pytest.raises(ValueError, match=r"keypoints of coco17 must be \[17, 3\], got \[16, 3\]"):
         person_panel(photo, sphere[1], keypoints[:16], COCO)
+
+
+def test_sides_differ_in_tone_and_shape_and_no_colour_is_a_body():
+    """A square reaches into its corners, a disc and a diamond do not."""
+    image = Image.new("RGB", (90, 30))
+    for x, side in ((15, "left"), (45, "right"), (75, "middle")):
+        draw_mark(ImageDraw.Draw(image), (x, 15), 8, side)
+    colours = [image.getpixel((x, 15)) for x in (15, 45, 75)]
+    assert colours == [SIDE_COLOURS[side] for side in ("left", "right", "middle")]
+    corners = [image.getpixel((x + 6, 15 + 6)) for x in (15, 45, 75)]
+    assert corners[1] == SIDE_COLOURS["right"]
+    assert SIDE_COLOURS["left"] != corners[0]
+    assert SIDE_COLOURS["middle"] != corners[2]
+    for colour in SIDE_COLOURS.values():
+        for body in (FIT_COLOUR, START_COLOUR):
+            assert np.abs(np.array(colour) - 255 * np.array(body)).max() > 60
+
+
+@pytest.mark.parametrize(
+    ("confidence", "weight", "is_hollow"),
+    [(1, None, False), (0.3, None, True), (1, 0.1, True), (1, np.nan, False), (0.3, 1, True)],
+)
+def test_low_confidence_and_weight_are_hollow(confidence, weight, is_hollow):
+    one = JointSet("one", ("lsho",), (0,), (9,), (-1,))
+    image = Image.new("RGB", (40, 40), (10, 90, 10))
+    draw_skeleton(
+        ImageDraw.Draw(image),
+        np.array([[20.0, 20, confidence]]),
+        one,
+        radius=8,
+        weight=None if weight is None else np.array([weight]),
+    )
+    assert (image.getpixel((20, 20)) == (10, 90, 10)) == is_hollow
+    colours = {colour for _, colour in image.getcolors()}
+    assert SIDE_COLOURS["left"] in colours
+    assert OUTLINE in colours
+
+
+def test_dots_of_the_face_leave_the_head_visible():
+    keypoints = np.zeros((17, 3))
+    keypoints[:5] = [[20, 20, 1], [24, 16, 1], [16, 16, 1], [28, 18, 1], [12, 18, 1]]
+    keypoints[5] = 60, 60, 1
+    radii = dot_radii(keypoints, COCO, 5.0)
+    assert radii[5] == 5
+    assert radii[:5].max() < 2
+    keypoints[:5, :2] *= 10
+    assert dot_radii(keypoints, COCO, 5.0)[:5] == pytest.approx([3.0] * 5)
+
+
+def test_panel_draws_what_weights_left_hollow(photo, sphere, keypoints):
+    full, hollow = (
+        person_panel(photo, sphere[1], keypoints, COCO, height=300, weight=np.full(17, weight))
+        for weight in (1.0, 0.1)
+    )
+    assert len(changed(full, hollow)) > 100

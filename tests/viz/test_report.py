@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,6 +51,16 @@ class Page(HTMLParser):
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
+    @property
+    def content(self):
+        """What the page's script is given."""
+        (text,) = (t for t in self.texts if t.startswith('{"run"'))
+        return json.loads(text)
+
+    @property
+    def people(self):
+        return self.content["people"]
+
 
 def make_row(k=0, **change):
     values = {
@@ -80,11 +91,50 @@ def test_totals_and_rows(tmp_path):
     for expected in ("Seventeen & more", "34.0", "10.0 px", "61.0%", "88.4%", "2.25", "A note."):
         assert expected in text
     assert "open (CC0-1.0)" in text
-    lines = [a for a in page.all("tr") if "data-after" in a]
-    assert [float(a["data-after"]) for a in lines] == [6.0 + k for k in range(9)]
-    assert {a["data-reason"] for a in lines} == {"converged", "max_steps"}
-    keys = {a["data-key"] for a in page.all("button") if "data-key" in a}
-    assert keys <= {name.removeprefix("data-") for name in lines[0]}
+    assert [a["errorPx"] for a in page.people] == [6.0 + k for k in range(9)]
+    assert {a["stopped"] for a in page.people} == {"converged", "max_steps"}
+    orders = {a["value"] for a in page.all("option")} & {"error", "initError", "loss", "steps"}
+    assert orders <= set(page.people[0])
+    assert len(orders) == 4
+
+
+def test_errors_are_shares_of_the_box_and_levels_are_counted(tmp_path):
+    """Sixteen pixels are little on a large person and much on a small one."""
+    rows = [
+        make_row(0, kp_error_px=16.0, init_kp_error_px=40.0, size_px=800.0, level="keep"),
+        make_row(1, kp_error_px=16.0, init_kp_error_px=20.0, size_px=40.0, level="reject",
+                 reasons=("far from its keypoints",), remarks=("cut",), sigma_mm=80.0),
+        make_row(2, size_px=100.0, level="doubtful"),
+    ]  # fmt: skip
+    page = read(write_report(tmp_path / "report.html", rows))
+    assert [p["error"] for p in page.people[:2]] == [0.02, 0.4]
+    assert [p["initError"] for p in page.people[:2]] == [0.05, 0.5]
+    assert [p["level"] for p in page.people] == ["keep", "reject", "doubtful"]
+    assert page.people[1]["why"] == ["far from its keypoints"]
+    assert page.people[1]["remarks"] == ["cut"]
+    assert [p["sigma"] for p in page.people] == [None, 80.0, None]
+    text = " ".join(page.texts)
+    for expected in ("16.7%", "kept by the rules", "80.0 mm", "far from its keypoints"):
+        assert expected in text
+    assert "sigma" in {a["value"] for a in page.all("option")}
+
+
+def test_verdicts_go_along_and_need_keys(tmp_path):
+    summary = ReportSummary(run_id="abc", verdicts={"a": ("keep", ""), "gone": ("reject", "why")})
+    rows = [make_row(0, key="a"), make_row(1, key="b", can_accept=False)]
+    content = read(write_report(tmp_path / "report.html", rows, summary)).content
+    assert content["run"] == "abc"
+    assert content["takesVerdicts"] is True
+    assert content["verdicts"] == [["a", "keep", ""], ["gone", "reject", "why"]]
+    assert [p["canAccept"] for p in content["people"]] == [True, False]
+    rows[1] = make_row(1)
+    content = read(write_report(tmp_path / "report.html", rows)).content
+    assert content["takesVerdicts"] is False
+    assert len(content["run"]) == 16
+    with pytest.raises(ValueError, match="keys must be unique, got 'a' more than once"):
+        write_report(tmp_path / "report.html", [make_row(0, key="a"), make_row(1, key="a")])
+    with pytest.raises(ValueError, match="a level must be one of keep, doubtful, reject, got 'go"):
+        write_report(tmp_path / "report.html", [make_row(0, level="good")])
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -98,13 +148,15 @@ def test_hostile_names_stay_text(tmp_path):
     )
     summary = ReportSummary(HOSTILE, facts={HOSTILE: HOSTILE}, notes=[HOSTILE])
     page = read(write_report(tmp_path / "report.html", [row], summary))
-    assert len(page.all("script")) == 1
-    assert page.texts.count(HOSTILE) >= 6
-    (link,) = (a["href"] for a in page.all("a"))
+    assert [a.get("type") for a in page.all("script")] == ["application/json", None]
+    assert page.texts.count(HOSTILE) >= 5
+    (person,) = page.people
+    assert not page.all("a")
+    link = person["link"]
     assert not set(link) & set("#?<>\"' ")
     assert unquote(link) == "./a#b?<c>.png"
-    (line,) = (a for a in page.all("tr") if "data-name" in a)
-    assert line["data-reason"] == HOSTILE
+    for name in ("name", "person", "message", "stopped"):
+        assert person[name] == HOSTILE
 
 
 def test_page_needs_nothing_from_outside(tmp_path):
@@ -116,12 +168,12 @@ def test_page_needs_nothing_from_outside(tmp_path):
     page = Page(text)
     assert not page.all("link")
     assert all("src" not in a for a in page.all("script"))
-    for image in page.all("img"):
-        if "src" in image:
-            head, data = image["src"].split(",")
-            assert head == "data:image/jpeg;base64"
-            assert Image.open(io.BytesIO(base64.b64decode(data))).size == (30, 20)
-            assert image["loading"] == "lazy"
+    assert len(page.people) == 3
+    for person in page.people:
+        head, data = person["thumbnail"].split(",")
+        assert head == "data:image/jpeg;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (30, 20)
+    assert "in this file (up to 250 people)" in text
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
@@ -130,8 +182,10 @@ def test_many_people_get_thumbnail_files(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (48, 96, 3)).astype(np.uint8)
     rows = [make_row(k, picture=picture) for k in range(1000)]
     path = write_report(tmp_path / "report.html", rows)
-    assert path.stat().st_size < 1_200_000
-    sources = [unquote(a["src"]) for a in read(path).all("img") if "src" in a]
+    assert path.stat().st_size < 600_000
+    page = read(path)
+    assert "in report_thumbnails beside this file (beyond 250 people)" in " ".join(page.texts)
+    sources = [unquote(person["thumbnail"]) for person in page.people]
     assert len(sources) == len(set(sources)) == 1000
     for source in sources[:3]:
         assert Image.open(tmp_path / source).size == (96, 48)
@@ -150,12 +204,12 @@ def test_panel_file_becomes_the_thumbnail(tmp_path):
     panel = tmp_path / "overlays" / "photo 1.png"
     Image.new("RGB", (50, 40), (200, 0, 0)).save(panel)
     page = read(write_report(tmp_path / "report.html", [make_row(panel=panel)]))
-    assert page.all("a")[0]["href"] == "./overlays/photo%201.png"
-    (source,) = (a["src"] for a in page.all("img") if "src" in a)
-    assert source.startswith("data:image/jpeg")
+    (person,) = page.people
+    assert person["link"] == "./overlays/photo%201.png"
+    assert person["thumbnail"].startswith("data:image/jpeg")
 
 
-def test_unknown_numbers_are_dashes_and_leave_the_means(tmp_path):
+def test_unknown_numbers_are_null_and_leave_the_means(tmp_path):
     rows = [
         make_row(0, init_kp_error_px=40.0, kp_error_px=10.0),
         make_row(
@@ -170,9 +224,10 @@ def test_unknown_numbers_are_dashes_and_leave_the_means(tmp_path):
     page = read(write_report(tmp_path / "report.html", rows))
     text = " ".join(page.texts)
     assert "10.0 px" in text
-    assert "load_image: no file b.jpg" in text
-    assert "nan" not in text.lower().split()
-    assert text.count("\u2013") == 4  # start, fit, left over, loss of the bad one
+    bad = page.people[1]
+    assert bad["message"] == "load_image: no file b.jpg"
+    assert [bad[name] for name in ("error", "errorPx", "initErrorPx", "loss")] == [None] * 4
+    assert bad["hasFit"] is False
 
 
 def test_confidence_is_a_number_and_a_dot_per_joint(tmp_path):
@@ -186,31 +241,26 @@ def test_confidence_is_a_number_and_a_dot_per_joint(tmp_path):
     ]
     page = read(write_report(tmp_path / "report.html", rows))
     mean = (22 * 0.8 + 0.1) / 23
-    lines = [a for a in page.all("tr") if "data-confidence" in a]
-    assert float(lines[0]["data-confidence"]) == pytest.approx(mean)
-    assert [a["data-confidence"] for a in lines][1] == "nan"
-    assert {a["data-key"] for a in page.all("button") if "data-key" in a} >= {"confidence"}
-    classes = [a["class"] for a in page.all("circle")]
-    assert len(classes) == 48
-    assert classes[:24].count("s3") == 23
-    assert classes[21] == "s0"
-    assert classes[24:].count("s1") == 22
-    assert classes[24] == "s2"
+    assert page.people[0]["confidence"] == pytest.approx(mean, rel=1e-5)
+    assert page.people[1]["confidence"] is None
+    assert "confidence" in {a["value"] for a in page.all("option")}
+    dots = page.people[0]["dots"]
+    assert dots.count("3") == 23
+    assert dots[21] == "0"
+    assert page.people[1]["dots"] == ""
+    assert page.people[2]["dots"].count("1") == 22
+    assert page.people[2]["dots"][0] == "2"
     text = " ".join(page.texts)
-    assert f"{100 * mean:.0f} %" in text
     assert "mean confidence of the start" in text
     assert f"{0.75 * mean:.0%}" in text
-    (figure, _) = (a for a in page.all("svg"))
-    assert figure["aria-label"].startswith("least confident: rwri 10%")
-    places = {(a["cx"], a["cy"]) for a in page.all("circle")}
-    assert len(places) == 24
+    assert page.people[0]["unsure"].startswith("least confident: rwri 10%")
+    assert len({tuple(place) for place in page.content["places"]}) == 24
 
 
 def test_without_confidence_there_is_no_column(tmp_path):
     unknown = make_row(1, joint_confidence=np.full(24, np.nan))
     page = read(write_report(tmp_path / "report.html", [make_row(0), unknown]))
-    assert not page.all("circle")
-    assert "confidence" not in {a.get("data-key") for a in page.all("button")}
+    assert "confidence" not in {a["value"] for a in page.all("option")}
     assert "mean confidence of the start" not in " ".join(page.texts)
     with pytest.raises(ValueError, match=r"confidence must be \[24\], got \[23\]"):
         write_report(tmp_path / "report.html", [make_row(0, joint_confidence=np.ones(23))])
@@ -218,7 +268,8 @@ def test_without_confidence_there_is_no_column(tmp_path):
 
 def test_report_of_nobody(tmp_path):
     page = read(write_report(tmp_path / "report.html", []))
-    assert "0 people" in " ".join(page.texts)
+    assert page.people == []
+    assert page.content["takesVerdicts"] is False
 
 
 def test_folder_is_refused(tmp_path):
