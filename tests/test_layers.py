@@ -27,6 +27,7 @@ L0 = {
     "folders",
     "map_rules",
     "person",
+    "person_boxes",
     "pickles",
 }
 L1 = {"ops", "geometry"}

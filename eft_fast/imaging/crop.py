@@ -95,22 +95,25 @@ def _scale_shift(points: ArrayLike, zoom: float, before: Any, after: Any) -> np.
     return moved
 
 
-def crop_image(image: UInt8[np.ndarray, "H W 3"], crop: Crop) -> UInt8[np.ndarray, "S S 3"]:
-    """Cut the crop out of a photo: bilinear, area-weighted when shrinking, black outside.
+def crop_image(
+    image: UInt8[np.ndarray, "H W 3"], crop: Crop, *, fill: int = 0
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Cut the crop out of a photo: bilinear, area-weighted when shrinking, one grey outside.
 
     Args:
         image: 8-bit RGB photo, as ``load_image`` returns it.
         crop: The square to cut; any part of it may lie outside the photo.
+        fill: Grey level outside the photo; 0 is black.
     """
     check_rgb(image, "crop_image")
     left, top = crop.inverse[:, 2]
     columns = _resample_span(left, crop, image.shape[1])
     rows = _resample_span(top, crop, image.shape[0])
-    out = np.zeros((crop.size, crop.size, 3), dtype=np.uint8)
+    out = np.full((crop.size, crop.size, 3), fill, dtype=np.uint8)
     if columns is None or rows is None:
         return out
     (i0, i1, x0, x1, box_x0, box_x1), (j0, j1, y0, y1, box_y0, box_y1) = columns, rows
-    patch = _cut(image, x0, y0, x1, y1)
+    patch = _cut(image, x0, y0, x1, y1, fill)
     resized = Image.fromarray(patch).resize(
         (i1 - i0, j1 - j0), Image.Resampling.BILINEAR, box=(box_x0, box_y0, box_x1, box_y1)
     )
@@ -149,11 +152,11 @@ def _resample_span(
 
 
 def _cut(
-    image: UInt8[np.ndarray, "H W 3"], x0: int, y0: int, x1: int, y1: int
+    image: UInt8[np.ndarray, "H W 3"], x0: int, y0: int, x1: int, y1: int, fill: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels [y0, y1) x [x0, x1) of the photo, black outside of it."""
+    """Pixels [y0, y1) x [x0, x1) of the photo, grey outside of it."""
     height, width = image.shape[:2]
-    patch = np.zeros((y1 - y0, x1 - x0, 3), dtype=np.uint8)
+    patch = np.full((y1 - y0, x1 - x0, 3), fill, dtype=np.uint8)
     ax, bx = (min(max(x, 0), width) for x in (x0, x1))
     ay, by = (min(max(y, 0), height) for y in (y0, y1))
     patch[ay - y0 : by - y0, ax - x0 : bx - x0] = image[ay:by, ax:bx]
