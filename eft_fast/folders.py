@@ -197,6 +197,7 @@ class _Plan:
         for name in self.comes:
             if name in waiting:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _remove_empty_below(folder / name)
                 (scratch / name).replace(folder / name)
         sync_folder(folder)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -270,6 +271,14 @@ def _remove_empty(folder: Path, inner: Path) -> None:
         except OSError:
             return
         inner = inner.parent
+
+
+def _remove_empty_below(place: Path) -> None:
+    """Remove a folder in which no file is left, where a file is to stand."""
+    if place.is_dir() and not place.is_symlink():
+        for inner in sorted(place.rglob("*"), reverse=True):
+            inner.rmdir()
+        place.rmdir()
 
 
 def _take(place: Path, asked: str | os.PathLike[str]) -> IO[str]:

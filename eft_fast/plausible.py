@@ -348,8 +348,8 @@ def check_box(
     is_held = held >= HELD_SHARE * len(points)
     other = _other_reading((x, y, w, h), points, size, is_held=is_held)
     hint = f"; {other}" if other else ""
-    text = f"the box {_box_text((x, y, w, h))}"
-    if size is not None and not _meets((x, y, w, h), size):
+    text = f"the box {box_text((x, y, w, h))}"
+    if size is not None and not meets_photo((x, y, w, h), size):
         photo = f"the {size[0]} x {size[1]} photo"
         return None, [f"{text} lies beside {photo}{hint}; that of the keypoints was taken"]
     if is_held or len(points) < 2:
@@ -387,11 +387,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _box_text(box: Box) -> str:
+def box_text(box: Box) -> str:
+    """A box for a sentence."""
     return "[" + ", ".join(f"{round(value, 1):g}" for value in box) + "]"
 
 
-def _meets(box: Box, size: tuple[int, int]) -> bool:
+def meets_photo(box: Box, size: tuple[int, int]) -> bool:
     """Whether a box and the photo overlap; pixel i covers i - 0.5 to i + 0.5."""
     x, y, w, h = box
     return x + w > -0.5 and y + h > -0.5 and x < size[0] - 0.5 and y < size[1] - 0.5

@@ -120,7 +120,7 @@ class Sample:
                 keypoints_2d_px=given[index],
                 keypoint_set=joint_set if body_set is points_set else body_set.name,
                 bbox_xyxy=_to_xyxy(boxes[index]),
-                keypoints_3d=None if solid is None else solid[index].astype(np.float32),
+                keypoints_3d=None if solid is None else _to_float32(solid[index]),
                 K=pinholes[index] if isinstance(pinholes, np.ndarray) else pinholes,
             )
             for index, image in enumerate(images)
@@ -141,7 +141,7 @@ class Sample:
                     "fit_stream: a person must be (image, keypoints) or (image, keypoints, bbox)"
                 )
             image = given[0]
-            found = as_numbers(given[1], "keypoints").astype(np.float32)
+            found = _to_float32(as_numbers(given[1], "keypoints"))
             if found.shape != keypoints.shape:
                 raise ValueError(
                     f"fit_stream: keypoints must be [{len(keypoints)}, 3] for joint set "
@@ -294,12 +294,19 @@ def as_numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: If it is none.
     """
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
     try:
+        if hasattr(values, "detach"):
+            # bfloat16 is known to torch alone; sparse and meta tensors hold no array.
+            values = values.detach().cpu().double().numpy()
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"fit_batch: {name} must be an array of numbers ({error})") from error
+
+
+def _to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The numbers in float32; what lies beyond becomes infinite, which a person's checks tell."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _check_images(images: Iterable[Image]) -> list[Image]:
@@ -354,7 +361,7 @@ def _check_people(
             f"{points_set.name}, got {list(given.shape)}{_shape_hint(given.shape, count, width)}"
         )
     if bboxes is None:
-        return given.astype(np.float32), np.full((count, 4), np.nan)
+        return _to_float32(given), np.full((count, 4), np.nan)
     boxes = as_numbers(bboxes, "bboxes")
     if count == 0 and boxes.size == 0:
         boxes = boxes.reshape(0, 4)
@@ -362,7 +369,7 @@ def _check_people(
         raise ValueError(
             f"fit_batch: bboxes must be [{count}, 4] (x, y, width, height), got {list(boxes.shape)}"
         )
-    return given.astype(np.float32), boxes
+    return _to_float32(given), boxes
 
 
 def _to_xyxy(box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

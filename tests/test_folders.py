@@ -43,6 +43,20 @@ def test_new_files_come_and_former_ones_go(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"fits": "new", "mine": "old", "pictures/2": "new"}
 
 
+@pytest.mark.parametrize("inner", [".", "empty/empty", "full/file"])
+def test_a_folder_where_a_file_comes_goes(tmp_path: Path, inner: str) -> None:
+    """With everything in it, as all that the new files replace: it must not stop them halfway."""
+    (tmp_path / "fits").mkdir()
+    if inner == "full/file":
+        (tmp_path / "fits" / "full").mkdir()
+        (tmp_path / "fits" / inner).write_text("old")
+    else:
+        (tmp_path / "fits" / inner).mkdir(parents=True, exist_ok=True)
+    with replaced_files(tmp_path, ["fits"]) as new:
+        write_text(new / "fits", "new")
+    assert tree(tmp_path) == {"fits": "new"}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_exception_leaves_the_folder_as_it_was(
     tmp_path: Path, error: type[BaseException]

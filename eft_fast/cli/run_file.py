@@ -23,7 +23,9 @@ else:
 
 RUN_FILE: Final = "run.toml"
 #: Of the command line alone: how a command talks, and what it does with a run that is there.
-_NOT_OF_A_RUN: Final = {"run", "prog", "command", "json", "quiet", "config", "restart", "run_file"}
+_NOT_OF_A_RUN: Final = {
+    "help", "run", "prog", "command", "json", "quiet", "config", "restart", "run_file",
+}  # fmt: skip
 #: Options that are paths, which count from the folder of the file.
 _PATHS: Final = ("photos", "annotations", "body", "regressor", "covariance", "out")
 

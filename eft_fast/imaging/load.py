@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
+import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 if TYPE_CHECKING:
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Photos with more pixels are refused before they are decoded: a small file may unfold to a giant.
 MAX_PIXELS: Final = 178_956_970
+
+_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 
 #: What brings a picture with each EXIF orientation upright.
 _TURNS: Final = {
@@ -65,8 +72,44 @@ def load_image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
         if isinstance(picture, TiffImageFile):
             # Some versions of Pillow turn the size of a TIFF already; its tags never are.
             width, height = int(picture.tag_v2[256]), int(picture.tag_v2[257])
+        elif isinstance(picture, PngImageFile):
+            _read_late_words(picture)
         is_turned = _orientation(picture) >= 5
     return (height, width) if is_turned else (width, height)
+
+
+def _read_late_words(picture: PngImageFile) -> None:
+    """Read EXIF and texts that stand behind a PNG's pixels, as Pillow does after decoding them.
+
+    They are read from a picture of one pixel, so that a small file that unfolds to a giant costs
+    nothing before its size is known.
+    """
+    file, words, is_behind = picture.fp, [], False
+    if file is None:
+        return
+    file.seek(len(_PNG_MAGIC))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        is_next_frame = is_behind and kind == b"fcTL" and getattr(picture, "is_animated", False)
+        if kind == b"IEND" or is_next_frame or not re.match(rb"\w{4}", kind):
+            break
+        if is_behind and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            words.append(_chunk(kind, file.read(length)))
+            length = 0
+        is_behind = is_behind or kind == b"IDAT"
+        file.seek(length + 4, os.SEEK_CUR)
+    if words:
+        pixel = [_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))]
+        pixel.append(_chunk(b"IDAT", zlib.compress(b"\0\0")))
+        with Image.open(io.BytesIO(b"".join([_PNG_MAGIC, *pixel, *words, _chunk(b"IEND")]))) as one:
+            with contextlib.suppress(Exception):  # Damaged words turn nothing.
+                one.load()
+            picture.info.update(one.info)
+
+
+def _chunk(kind: bytes, data: bytes = b"") -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _name_of(source: str | os.PathLike[str] | bytes) -> str:
@@ -120,7 +163,8 @@ def _one_line(error: Exception) -> str:
 def _orientation(picture: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none or where the EXIF block is unreadable."""
     try:
-        value = picture.getexif().get(0x0112, 1)
+        # That of a PNG would decode the picture in search of EXIF behind its pixels.
+        value = Image.Image.getexif(picture).get(0x0112, 1)
     except Exception:  # A damaged EXIF block must not cost a picture whose pixels are whole.
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

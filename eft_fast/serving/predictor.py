@@ -18,6 +18,7 @@ from eft_fast.keypoints import JointSet
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.person import PlacedPerson, place_person
+from eft_fast.plausible import box_text, meets_photo
 from eft_fast.sample import Sample
 from eft_fast.serving.card import ModelCard, find_model
 from eft_fast.serving.fitting.asset import FitAsset, load_asset
@@ -230,7 +231,14 @@ class Predictor:
             raise photo
         if np.isnan(box).all():
             box = np.array([0.0, 0.0, photo.shape[1], photo.shape[0]])
-        return Crop.from_box(box, self.card.input_size, margin=self.card.box_margin)
+        crop = Crop.from_box(box, self.card.input_size, margin=self.card.box_margin)
+        height, width = photo.shape[:2]
+        if not meets_photo(tuple(box.tolist()), (width, height)):
+            raise ValueError(
+                f"Predictor: the box {box_text(tuple(box.tolist()))} lies beside the {width} x "
+                f"{height} photo; give x, y, width, height in its pixels"
+            )
+        return crop
 
     def infer(self, pixels: UInt8[np.ndarray, "N S S 3"]) -> dict[str, np.ndarray]:
         """Run the model on any number of crops, in pieces of ``batch_size``."""

@@ -138,6 +138,7 @@ def test_a_run_file_holds_every_option():
         ("max_steps = 0", "--max-steps must be at least 1"),
         ('method = "mpa"', "did you mean 'map'"),
         ("max_steps = [1, 2]", "max_steps must be one value"),
+        ("help = true", "help is no option of a run"),
         ("restart = true", "restart is no option of a run"),
         ("[fit]\nlr = 1", "fit is no option of a run"),
     ],

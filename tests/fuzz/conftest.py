@@ -1,4 +1,7 @@
-"""Time for the fuzzers: a second each, or as many as EFT_FAST_FUZZ_SECONDS says (``make fuzz``)."""
+"""Time for the fuzzers: a second each, or as many as EFT_FAST_FUZZ_SECONDS says (``make fuzz``).
+
+``pytest -rP`` says how many rounds that were.
+"""
 
 from __future__ import annotations
 
@@ -22,5 +25,6 @@ def rounds() -> Callable[[], Iterator[random.Random]]:
         while time.monotonic() < end:
             yield random.Random(number)
             number += 1
+        print(f"{number - first} rounds")
 
     return run

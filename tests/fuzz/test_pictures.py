@@ -66,7 +66,7 @@ def test_mutated_pictures(rounds: Callable[[], Iterator[random.Random]]) -> None
     seeds = make_seeds()
     for number, rng in enumerate(rounds()):
         data = mutate(rng.choice(seeds), rng)
-        start = time.monotonic()
+        start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -78,4 +78,4 @@ def test_mutated_pictures(rounds: Callable[[], Iterator[random.Random]]) -> None
             else:
                 assert pixels.dtype == np.uint8
                 assert (pixels.shape[1], pixels.shape[0], pixels.shape[2]) == (*size, 3)
-        assert time.monotonic() - start < 15, f"round {number}"
+        assert time.process_time() - start < 15, f"round {number}"

@@ -111,9 +111,9 @@ def either(
 
 
 def inputs(make: Mutate) -> Iterator[bytes]:
-    rng, end = random.Random(SEED), time.monotonic() + SECONDS
+    rng, end = random.Random(SEED), time.process_time() + SECONDS
     count = 0
-    while time.monotonic() < end if SECONDS else count < COUNT:
+    while time.process_time() < end if SECONDS else count < COUNT:
         count += 1
         yield make(rng)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from eft_fast import imaging
 from eft_fast.imaging import load_image
@@ -54,6 +57,48 @@ def test_load_applies_exif_orientation(tmp_path: Path, orientation: int, ending:
     assert loaded.shape == upright.shape
     assert np.abs(loaded.astype(int) - upright).mean() < 2.0
     assert imaging.load_image_size(path) == (64, 48)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+XMP = (
+    b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description "
+    b'tiff:Orientation="8"/></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("early", [None, 1, 6])
+@pytest.mark.parametrize("late", [b"eXIf", b"iTXt", b"tEXt", b"?", None])
+def test_the_size_of_a_png_is_known_before_it_is_decoded(
+    early: int | None, late: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EXIF may stand behind the pixels, where Pillow looks for it by decoding them all."""
+    exif = Image.Exif()
+    file = io.BytesIO()
+    if early is not None:
+        exif[0x0112] = early
+        Image.fromarray(gradient(48, 64)).save(file, "PNG", exif=exif)
+    else:
+        Image.fromarray(gradient(48, 64)).save(file, "PNG")
+    data, end = file.getvalue()[:-12], file.getvalue()[-12:]
+    exif[0x0112] = 5
+    if late == b"eXIf":
+        data += chunk(late, exif.tobytes()[6:])
+    elif late is not None:
+        data += chunk(late, XMP if late == b"iTXt" else b"Title\0word")
+    data += end
+    expected = load_image(data).shape[1::-1]
+    decoded, decode = [], PngImageFile.load_prepare
+
+    def watch(picture: PngImageFile) -> None:
+        decoded.append(picture.size)
+        decode(picture)
+
+    monkeypatch.setattr(PngImageFile, "load_prepare", watch)
+    assert imaging.load_image_size(data) == expected
+    assert (64, 48) not in decoded
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -139,6 +139,15 @@ def test_a_bad_photo_is_named_and_changes_nobody_else(predictor, photo, tmp_path
         assert expected in words
 
 
+@pytest.mark.parametrize("box", [[1e9, 1e9, 5.0, 5.0], [-50.0, 5.0, 40.0, 50.0]])
+def test_a_box_beside_the_photo_is_no_black_crop(predictor, photo, box):
+    found = predictor([photo] * 2, [box, BOX])
+    assert "lies beside the 90 x 70 photo" in found.message[0]
+    assert np.isnan(found.betas[0]).all()
+    assert found.message[1] == ""
+    np.testing.assert_allclose(found.betas[1:], predictor([photo], [BOX]).betas, atol=1e-6)
+
+
 def test_batches_do_not_matter(tiny_export, predictor, photo):
     boxes = [[x, 5.0, 30.0, 40.0] for x in range(7)]
     together = predictor([photo] * 7, boxes)
