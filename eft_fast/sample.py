@@ -300,7 +300,8 @@ def as_numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
             values = values.detach().cpu().double().numpy()
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"fit_batch: {name} must be an array of numbers ({error})") from error
+        cause = str(error)[:200]  # which quotes texts, however long
+        raise ValueError(f"fit_batch: {name} must be an array of numbers ({cause})") from error
 
 
 def _to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

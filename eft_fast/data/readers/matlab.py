@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from eft_fast.data.readers.mat_check import check_mat
+
 _INSTALL = "pip install scipy h5py"
 
 
@@ -27,6 +29,7 @@ def load_mat(path: Path, who: str) -> dict[str, Any]:
             f"{who}: scipy is needed to read {path}; {_INSTALL}", name="scipy"
         ) from error
     try:
+        check_mat(path)
         found = loadmat(path, struct_as_record=False, squeeze_me=True)
     except NotImplementedError:
         raise ValueError(

@@ -21,6 +21,7 @@ from eft_fast.data.readers.coco import people_of_coco
 from eft_fast.data.readers.matlab import load_mat
 from eft_fast.data.readers.peek import Peek
 from eft_fast.data.readers.reading import Found, Reading
+from eft_fast.data.values import shown
 from eft_fast.plausible import to_box
 from eft_fast.sample import Sample
 
@@ -60,7 +61,8 @@ def _people(reading: Reading, surface: SurfaceMap | None) -> Iterator[Found]:
                 extra["densepose"] = _read_points(given, found.person.box, surface)
             except (ValueError, TypeError, OverflowError) as error:
                 label = f"{reading.who}: {found.person.label}"
-                notes += (f"{label} has surface points that cannot be read ({error})",)
+                cause = shown(str(error), 200)
+                notes += (f"{label} has surface points that cannot be read ({cause})",)
         yield replace(found, person=replace(found.person, extra=extra, notes=notes))
 
 

@@ -125,7 +125,8 @@ def _of_json(reading: Reading, order: JointSet) -> Iterator[Found]:
                 visible = _rows(entry.get("joints_vis", [1] * _NUM_JOINTS), (_NUM_JOINTS,))
                 joints[:, 2] = visible > 0.0
             except ValueError as error:
-                fault = f"must have 16 joints x, y and joints_vis, got others ({error})"
+                cause = shown(str(error), 200)
+                fault = f"must have 16 joints x, y and joints_vis, got others ({cause})"
             name, center = entry.get("image"), entry.get("center")
             center = center if isinstance(center, list) and len(center) == 2 else [None, None]
             yield _found(

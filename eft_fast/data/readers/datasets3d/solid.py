@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from eft_fast.data.readers.mat_check import check_mat
 from eft_fast.data.readers.person import Person
 from eft_fast.data.readers.reading import Found
 from eft_fast.data.values import expected_form
@@ -199,6 +200,7 @@ def read_mat(path: Path, who: str) -> dict[str, Any]:
             "MATLAB files need scipy; install eft-fast[datasets]", name="scipy"
         ) from None
     try:
+        check_mat(path)
         return dict(loadmat(path, squeeze_me=False))
     except Exception as error:  # scipy raises anything for a damaged file
         raise ValueError(f"{who}: {path} must be a MATLAB file ({error})") from None

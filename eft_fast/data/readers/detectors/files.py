@@ -188,8 +188,9 @@ def in_pixels(found: Found, reading: Reading) -> Found:
         return replace(found, photo=photo, person=replace(person, fault=fault))
     scale = np.array([*size, 1.0])
     labelled = person.keypoints[:, 2:] > 0.0
-    points = np.where(labelled, person.keypoints * scale - [0.5, 0.5, 0.0], person.keypoints)
     box = person.box
-    if isinstance(box, np.ndarray) and box.shape == (4,):
-        box = box * np.array([*size, *size]) - [0.5, 0.5, 0.0, 0.0]
+    with np.errstate(over="ignore", invalid="ignore"):  # the checks of the person tell of them
+        points = np.where(labelled, person.keypoints * scale - [0.5, 0.5, 0.0], person.keypoints)
+        if isinstance(box, np.ndarray) and box.shape == (4,):
+            box = box * np.array([*size, *size]) - [0.5, 0.5, 0.0, 0.0]
     return replace(found, photo=photo, person=replace(person, keypoints=points, box=box))

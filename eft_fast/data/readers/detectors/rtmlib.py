@@ -19,7 +19,7 @@ from eft_fast.data.photos import natural_key
 from eft_fast.data.readers.detectors.files import BY_COUNT, in_pixels, make_found, read_each
 from eft_fast.data.readers.peek import Peek
 from eft_fast.data.readers.reading import Found, Reading
-from eft_fast.data.values import load_json
+from eft_fast.data.values import load_json, shown
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.sample import Sample
 
@@ -147,7 +147,7 @@ def _read_bodies(file: Path, who: str) -> np.ndarray:
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise ValueError(
             f"{who}: {file} must have bodies with candidate [people * 18, 2] and subset "
-            f"[people, 18] ({error})"
+            f"[people, 18] ({shown(str(error), 200)})"
         ) from None
     marks = np.ones_like(scores) if given is None else scores
     return np.concatenate([candidate, np.where(subset >= 0.0, marks, 0.0)[..., None]], axis=-1)
