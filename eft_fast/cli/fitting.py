@@ -40,7 +40,6 @@ _TAKEN_BY: Final = {
     "slots": ("eft",),
     "covariance": ("eft", "map"),
     "keypoint_noise": ("eft", "map"),
-    "workers": ("eft", "map", "none"),
     "prior": ("smplify",),
     "start": ("smplify",),
     "lr": ("eft", "smplify"),
@@ -99,8 +98,8 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=at_least(1),
         metavar="N",
-        help="of eft, map and none: processes on the CPU (default 1, and a process for each core "
-        "where there are more than 64 people)",
+        help="processes on the CPU (default 1, and a process for each core where there are more "
+        "than 64 people)",
     )
     parser.add_argument(
         "--slots",
@@ -250,7 +249,7 @@ def fit_people(
     rows: Sequence[int] | None = None,
     method: str | None = None,
 ) -> FitResult:
-    """Fit people in this process, and on ``--workers`` where the method fits one by one.
+    """Fit people in this process, or on ``--workers`` of it.
 
     Args:
         people: The people.
@@ -274,8 +273,7 @@ def fit_people(
         regressor=regressor,
         body=body,
         config=make_config(options, method, noise=options.keypoint_noise or people.noise),
-        # The direct fit takes its people in batches: its processes take shards.
-        workers=1 if method == "map" else options.workers or 1,
+        workers=options.workers or 1,
         slots=options.slots,
         intrinsics=options.focal,
         progress=False if options.quiet else None,

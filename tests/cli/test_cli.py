@@ -257,7 +257,6 @@ def test_all_photos_bad_is_a_failure(dataset, tiny, tmp_path, capsys):
         (["fit", "{photos}", "--method", "smplifyx", "--mode", "head"], "--mode goes with"),
         (["fit", "{photos}", "--method", "none", "--mode", "full"], "--mode goes with"),
         (["fit", "{photos}", "--method", "smplify", "--slots", "2"], "--slots goes with"),
-        (["fit", "{photos}", "--method", "smplify", "--workers", "1"], "--workers goes with"),
         (["fit", "{photos}", "--method", "none", "--lr", "1"], "--lr goes with"),
         (["fit", "{photos}", "--method", "none", "--max-steps", "3"], "--max-steps goes with"),
         (["fit", "{photos}", "--method", "none", "--threshold", "1"], "--threshold goes with"),
