@@ -138,6 +138,7 @@ class _Tile:
     label: str
     value: str
     before: str = ""
+    is_minor: bool = False  # narrow screens have no room for it
 
 
 def write_report(
@@ -355,9 +356,10 @@ def _make_tiles(
     if math.isfinite(sigma):
         tiles.append(_Tile("mean error bar of a joint", _figure(sigma, " mm")))
     if summary.seconds is not None:
-        tiles.append(_Tile("seconds", _figure(summary.seconds)))
+        tiles.append(_Tile("seconds", _figure(summary.seconds), is_minor=True))
         if summary.seconds > 0 and rows:
-            tiles.append(_Tile("fits per second", _figure(len(rows) / summary.seconds)))
+            rate = _figure(len(rows) / summary.seconds)
+            tiles.append(_Tile("fits per second", rate, is_minor=True))
     return tiles
 
 

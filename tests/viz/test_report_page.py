@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,11 @@ def test_worst_come_first_and_filters_narrow(tmp_path, open_page):
     page = open_page(write_report(tmp_path / "report.html", make_rows(9)))
     # Rejected by size of error, the one without a fit behind them, then the doubtful.
     assert numbers(page)[:6] == [9, 6, 3, 8, 5, 2]
+    rows = make_rows(9)
+    rows[0] = replace(rows[0], message="the body is 3.4 m tall")  # and kept by the rules
+    other = open_page(write_report(tmp_path / "other.html", rows))
+    other.select_option("#level", "keep")
+    assert numbers(other) == [1, 7, 4]
     page.select_option("#order", "number")
     assert numbers(page)[:3] == [1, 2, 3]
     page.click("#turn")

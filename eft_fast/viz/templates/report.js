@@ -162,17 +162,19 @@
   let shown = [], cursor = 0, row = 1;
   const collator = new Intl.Collator(undefined, { numeric: true });
   const badness = people.map(person => {
-    const rank = person.level ? LEVEL_RANK[person.level] : person.hasFit ? 0 : 2;
+    const known = person.level ? LEVEL_RANK[person.level] : person.hasFit ? 0 : 2;
+    // A message that no rule knows of still lifts somebody above those of whom nothing is said.
+    const rank = known === 0 && person.message ? 0.5 : known;
     // People without a fit stand behind those of their level who can be looked at.
-    const error = person.error === null ? (person.errorPx === null || !person.hasFit ? -1 : person.errorPx / 1e4) : person.error;
-    return [rank, person.why.length ? 1 : 0, person.hasFit ? error : -1];
+    const error = person.error !== null ? person.error : person.errorPx !== null ? person.errorPx / 1e4 : -1;
+    return [rank, person.hasFit ? error : -1];
   });
   const words = people.map(person => [label(person), person.key, person.level, ...person.why, ...person.remarks,
     person.message, person.stopped].join(" ").toLowerCase());
   function compare(key) {
     if (key === "name") return (a, b) => collator.compare(label(people[a]), label(people[b]));
     if (key === "worst") return (a, b) => {
-      for (let k = 0; k < 3; ++k) if (badness[a][k] !== badness[b][k]) return badness[b][k] - badness[a][k];
+      for (let k = 0; k < 2; ++k) if (badness[a][k] !== badness[b][k]) return badness[b][k] - badness[a][k];
       return a - b;
     };
     return (a, b) => people[a][key] - people[b][key] || a - b;
@@ -295,9 +297,9 @@
     fit.append(make("h3", "", "fit"), makeError(person.error, person.errorPx));
     if (person.confidence !== null) start.append(makeSure(person));
     if (person.sigma !== null) fit.append(make("span", "sigma", "\u00b1 " + figure(person.sigma, " mm a joint")));
-    const stopped = make("span", "more", person.steps + " steps, " + person.stopped);
-    stopped.title = person.stoppedBecause;
-    fit.append(make("span", "more", "loss " + figure(person.loss, "")), stopped);
+    const stopped = make("span", "more", person.stopped);
+    stopped.title = [person.stopped, person.stoppedBecause].filter(Boolean).join(": ");
+    fit.append(make("span", "more", "loss " + figure(person.loss, "") + ", " + person.steps + " steps"), stopped);
     box.append(start, fit);
     return box;
   }
