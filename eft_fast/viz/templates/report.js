@@ -416,7 +416,7 @@
       image.src = person.link || person.thumbnail;
       large.append(image);
     }
-    large.append(makeWho(person));
+    large.append(makeWho(person), makeFigures(person));
     if (content.takesVerdicts) large.append(makeHand(person));
     refresh(large, person);
     if (!large.open) large.showModal();
