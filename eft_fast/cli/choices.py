@@ -18,7 +18,7 @@ __all__ = ["EFT_MODES", "EXPORT_FORMATS", "PRIORS", "PROVIDERS", "STARTS"]
 #: Ways to fit a person.
 METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")
 #: Where keypoints come from, and so how far off they are.
-NOISES: Final = ("labels", "detector", "landmarks")
+NOISES: Final = ("labels", "detector", "landmarks", "movenet")
 #: Orders of keypoints, by every name that they have.
 ALL_JOINT_SETS: Final = (*JOINT_SETS, *ALIASES)
 

@@ -90,8 +90,8 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--keypoint-noise",
         metavar="NAME",
         help="of map and eft: where keypoints come from, and so how far off they are by their "
-        "confidence: labels, detector, landmarks, or a file of eft-fast calibrate "
-        "--keypoint-pairs; default: detector without --annotations, else two levels",
+        "confidence: labels, detector, landmarks, movenet, or a file of eft-fast calibrate "
+        "--keypoint-pairs; default: movenet without --annotations, else two levels",
     )
     add_device(parser)
     parser.add_argument(
@@ -305,7 +305,7 @@ def people_of_run(held: ShardPeople, record: RunRecord) -> People:
     return People(
         joint_set=held.joint_set,
         source=record.source,
-        noise="detector" if record.key else None,
+        noise="movenet" if record.key else None,
         photos=[Path(photo) for photo in held.photos],
         keypoints=held.keypoints,
         boxes=held.boxes,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,20 +110,18 @@ def people_from_annotations(
 
 
 def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
-    """Find people and their keypoints with the published trunk of the open regressor."""
+    """Find people and their keypoints with the built-in detector."""
     from tqdm import tqdm
 
     from eft_fast import imaging
     from eft_fast.models.detector import detect_people
-    from eft_fast.models.registry import load_regressor
 
-    people = People(joint_set="coco17", source="the built-in detector", noise="detector")
-    regressor: Any = load_regressor()
+    people = People(joint_set="coco17", source="the built-in detector", noise="movenet")
     keypoints, boxes = [], []
     is_shown = sys.stderr.isatty() and not quiet
     for photo in tqdm(photos, unit="photo", disable=not is_shown, leave=False):
         try:
-            found = detect_people(imaging.load_image(photo), regressor, joint_set=people.joint_set)
+            found = detect_people(imaging.load_image(photo), joint_set=people.joint_set)
         except (OSError, ValueError) as error:
             people.problems.append(str(error))
             continue

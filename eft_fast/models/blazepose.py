@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from eft_fast.models.mobile import (
 )
 from eft_fast.models.weights import load_arrays
 
+#: The published weights, as ``tools/convert_blazepose.py`` wrote them.
+PUBLISHED_PATH: Final = Path(__file__).parent.parent / "assets" / "blazepose_full.npz"
 #: Side of the input, in pixels.
 INPUT_SIZE: Final = 256
 #: Landmarks in the output: 33 of the body and 6 auxiliary ones.
@@ -301,3 +304,9 @@ class BlazePose(nn.Module):
 
     def _output(self, top: Float[Tensor, "B C 8 8"]) -> BlazePoseOutput:
         return self.read_out(self._encode_top(top).flatten(1))
+
+
+def load_published_blazepose() -> BlazePose:
+    """The network as it was published, which the package ships; a new one at each call."""
+    with np.load(PUBLISHED_PATH, allow_pickle=False) as archive:
+        return BlazePose.from_arrays({name: archive[name] for name in archive.files}).eval()

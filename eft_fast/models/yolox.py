@@ -7,7 +7,6 @@ only the person is kept. ``eft_fast.person_boxes`` makes the input and turns the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from eft_fast.models.mobile import depthwise, pointwise, to_channels_last
 from eft_fast.models.weights import load_arrays
+from eft_fast.ops.ambient import plain_torch
 from eft_fast.person_boxes import STRIDES
 
 #: The published weights, as ``tools/convert_yolox.py`` wrote them.
@@ -219,11 +219,5 @@ def _twice(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 2H 2W"]:
 
 def load_published_yolox() -> YoloxNano:
     """The network as it was published, which the package ships; a new one at each call."""
-    with np.load(PUBLISHED_PATH, allow_pickle=False) as archive:
+    with plain_torch(), np.load(PUBLISHED_PATH, allow_pickle=False) as archive:
         return YoloxNano.from_arrays({name: archive[name] for name in archive.files}).eval()
-
-
-@lru_cache(maxsize=2)
-def shared_yolox(device: torch.device) -> YoloxNano:
-    """The published network on a device, loaded once; nobody may change it."""
-    return load_published_yolox().to(device)

@@ -14,7 +14,7 @@ from eft_fast.body import Smpl
 from eft_fast.files import whole_file
 from eft_fast.geometry.rotations import axis_angle_to_matrix, matrix_to_rot6d
 from eft_fast.models.base import Regressor
-from eft_fast.models.detector import load_published_trunk
+from eft_fast.models.blazepose import load_published_blazepose
 from eft_fast.models.error_covariance import covariance_beside
 from eft_fast.models.hmr import Hmr
 from eft_fast.models.open_file import save_open_regressor
@@ -124,7 +124,7 @@ def make_start(start: str, people: LabelledPeople, seed: int) -> Regressor:
             network.head.certainty, network.has_confidence = None, False
         return network
     torch.manual_seed(seed)
-    network = OpenRegressor(load_published_trunk(), dropout=0.15, confidence=False)
+    network = OpenRegressor(load_published_blazepose(), dropout=0.15, confidence=False)
     rows = torch.arange(min(len(people), _STATISTICS_PEOPLE))
     features = list(_features(network, people, rows))
     pose = axis_angle_to_matrix(load_pose_prior().mixture.mean_pose().reshape(23, 3).float())

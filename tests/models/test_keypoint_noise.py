@@ -157,5 +157,7 @@ def test_a_source_is_a_name_a_file_or_a_curve(tmp_path):
     assert find_keypoint_noise(LABELS) is LABELS
     assert find_keypoint_noise("detector") is CURVES["detector"]
     assert find_keypoint_noise(tmp_path / "mine.npz").knots == LABELS.knots
-    with pytest.raises(FileNotFoundError, match="one of labels, detector, landmarks, or a file"):
+    with pytest.raises(
+        FileNotFoundError, match="one of labels, detector, landmarks, movenet, or a file"
+    ):
         find_keypoint_noise("detectron")
