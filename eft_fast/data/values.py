@@ -39,7 +39,9 @@ def expected_form(who: str, path: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except _OTHER_FORM as error:
+    except (*_OTHER_FORM, ValueError) as error:
+        if isinstance(error, ValueError) and re.match(r"\w+: ", str(error)):
+            raise  # a sentence of ours, not one of numpy's
         raise ValueError(
             f"{who}: {path} is not in the form that is expected "
             f"({type(error).__name__}: {shown(str(error))})"

@@ -116,6 +116,18 @@ def test_hmr2_npz_counts_scale_in_pixels(tmp_path):
     assert samples[1].has_betas
 
 
+def test_words_of_numpy_become_a_sentence(tmp_path):
+    """Rows that are equally many, but of another shape."""
+    arrays = {"imgname": np.array(["a.jpg"]), "center": np.full((1, 1), 50.0)}
+    arrays |= {"scale": np.full((1, 2), 200.0), "body_keypoints_2d": np.ones((1, 25, 3))}
+    np.savez(tmp_path / "eval.npz", **arrays)
+    with pytest.raises(
+        ValueError, match=r"^read_hmr2_npz: .*eval.npz is not in the form"
+    ) as caught:
+        data.open_annotations(tmp_path / "eval.npz", format_name="hmr2-npz")
+    assert "cannot reshape array" in str(caught.value)
+
+
 def test_hmr2_tars_bring_their_photos(tmp_path):
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
