@@ -374,4 +374,5 @@ def _check_people(
 
 
 def _to_xyxy(box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.concatenate([box[:2], box[:2] + box[2:]])
+    with np.errstate(over="ignore", invalid="ignore"):  # a corner that is none is told later
+        return np.concatenate([box[:2], box[:2] + box[2:]])

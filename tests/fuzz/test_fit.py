@@ -172,6 +172,16 @@ def test_odd_numbers(start: Callable[[str], Start], rounds: Rounds, method: str)
         assert time.process_time() - began < 20, f"round {number}"
 
 
+@pytest.mark.parametrize("box", [[-np.inf, 0, np.inf, 5], [1e308, 0, 1e308, 5]])
+def test_boxes_beyond_numbers_warn_in_words_alone(
+    start: Callable[[str], Start], box: list[float]
+) -> None:
+    given = start("none")
+    result = fit(given, given.keypoints[None], [box])
+    check(result)
+    assert "that of the keypoints was taken" in result.message[0]
+
+
 #: What people hand over in place of an array of numbers.
 ODD_ARRAYS: list[Any] = [
     None, [], [[]], 5, 10**400, "x", b"x", True, {}, [None], object(), [[[10**400, 1, 1]] * COUNT],
