@@ -177,6 +177,7 @@ def photo_methods() -> dict[str, PhotoMethod]:
         PhotoMethod("eft_30", {"method": "eft", "config": EftConfig(max_steps=30)}),
         PhotoMethod("eft_head", {"method": "eft", "mode": "head", "config": EftConfig()}),
         PhotoMethod("map_fill", {"method": "map", "config": MapConfig(fill="landmarks")}),
+        PhotoMethod("map_movenet", {"method": "map", "config": MapConfig(fill="movenet")}),
         PhotoMethod("map_solver_only", {"method": "map", "config": SOLVER_ONLY}),
     ]
     for recipe in RECIPES:

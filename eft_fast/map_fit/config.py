@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from eft_fast.models.keypoint_noise import KeypointNoise
 
-#: What fills keypoints that are not given: nothing, or the landmarks of the regressor's trunk.
-FILLS: Final = ("none", "landmarks")
+#: What fills keypoints that are not given: nothing, the landmarks of the regressor's trunk, or the
+#: keypoints of MoveNet, which looks at the same crop.
+FILLS: Final = ("none", "landmarks", "movenet")
 
 
 @dataclass(frozen=True)

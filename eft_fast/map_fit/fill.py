@@ -1,7 +1,9 @@
-"""Points for keypoints that are not given: the landmarks that the regressor's own trunk sees.
+"""Points for keypoints that are not given: what a network sees in the picture.
 
-Their errors go with those of the network's answer, which the prior already knows, and some are
-gross; so their sigma is three times what they deserve alone (docs/map.md has both).
+Either the landmarks of the regressor's own trunk: their errors go with those of the network's
+answer, which the prior already knows, and some are gross; so their sigma is three times what they
+deserve alone. Or the keypoints of MoveNet, another network, for any regressor, by the curve
+``movenet`` (docs/map.md has both).
 """
 
 from __future__ import annotations
@@ -9,16 +11,22 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from eft_fast.conventions import BOX_MARGIN
 from eft_fast.keypoints import JOINT_SETS, NO_JOINT, JointSet
 from eft_fast.models.base import Regressor
+from eft_fast.models.keypoint_noise import CURVES
+from eft_fast.models.movenet import MoveNet
+from eft_fast.models.movenet_keypoints import CROP_FACTOR
 from eft_fast.models.open_regressor import Landmarks, OpenRegressor
 
 #: Standard deviation in units of the person's extent, from a visibility on.
 SIGMA_OF_VISIBILITY: Final = ((0.98, 0.09), (0.8, 0.15), (0.5, 0.21), (0.0, 0.36))
 _LANDMARKS: Final = "mp33"
+_MOVENET: Final = "coco17"
 
 
 def check_can_fill(regressor: Regressor, fill: str) -> None:
@@ -26,7 +34,7 @@ def check_can_fill(regressor: Regressor, fill: str) -> None:
     if fill == "landmarks" and not isinstance(regressor, OpenRegressor):
         raise ValueError(
             f"MapConfig: fill='landmarks' needs the landmarks of the open regressor's trunk, "
-            f"{regressor.id} has none; use fill='none'"
+            f"{regressor.id} has none; use fill='movenet' or 'none'"
         )
 
 
@@ -37,19 +45,60 @@ def landmarks_as_fill(landmarks: Landmarks, joint_set: str) -> Float[Tensor, "B 
         landmarks: Of the crops.
         joint_set: Order of the keypoints.
     """
-    place = landmark_places(JOINT_SETS[joint_set])
     visible = landmarks.visibility
     sigma = torch.zeros_like(visible)
     for above, value in reversed(SIGMA_OF_VISIBILITY):
         sigma = torch.where(visible >= above, value, sigma)
-    points = torch.cat([landmarks.points[..., :2], sigma[..., None]], -1)
+    return _reorder(
+        torch.cat([landmarks.points[..., :2], sigma[..., None]], -1), _LANDMARKS, joint_set
+    )
+
+
+def movenet_as_fill(
+    network: MoveNet,
+    img: Float[Tensor, "B 3 S S"],
+    regressor: Regressor,
+    joint_set: str,
+) -> Float[Tensor, "B K 3"]:
+    """Look at the crops of a regressor with MoveNet: x and y in [-1, 1] of the crop, and sigma.
+
+    The crop is taken to be that of a box with the package's margin; MoveNet gets the square inside
+    of it that it likes (``CROP_FACTOR``), resampled.
+
+    Args:
+        network: As ``load_movenet`` returns it.
+        img: Crops as the regressor takes them.
+        regressor: Says how they are normalised.
+        joint_set: Order of the keypoints; points that MoveNet does not have get sigma 0.
+    """
+    mean, std = (
+        img.new_tensor(part).reshape(3, 1, 1) for part in (regressor.img_mean, regressor.img_std)
+    )
+    rgb = (img * std + mean).clamp(0, 1)
+    size, zoom = network.input_size, CROP_FACTOR / BOX_MARGIN
+    # Pixel k of a crop of S pixels lies at 2 k / S - 1, as imaging has it; grid_sample counts from
+    # edges, where it lies at (2 k + 1) / S - 1.
+    steps = zoom * (torch.arange(size, device=img.device, dtype=img.dtype) * (2.0 / size) - 1.0)
+    steps = steps + 1.0 / img.shape[-1]
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+    inner = F.grid_sample(rgb, grid.expand(len(img), -1, -1, -1), align_corners=False)
+    found = network(inner.to(network.stem.weight.dtype))
+    points = zoom * ((found[..., :2] - 0.5) * (2.0 / size) - 1.0)
+    noise = CURVES["movenet"]
+    sigma = noise.sigma_of(found[..., 2].cpu().numpy())
+    spread = torch.from_numpy(sigma).to(points)
+    return _reorder(torch.cat([points, spread[..., None]], -1), _MOVENET, joint_set)
+
+
+def _reorder(points: Float[Tensor, "B P 3"], source: str, joint_set: str) -> Float[Tensor, "B K 3"]:
+    """Points of one joint set in the order of another; zeros where there is none."""
+    place = find_places(JOINT_SETS[source], JOINT_SETS[joint_set])
     rows = [torch.zeros_like(points[:, 0]) if k == NO_JOINT else points[:, k] for k in place]
     return torch.stack(rows, 1)
 
 
-def landmark_places(points: JointSet) -> list[int]:
-    """The landmark of each point of a set, or -1: the one that goes to the same joint of the 49."""
-    source = JOINT_SETS[_LANDMARKS]
+def find_places(source: JointSet, points: JointSet) -> list[int]:
+    """Of each point the row in ``source`` that goes to the same joint of the 49, or -1."""
     of_j24 = {j: k for k, j in enumerate(source.to_j24) if j != NO_JOINT}
     of_op25 = {j: k for k, j in enumerate(source.to_op25) if j != NO_JOINT}
     return [

@@ -13,11 +13,12 @@ from torch import Tensor
 from eft_fast.conventions import NUM_JOINTS
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
-from eft_fast.map_fit.fill import check_can_fill, landmarks_as_fill
+from eft_fast.map_fit.fill import check_can_fill, landmarks_as_fill, movenet_as_fill
 from eft_fast.map_fit.fit import MapFits, fit_map
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
 from eft_fast.models.keypoint_noise import find_keypoint_noise
+from eft_fast.models.movenet_keypoints import shared_movenet
 from eft_fast.models.open_regressor import to_landmarks
 from eft_fast.pipeline.fitter import (
     GIVEN,
@@ -107,6 +108,9 @@ class MapFitter(Fitter):
         fill = None
         if self._config.fill == "landmarks":
             fill = landmarks_as_fill(to_landmarks(features), person.joint_set)
+        elif self._config.fill == "movenet":
+            network = shared_movenet(person.crop.device)
+            fill = movenet_as_fill(network, person.crop[None], self._regressor, person.joint_set)
         return MapStart(answer, fill, outputs)
 
     def solve(self, people: list[tuple[Prepared, MapStart]]) -> MapFits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,12 @@ def load_movenet() -> MoveNet:
     """MoveNet Thunder as it was published, which the package ships; a new one at each call."""
     with plain_torch(), np.load(MOVENET_PATH, allow_pickle=False) as archive:
         return MoveNet.from_arrays({name: archive[name] for name in archive.files}).eval()
+
+
+@lru_cache(maxsize=2)
+def shared_movenet(device: torch.device) -> MoveNet:
+    """``load_movenet`` on a device, the same one at each call; not to be changed."""
+    return load_movenet().to(device)
 
 
 @torch.no_grad()

@@ -233,6 +233,7 @@ def test_rows_have_names_and_the_default_ones_are_there():
     assert set(default_names()) <= set(known)
     assert known["eft_released"].arguments["config"].tie is None
     assert known["map_fill"].arguments["config"].fill == "landmarks"
+    assert known["map_movenet"].arguments["config"].fill == "movenet"
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_wrong_shapes_are_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fill": "guess"}, "fill must be one of none, landmarks"),
+        ({"fill": "guess"}, "fill must be one of none, landmarks, movenet"),
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"distance": -1.0}, "distance must be positive, or None"),
         ({"max_steps": 0}, "max_steps must be at least 1"),

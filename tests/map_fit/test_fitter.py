@@ -91,13 +91,14 @@ def test_bad_people_keep_the_answer_and_stop_nobody(network, covariance, given) 
     assert torch.equal(result.pred_cam[2:], whole.pred_cam[2:])
 
 
-def test_fill_takes_the_landmarks(network, covariance, given) -> None:
+@pytest.mark.parametrize("kind", ["landmarks", "movenet"])
+def test_fill_takes_what_a_network_sees(network, covariance, given, kind) -> None:
     photos, keypoints = given[0], given[1].copy()
     keypoints[:, 9] = 0
-    plain, filled = (
-        fit(network, covariance, photos, keypoints, fill=f) for f in ("none", "landmarks")
-    )
+    plain, filled = (fit(network, covariance, photos, keypoints, fill=f) for f in ("none", kind))
     assert not torch.equal(plain.pred_cam, filled.pred_cam)
+    alone = fit(network, covariance, photos[3:4], keypoints[3:4], fill=kind)
+    assert torch.equal(alone.pred_cam, filled.pred_cam[3:4])
 
 
 def test_without_a_covariance_one_sentence_says_what_to_do(network, given) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from eft_fast import ops
 from eft_fast.body.smpl import Smpl
+from eft_fast.imaging import Crop, crop_image, to_input
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
-from eft_fast.map_fit.fill import check_can_fill, landmark_places, landmarks_as_fill
+from eft_fast.map_fit.fill import check_can_fill, find_places, landmarks_as_fill, movenet_as_fill
 from eft_fast.map_fit.fit import fit_map
 from eft_fast.map_fit.hypotheses import compose, flip_bone, mirror_in_depth
 from eft_fast.map_fit.posterior import joint_sigma, joint_slopes, keypoint_gain
 from eft_fast.map_fit.problem import FitProblem
 from eft_fast.map_fit.robust import robust_energy, robust_factor
 from eft_fast.map_rules import BONES, SIGMA_POWER, SIGMA_SCALE, limb_pairs
+from eft_fast.models.keypoint_noise import CURVES
+from eft_fast.models.movenet_keypoints import CROP_FACTOR
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.ops.map import MapState
 from eft_fast.ops.map_reference import move
@@ -173,16 +177,57 @@ def test_a_wrist_that_is_not_given_is_less_sure(body: Smpl, people: People) -> N
 
 
 def test_landmarks_go_to_their_own_joints() -> None:
-    places = landmark_places(JOINT_SETS[COCO])
-    source = JOINT_SETS["mp33"].names
-    assert [source[k] for k in places] == list(JOINT_SETS[COCO].names)
-    of_all = landmark_places(JOINT_SETS["spin49"])
+    source = JOINT_SETS["mp33"]
+    places = find_places(source, JOINT_SETS[COCO])
+    assert [source.names[k] for k in places] == list(JOINT_SETS[COCO].names)
+    of_all = find_places(source, JOINT_SETS["spin49"])
     assert [of_all[k] for k in (0, 19, 25 + 6)] == [-1, 31, 16]
     network = OpenRegressor.make_tiny()
     landmarks = network.landmarks(torch.zeros(2, 3, 256, 256))
     fill = landmarks_as_fill(landmarks, COCO)
     torch.testing.assert_close(fill[:, 9, :2], landmarks.points[:, 15, :2])
     assert bool((fill[..., 2] > 0).all())
+
+
+class Looker(torch.nn.Module):
+    """Stands in for MoveNet: keeps what it sees, answers points one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 1, 1)
+        self.input_size = 192
+        self.answer = torch.rand(1, 17, 3) * torch.tensor([192.0, 192.0, 1.0])
+
+    def forward(self, rgb: torch.Tensor) -> torch.Tensor:
+        self.seen = rgb
+        return self.answer
+
+
+def test_movenet_fills_in_the_frame_of_the_crop() -> None:
+    """It sees what a crop of its own would show, and its points come back to the same places."""
+    network, regressor = Looker(), OpenRegressor.make_tiny()
+    photo = np.zeros((300, 400, 3), np.uint8)
+    photo[..., 0], photo[..., 1] = np.arange(400) // 2, np.arange(300)[:, None] // 2
+    box = np.array([100.0, 70.0, 150.0, 180.0])
+    crop = Crop.from_box(box, 256)
+    inner = Crop.from_box(box, network.input_size, margin=CROP_FACTOR)
+    img = to_input(crop_image(photo, crop), regressor.img_mean, regressor.img_std)
+    fill = movenet_as_fill(network, torch.from_numpy(img)[None], regressor, COCO)
+    assert fill.shape == (1, 17, 3)
+    seen = (255 * network.seen[0]).permute(1, 2, 0).numpy()
+    # 1 grey level is 2 photo pixels, 1.9 of the crop.
+    np.testing.assert_allclose(seen, crop_image(photo, inner), atol=1.0)
+    assert abs((seen - crop_image(photo, inner).astype(float)).mean()) < 0.1
+
+    answer = network.answer[0].double().numpy()
+    answer[:, :2] -= 0.5  # from the edge of the crop to the centre of its first pixel
+    expected = crop.normalise(inner.to_image(answer))
+    np.testing.assert_allclose(fill[0, :, :2], expected[:, :2], atol=1e-5)
+    np.testing.assert_allclose(fill[0, :, 2], CURVES["movenet"].sigma_of(answer[:, 2]), rtol=1e-5)
+
+    of_all = movenet_as_fill(network, torch.from_numpy(img)[None], regressor, "spin49")
+    assert of_all[0, 19].tolist() == [0.0, 0.0, 0.0]  # a big toe, which it has not
+    assert torch.equal(of_all[0, 25 + 6], fill[0, JOINT_SETS[COCO].names.index("rwri")])
 
 
 def test_fill_counts_only_where_nothing_is_given(body: Smpl, people: People) -> None:
@@ -208,5 +253,6 @@ def test_who_has_no_landmarks_cannot_fill() -> None:
     class Other:
         id = "spin"
 
-    with pytest.raises(ValueError, match="spin has none; use fill='none'"):
+    with pytest.raises(ValueError, match="spin has none; use fill='movenet' or 'none'"):
         check_can_fill(Other(), "landmarks")  # type: ignore[arg-type]
+    check_can_fill(Other(), "movenet")  # type: ignore[arg-type]
