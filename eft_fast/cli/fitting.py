@@ -305,7 +305,7 @@ def people_of_run(held: ShardPeople, record: RunRecord) -> People:
     return People(
         joint_set=held.joint_set,
         source=record.source,
-        noise="movenet" if record.key else None,
+        noise="detector" if record.key else None,
         photos=[Path(photo) for photo in held.photos],
         keypoints=held.keypoints,
         boxes=held.boxes,

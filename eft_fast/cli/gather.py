@@ -45,7 +45,7 @@ class Gathering:
         self._more = 0
         self._joint_set: str | None = None
         self.source = str(options.annotations or "the built-in detector")
-        self.noise = "movenet" if options.annotations is None else None
+        self.noise = "detector" if options.annotations is None else None
 
     def __iter__(self) -> Iterator[Sample]:
         self.left_out, self._problems, self._more, self.has_tracks = {}, [], 0, True

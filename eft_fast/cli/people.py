@@ -116,7 +116,7 @@ def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
     from eft_fast import imaging
     from eft_fast.models.detector import detect_people
 
-    people = People(joint_set="coco17", source="the built-in detector", noise="movenet")
+    people = People(joint_set="coco17", source="the built-in detector", noise="detector")
     keypoints, boxes = [], []
     is_shown = sys.stderr.isatty() and not quiet
     for photo in tqdm(photos, unit="photo", disable=not is_shown, leave=False):

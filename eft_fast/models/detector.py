@@ -43,7 +43,7 @@ class Detection:
     Attributes:
         keypoints: x, y in photo pixels and score in [0, 1] in the order of ``joint_set``; points
             that the network does not have, or puts outside the photo, are all zeros. What a score
-            is worth, ``models.keypoint_noise`` says (``"movenet"``).
+            is worth, ``models.keypoint_noise`` says (``"detector"``).
         box: x, y, w, h in photo pixels, inside the photo.
         score: Probability that the box holds a person.
         joint_set: Name of the order of ``keypoints``.

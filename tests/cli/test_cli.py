@@ -189,7 +189,7 @@ def test_keypoints_of_the_detector_get_its_noise(dataset, known, tmp_path, monke
     ):
         assert main([*fit, "--out", str(tmp_path / str(number)), *more]) == 0
     assert isinstance(found.pop(), eft_fast.SmplifyConfig)
-    assert [each.keypoint_noise for each in found] == ["movenet", "labels", "movenet", None]
+    assert [each.keypoint_noise for each in found] == ["detector", "labels", "detector", None]
     kinds = [eft_fast.MapConfig, eft_fast.MapConfig, eft_fast.EftConfig, eft_fast.MapConfig]
     assert [type(each) for each in found] == kinds
 
