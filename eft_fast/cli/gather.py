@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from eft_fast.cli.paths import is_one_folder
-from eft_fast.cli.people import People
+from eft_fast.cli.people import People, photos_inside
 from eft_fast.keypoints import joint_set
 from eft_fast.sample import Sample, in_set
 
@@ -111,15 +111,20 @@ class Gathering:
             joint_set=options.joint_set,
             format_name=options.format,
         )
+        inside: list[str] = []
         for sample in stream:
             if sample.problem is not None:
                 self._tell(sample.problem)
+            elif sample.image is not None and not isinstance(sample.image, str | Path):
+                inside.append(sample.id)
             elif sample.image is not None:
                 for note in sample.notes:
                     self._tell(note)
                 yield sample
         self.left_out = stream.left_out
         self._problems[:0] = stream.notes
+        if inside:
+            self._problems.insert(0, photos_inside(len(inside), inside[0]))
 
     def _detected(self) -> Iterator[Sample]:
         people = self._detect(self._options.photos, quiet=self._options.quiet)

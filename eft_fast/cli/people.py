@@ -91,11 +91,7 @@ def people_from_annotations(
     people.left_out = dict(samples.left_out)
     people.problems = [*samples.notes, *samples.problems]
     if inside:
-        # Runs and reports name photos by their paths.
-        people.problems.append(
-            f"people: {len(inside)} people, the first of them {shown(inside[0].id)}, have photos "
-            "that are no files of their own; write those out, or fit with eft_fast.fit_batch"
-        )
+        people.problems.append(photos_inside(len(inside), inside[0].id))
     people.problems += [text for sample in usable for text in sample.notes]
     if usable:
         people.photos = [Path(str(sample.image)) for sample in usable]
@@ -107,6 +103,14 @@ def people_from_annotations(
         people.ids = [sample.id for sample in usable]
         people.tracks = _tracks(usable)
     return people
+
+
+def photos_inside(count: int, first: str) -> str:
+    """The sentence about people who are left out: runs and reports name photos by their paths."""
+    return (
+        f"people: {count} people, the first of them {shown(first)}, have photos that are no files "
+        "of their own; write those out, or fit with eft_fast.fit_batch"
+    )
 
 
 def people_from_detector(photos: Sequence[Path], *, quiet: bool) -> People:
