@@ -8,7 +8,7 @@ batches and seeds on
     truth        the true pose and shape, and the 2D keypoints
     map          pseudo-truth: fits by method "map", started from the regressor of the package
     eft_head     pseudo-truth: fits by EFT of the head, with the tie (slow: 0.1 s a person)
-    smplify      pseudo-truth: SMPLify with the GMM prior, from the mean pose, as published
+    smplify      pseudo-truth: SMPLify (smplify_spin) under the GMM prior, from the same start as map
     2d           the 2D keypoints alone, under the pose prior
 
 and all are scored on held-out renders of other motion. Keypoints are labels with noise, the same
@@ -147,7 +147,7 @@ def labels_of(
         method, config = {
             "map": ("map", None),
             "eft_head": ("eft", EftConfig()),
-            "smplify": ("smplify2016", SmplifyConfig(recipe="smplify2016", prior="gmm")),
+            "smplify": ("smplify_spin", SmplifyConfig(recipe="smplify_spin", prior="gmm")),
         }[row]
         result = eft_fast.fit_batch(
             [str(sample.image) for sample in noisy],
