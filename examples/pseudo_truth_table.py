@@ -8,11 +8,11 @@ batches and seeds on
     truth        the true pose and shape, and the 2D keypoints
     map          pseudo-truth: fits by method "map", started from the regressor of the package
     eft_head     pseudo-truth: fits by EFT of the head, with the tie (slow: 0.1 s a person)
-    smplify      pseudo-truth: SMPLify (smplify_spin) under the GMM prior, from the same start as map
+    smplify      pseudo-truth: SMPLify (smplify_spin) under the GMM prior, from the start of map
     2d           the 2D keypoints alone, under the pose prior
 
 and all are scored on held-out renders of other motion. Keypoints are labels with noise, the same
-ones for all. Two cores need about 25 minutes for the defaults:
+ones for all. The defaults take about an hour on two cores, by an estimate from their parts:
 
     python examples/pseudo_truth_table.py --work table --motion cmu
 
