@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from eft_fast.data.readers import mat_check
-from eft_fast.data.readers.datasets3d.solid import read_mat
 from eft_fast.data.readers.mat_check import check_mat
-from eft_fast.data.readers.matlab import load_mat
+from eft_fast.data.readers.matlab import load_mat, read_mat
 
 scipy_io = pytest.importorskip("scipy.io", reason="the extra datasets is not installed")
 

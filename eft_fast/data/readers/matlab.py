@@ -20,6 +20,16 @@ def load_mat(path: Path, who: str) -> dict[str, Any]:
         ValueError: If it cannot be read.
         ModuleNotFoundError: If the library that reads it is not installed.
     """
+    found = _load(path, who, struct_as_record=False, squeeze_me=True)
+    return {name: value for name, value in found.items() if not name.startswith("__")}
+
+
+def read_mat(path: Path, who: str) -> dict[str, Any]:
+    """The variables of a file as scipy has them, axes of length one kept; see ``load_mat``."""
+    return _load(path, who, squeeze_me=False)
+
+
+def _load(path: Path, who: str, **options: bool) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{who}: no file {path}")
     try:
@@ -30,14 +40,13 @@ def load_mat(path: Path, who: str) -> dict[str, Any]:
         ) from error
     try:
         check_mat(path)
-        found = loadmat(path, struct_as_record=False, squeeze_me=True)
+        return dict(loadmat(path, **options))
     except NotImplementedError:
         raise ValueError(
             f"{who}: {path} is a MATLAB file of version 7.3; save it with -v7 to read it"
         ) from None
     except Exception as error:  # scipy raises anything for a damaged file
         raise ValueError(f"{who}: {path} is no MATLAB file ({error})") from None
-    return {name: value for name, value in found.items() if not name.startswith("__")}
 
 
 def fields_of(value: Any) -> dict[str, Any]:

@@ -349,8 +349,3 @@ def _area(person: Person, area: float | None) -> float:
         points[:, 2] = to_confidence(points[:, 2])[0]
         box = imaging.keypoints_to_box(points)
     return 0.0 if box is None else float(np.prod(box[2:]))
-
-
-def label_of(what: str, sample_id: str) -> str:
-    """How a sentence calls a person."""
-    return f"{what} {shown(sample_id)}"

@@ -25,10 +25,10 @@ from eft_fast.data.readers.datasets3d.solid import (
     MM,
     find_person,
     fit_pinhole,
-    open_hdf5,
     people_of_files,
     with_confidence,
 )
+from eft_fast.data.readers.matlab import open_hdf5
 from eft_fast.data.values import load_json
 
 if TYPE_CHECKING:

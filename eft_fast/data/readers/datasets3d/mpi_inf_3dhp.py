@@ -20,11 +20,10 @@ from eft_fast.data.readers.datasets3d.solid import (
     MM,
     find_person,
     fit_pinhole,
-    open_hdf5,
     people_of_files,
-    read_mat,
     with_confidence,
 )
+from eft_fast.data.readers.matlab import open_hdf5, read_mat
 
 if TYPE_CHECKING:
     from eft_fast.data.readers.reading import Found, Reading

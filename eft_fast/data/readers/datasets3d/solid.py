@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from eft_fast.data.readers.mat_check import check_mat
 from eft_fast.data.readers.person import Person
 from eft_fast.data.readers.reading import Found
 from eft_fast.data.values import expected_form
@@ -181,48 +180,3 @@ def turn_transl(
     moved: np.ndarray = np.einsum("...ij,...j->...i", rotation, pelvis + transl)
     placed: np.ndarray = moved + shift - pelvis
     return placed
-
-
-def read_mat(path: Path, who: str) -> dict[str, Any]:
-    """Variables of a MATLAB file, version 7.2 or before.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ModuleNotFoundError: If scipy is not installed.
-        ValueError: If it is no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{who}: no file {path}")
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "MATLAB files need scipy; install eft-fast[datasets]", name="scipy"
-        ) from None
-    try:
-        check_mat(path)
-        return dict(loadmat(path, squeeze_me=False))
-    except Exception as error:  # scipy raises anything for a damaged file
-        raise ValueError(f"{who}: {path} must be a MATLAB file ({error})") from None
-
-
-def open_hdf5(path: Path, who: str) -> Any:
-    """An open HDF5 file, to be closed by ``with``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ModuleNotFoundError: If h5py is not installed.
-        ValueError: If it is no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{who}: no file {path}")
-    try:
-        import h5py
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "HDF5 files need h5py; install eft-fast[datasets]", name="h5py"
-        ) from None
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{who}: {path} must be an HDF5 file ({error})") from None
