@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eft_fast.keypoints import JOINT_SETS
+
 # Below this squared angle the series of sin(t)/t and of 2 atan2(n, w)/n are used. The first term
 # left out is under 1e-14 relative, so float64 is exact as well.
 _SMALL_SQUARED_ANGLE = 1e-4
@@ -138,3 +140,14 @@ def matrix_to_rot6d(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batc
     """Keep the first two columns, flattened row by row: the 6D form of SPIN and EFT."""
     _check_last("matrix_to_rot6d", "matrix", matrix, (3, 3))
     return matrix[..., :2].reshape(*matrix.shape[:-2], 6)
+
+
+def mirror_pose(rotmat: Float[Tensor, "B 24 3 3"]) -> Float[Tensor, "B 24 3 3"]:
+    """The pose of the mirror image: x reversed, left and right joints exchanged.
+
+    R' = S R S with S = diag(-1, 1, 1), for rotations relative to the parent and for the root's in
+    the camera frame alike.
+    """
+    reverse = rotmat.new_tensor([-1.0, 1.0, 1.0])
+    mirrored: Tensor = reverse[:, None] * rotmat[:, list(JOINT_SETS["smpl24"].flip)] * reverse
+    return mirrored

@@ -22,7 +22,7 @@ from eft_fast.geometry.cameras import (
     weak_to_pinhole,
 )
 from eft_fast.geometry.resection import solve_translation
-from eft_fast.keypoints import JOINT_SETS
+from eft_fast.geometry.rotations import mirror_pose
 from eft_fast.losses.keypoints import camera_loss, keypoint_loss
 from eft_fast.losses.smpl import betas_loss, rotmat_loss
 from eft_fast.models.base import Regressor, RegressorOutput
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _NUM_OPENPOSE: Final = 25
 #: Shapes beyond this many standard deviations are not believed: the fit's betas become 0.
 _LARGEST_BETA: Final = 3.0
-_SMPL_FLIP: Final = JOINT_SETS["smpl24"].flip
 
 
 @dataclass(frozen=True)
@@ -283,6 +282,4 @@ def _points(body: Smpl, output: RegressorOutput) -> Float[Tensor, "B 49 3"]:
 
 def _mirror(rotmat: Float[Tensor, "B 24 3 3"], which: Bool[Tensor, " B"]) -> Tensor:
     """Left and right exchanged, and x reversed, where ``which`` is true."""
-    reverse = rotmat.new_tensor([-1.0, 1.0, 1.0])
-    mirrored = reverse[:, None] * rotmat[:, list(_SMPL_FLIP)] * reverse
-    return torch.where(which[:, None, None, None], mirrored, rotmat)
+    return torch.where(which[:, None, None, None], mirror_pose(rotmat), rotmat)

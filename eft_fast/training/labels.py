@@ -19,11 +19,12 @@ from torch import Tensor
 from eft_fast import imaging
 from eft_fast.body import Smpl
 from eft_fast.conventions import BOX_MARGIN, BOX_UNIT, PARENTS
-from eft_fast.geometry.rotations import axis_angle_to_matrix
+from eft_fast.geometry.rotations import axis_angle_to_matrix, mirror_pose
 from eft_fast.keypoints import JOINT_SETS, to_spin49
 from eft_fast.pseudo_gt import SelectConfig, select_fits
 from eft_fast.result import FitResult
 from eft_fast.sample import Image, Sample
+from eft_fast.training.targets import choose_rows
 
 _J24: Final = JOINT_SETS["j24"]
 _SMPL24: Final = JOINT_SETS["smpl24"]
@@ -273,18 +274,13 @@ def mirror_labels(labels: Labels, which: Bool[Tensor, " B"], size: int) -> Label
     shift = reverse.new_tensor([-2.0 / size, 0.0, 0.0])
     mirrored = Labels(
         labels.keypoints_2d[:, flat] * reverse + shift,
-        reverse[:, None] * labels.rotmat[:, pose] * reverse,
+        mirror_pose(labels.rotmat),
         labels.rotmat_weight[:, pose],
         labels.betas,
         labels.betas_weight,
         labels.points_3d[:, points] * reverse.new_tensor([-1.0, 1.0, 1.0, 1.0]),
     )
-    return Labels(
-        *(
-            torch.where(which.reshape(-1, *[1] * (old.dim() - 1)), new, old)
-            for old, new in zip(labels, mirrored, strict=True)
-        )
-    )
+    return Labels(*choose_rows(which, mirrored, labels))
 
 
 def turn_labels(labels: Labels, angle: Float[Tensor, " B"]) -> Labels:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eft_fast.body import Smpl
 from eft_fast.geometry.cameras import fit_weak_camera
+from eft_fast.geometry.rotations import mirror_pose
 from eft_fast.models.open_regressor import LIMB_SLICE, MIN_FRAME_SIZE
 from eft_fast.synth import SynthArrays
 from eft_fast.synth.landmarks import MIRROR_LANDMARKS, body_landmarks
@@ -131,7 +133,7 @@ def mirror_targets(targets: Targets, which: Tensor, offset: float = 0.0) -> Targ
     flat_reverse, shift = reverse[:2], reverse.new_tensor([offset, 0.0])
     joints, landmarks = list(MIRROR), list(MIRROR_LANDMARKS)
     mirrored = Targets(
-        rotmat=reverse[:, None] * targets.rotmat[:, joints] * reverse,
+        rotmat=mirror_pose(targets.rotmat),
         betas=targets.betas,
         joints=targets.joints[:, joints] * reverse,
         landmarks=targets.landmarks[:, landmarks] * reverse,
@@ -139,9 +141,12 @@ def mirror_targets(targets: Targets, which: Tensor, offset: float = 0.0) -> Targ
         size=targets.size,
         camera=targets.camera * reverse[[1, 0, 1]] + reverse.new_tensor([0.0, offset, 0.0]),
     )
-    return Targets(
-        *(
-            torch.where(which.reshape(-1, *[1] * (old.dim() - 1)), new, old)
-            for old, new in zip(targets, mirrored, strict=True)
-        )
-    )
+    return Targets(*choose_rows(which, mirrored, targets))
+
+
+def choose_rows(
+    which: Bool[Tensor, " N"], first: Sequence[Tensor], second: Sequence[Tensor]
+) -> Iterator[Tensor]:
+    """Of each pair of tensors [N, ...] the rows of the first where ``which`` is true."""
+    for chosen, other in zip(first, second, strict=True):
+        yield torch.where(which.reshape(-1, *[1] * (other.dim() - 1)), chosen, other)
