@@ -22,7 +22,7 @@ from eft_fast.cli.paths import (
 if TYPE_CHECKING:
     from eft_fast.models.error_covariance import ErrorCovariance
 
-#: Of the rendered people; training renders with seed 0, the bench with 20.
+#: Of the rendered people, known without loading torch: ``CALIBRATION_SEED`` of the training.
 SEED: Final = 101
 _COUNT: Final = 1000
 
@@ -159,19 +159,17 @@ def _measure_keypoints(options: argparse.Namespace, out: Path) -> int:
 
 
 def _measure_on_renders(options: argparse.Namespace, regressor: Any, body: Any) -> ErrorCovariance:
-    from eft_fast.synth import SynthConfig, SynthJob
-    from eft_fast.training.error_covariance import measure_on_renders
+    from eft_fast.training.error_covariance import calibration_job, measure_on_renders
 
-    seed = SEED if options.seed is None else options.seed
     with tempfile.TemporaryDirectory() as folder:
-        job = SynthJob(
-            out=Path(folder),
-            split="val",
-            count=_COUNT if options.count is None else options.count,
+        job = calibration_job(
+            regressor,
+            Path(folder),
+            _COUNT if options.count is None else options.count,
+            body=options.body,
             motion=options.motion,
             backgrounds=options.backgrounds,
-            body=options.body,
-            config=SynthConfig(size=regressor.input_size, seed=seed),
+            seed=SEED if options.seed is None else options.seed,
         )
         if not options.quiet:
             note(f"rendering {job.count} people and asking {regressor.id} about each")

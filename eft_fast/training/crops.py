@@ -23,7 +23,6 @@ from eft_fast import imaging
 from eft_fast.conventions import BOX_UNIT
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.models.base import Regressor
-from eft_fast.sample import Image as Photo
 from eft_fast.training.config import check_numbers
 from eft_fast.training.labels import LabelledPeople, Labels, mirror_labels, turn_labels
 
@@ -208,13 +207,3 @@ def _without(labels: Labels, which: Tensor) -> Labels:
         betas_weight=labels.betas_weight * keep,
         points_3d=labels.points_3d * keep[:, None, None],
     )
-
-
-def read_photo_crops(
-    people: LabelledPeople, regressor: Regressor, rows: Tensor
-) -> tuple[Float[Tensor, "B 3 S S"], Labels]:
-    """Crops and labels of people as they are, not varied."""
-    return CropReader(people, regressor)(rows, torch.Generator().manual_seed(0))
-
-
-__all__ = ["PLAIN", "AugmentConfig", "CropReader", "Photo", "read_photo_crops"]

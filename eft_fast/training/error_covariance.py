@@ -17,10 +17,12 @@ from eft_fast.geometry.cameras import fit_weak_camera
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import ErrorCovariance, estimate_covariance
 from eft_fast.models.error_state import answer_frame, error_state
-from eft_fast.synth import SynthArrays, SynthJob, load_shards, render_shards
+from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_shards, render_shards
 from eft_fast.training.measure import predict
 from eft_fast.training.targets import make_targets
 
+#: Of the rendered people of a covariance: training renders with seed 0, the bench with 20.
+CALIBRATION_SEED: Final = 101
 #: People whose joints are in memory at once.
 _CHUNK: Final = 256
 _ANSWER: Final = ("pred_rotmat", "pred_betas", "pred_cam")
@@ -46,6 +48,38 @@ def measure_error_covariance(
     targets = make_targets(people, body)
     truth = RegressorOutput(targets.rotmat, targets.betas, targets.camera)
     return estimate_covariance(errors_of(body, answer, truth), regressor=regressor, source=source)
+
+
+def calibration_job(
+    regressor: Regressor,
+    out: Path,
+    count: int,
+    *,
+    body: str = "open",
+    motion: Path | None = None,
+    backgrounds: Path | None = None,
+    seed: int = CALIBRATION_SEED,
+) -> SynthJob:
+    """The people that ``measure_on_renders`` wants: of the validation motion, in its own crops.
+
+    Args:
+        regressor: Says how large a crop is.
+        out: Folder of the renders.
+        count: People.
+        body: As ``load_body`` takes it.
+        motion: Folder of motion capture; None: poses drawn from the shipped prior.
+        backgrounds: Folder of photographs, or None.
+        seed: Of the people.
+    """
+    return SynthJob(
+        out=out,
+        split="val",
+        count=count,
+        motion=motion,
+        backgrounds=backgrounds,
+        body=body,
+        config=SynthConfig(size=regressor.input_size, seed=seed),
+    )
 
 
 def measure_on_renders(

@@ -21,10 +21,9 @@ from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.models.registry import load_regressor
 from eft_fast.smplify.prior import load_pose_prior
-from eft_fast.synth import SynthConfig, SynthJob
 from eft_fast.training.config import check_numbers
 from eft_fast.training.crops import PLAIN, CropReader
-from eft_fast.training.error_covariance import measure_on_renders
+from eft_fast.training.error_covariance import calibration_job, measure_on_renders
 from eft_fast.training.labels import LabelledPeople, join_people
 from eft_fast.training.on_labels import LabelConfig, Mixture, train_on_labels
 
@@ -36,8 +35,6 @@ LABELS: Final = ("all", "2d")
 #: People whose features set the statistics of a new head.
 _STATISTICS_PEOPLE: Final = 1024
 _CHUNK: Final = 16
-#: Of the people of the error covariance.
-_CALIBRATION_SEED: Final = 101
 #: Licence of weights that grew out of the shipped ones; what the data ask for comes on top.
 _LICENCE: Final = "Apache-2.0"
 
@@ -201,13 +198,7 @@ def run_label_training(
     }
     if run.calibration:
         finished = load_regressor(weights)
-        job = SynthJob(
-            out=run.work / "calibration",
-            split="val",
-            count=run.calibration,
-            body=run.body,
-            config=SynthConfig(size=finished.input_size, seed=_CALIBRATION_SEED),
-        )
+        job = calibration_job(finished, run.work / "calibration", run.calibration, body=run.body)
         errors = covariance_beside(weights)
         measure_on_renders(finished, body.cpu(), job).save(errors)
         summary["errors"] = str(errors)

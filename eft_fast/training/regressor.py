@@ -21,7 +21,7 @@ from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
 from eft_fast.training.confidence import observe, train_confidence
 from eft_fast.training.config import FinetuneConfig, HeadConfig, check_numbers
-from eft_fast.training.error_covariance import measure_on_renders
+from eft_fast.training.error_covariance import CALIBRATION_SEED, measure_on_renders
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
 from eft_fast.training.measure import choice_score, score_renders
@@ -32,8 +32,6 @@ from eft_fast.training.targets import Targets, make_targets
 LICENCE = "Apache-2.0"
 #: People of the training split that the confidence is fitted on.
 _CONFIDENCE_PEOPLE = 4000
-#: Added to the seed of a run for the people of the error covariance.
-_CALIBRATION_SEED = 101
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class RegressorTraining:
 
     def calibration_job(self) -> SynthJob:
         """Return the set of the error covariance: other people than weights are chosen on."""
-        config = replace(self.synth, seed=self.synth.seed + _CALIBRATION_SEED)
+        config = replace(self.synth, seed=self.synth.seed + CALIBRATION_SEED)
         out = self.work / "calibration"
         return replace(self.job("val"), out=out, count=self.calibration, config=config)
 

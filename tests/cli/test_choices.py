@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eft_fast.cli import choices
+from eft_fast.cli import calibrate, choices
 from eft_fast.deploy import graph, onnx_export, reduced, speed
 from eft_fast.eft.config import EFT_MODES
 from eft_fast.models.keypoint_noise import CURVES
@@ -10,6 +10,7 @@ from eft_fast.pipeline.dispatch import METHODS
 from eft_fast.pseudo_gt import FORMATS
 from eft_fast.synth.motion import SPLITS
 from eft_fast.training.config_file import STAGES
+from eft_fast.training.error_covariance import CALIBRATION_SEED
 
 
 def test_names_are_those_of_the_library():
@@ -24,3 +25,4 @@ def test_names_are_those_of_the_library():
     assert choices.LABEL_FORMATS == tuple(FORMATS)
     assert choices.SPLITS == SPLITS
     assert choices.STAGES == STAGES
+    assert calibrate.SEED == CALIBRATION_SEED
