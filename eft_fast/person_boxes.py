@@ -2,7 +2,7 @@
 
 The photo goes as a whole into a square picture (``letterbox``, ``to_picture``), the network answers
 for each cell of three grids (``decode``), and of boxes that cover each other the surest stays
-(``suppress``). ``models.detector`` and ``serving.detector`` share ``find_boxes``.
+(``suppress``).
 """
 
 from __future__ import annotations

@@ -198,11 +198,8 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
         for name, place in _PLACES.items()
         if getattr(options, name) is not None
     }
-    changes.setdefault("start", "open" if options.config is None else None)
-    if changes["start"] is None:
-        del changes["start"]
-    else:
-        changes["start"] = str(changes["start"])
+    if options.start is not None:
+        changes["start"] = str(options.start)  # a word or a path
     if options.tensorboard:
         changes["tensorboard"] = True
     if options.stage is not None:

@@ -13,7 +13,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 #: Opcodes of one file. A body of numpy arrays has a few hundred, one of chumpy a few thousand.
 MOST_OPCODES: Final = 100_000
@@ -46,13 +46,6 @@ class Global:
     name: str
     make: Callable[..., Any]
     is_class: bool = False
-
-
-class Stateful(Protocol):
-    """A stand-in that takes the state of the object it stands for."""
-
-    def set_state(self, state: Any) -> None:
-        """Keep the state; anything may come."""
 
 
 def shorten(text: str) -> str:
