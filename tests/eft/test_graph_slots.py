@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from eft_fast.body import load_body
 from eft_fast.eft.batched import graph_slots
+from eft_fast.eft.batched.cuda_graph import GraphSteps
 from eft_fast.eft.batched.graph_slots import GraphSlotFitter
 from eft_fast.eft.batched.slots import SlotFitter
 from eft_fast.eft.config import EftConfig
@@ -83,7 +88,7 @@ def test_the_last_people_move_together(monkeypatch):
     fitter = GraphSlotFitter(net, body, config=config, mode="full", slots=7, lag=1)
     widths = []
     run = fitter._steps.run
-    fitter._steps.run = lambda width: (widths.append(width), run(width))
+    fitter._steps.run = lambda step, width: (widths.append(width), run(step, width))
     assert_same(fit(fitter, img, target), want, atol=1e-10)
     assert widths == sorted(widths, reverse=True)
     assert len(set(widths)) > 2
@@ -186,3 +191,76 @@ def test_arithmetic_of_the_kernels_is_refused_without_them(precision, workers):
     config = EftConfig(precision=precision)
     with pytest.raises(ValueError, match="is that of the CUDA kernels, which do not"):
         engine.make_fitter(net, body, method="eft", mode="full", config=config, workers=workers)
+
+
+def test_a_fitter_and_its_memory_go_with_the_last_reference():
+    """No cycle keeps the state (gigabytes on a GPU) until Python looks for one."""
+    net, body, img, target, config = make_case(2)
+    fitter = GraphSlotFitter(net, body, config=config, mode="full", slots=2)
+    assert len(fit(fitter, img, target)) == 2
+    state = next(layer.state("weight") for layer in fitter._network.layers)
+    held = [weakref.ref(each) for each in (fitter, fitter._network, state.delta.untyped_storage())]
+    gc.collect()
+    gc.disable()
+    try:
+        del fitter, state
+        assert [each() for each in held] == [None] * 3
+    finally:
+        gc.enable()
+
+
+class FakeGraph:
+    """Counts replays, as a CUDA graph that is captured nowhere."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+
+    def pool(self) -> int:
+        return 7
+
+
+def test_a_graph_is_captured_once_per_width_and_keeps_no_step(monkeypatch):
+    """With stubs in the place of torch.cuda: no GPU is needed to see who holds whom."""
+    graphs, options = [], []
+
+    @contextmanager
+    def capture(graph, **given):
+        graphs.append(graph)
+        options.append(given)
+        yield
+
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda *_: SimpleNamespace(wait_stream=id))
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda *_: SimpleNamespace(wait_stream=lambda _: None)
+    )
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    active = torch.tensor([True, False, True])
+
+    class Owner:
+        def __init__(self):
+            self.steps, self.seen = GraphSteps(active), []
+
+        def step(self, width):
+            self.seen.append((width, active.any().item()))
+
+    owner = Owner()
+    for width in (3, 3, 2, 3):
+        owner.steps.run(owner.step, width)
+    # Two warm-ups and the capture of each width, with nobody taking part; then replays alone.
+    assert owner.seen == [(3, False)] * 3 + [(2, False)] * 3
+    assert [each.replays for each in graphs] == [3, 1]
+    assert [each["capture_error_mode"] for each in options] == ["thread_local"] * 2
+    assert [each["pool"] for each in options] == [None, 7]
+    assert active.tolist() == [True, False, True]
+    gone = weakref.ref(owner)
+    gc.disable()
+    try:
+        del owner
+        assert gone() is None
+    finally:
+        gc.enable()

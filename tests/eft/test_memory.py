@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -29,9 +30,28 @@ def test_a_slot_holds_state_and_activations():
     assert per_slot() - per_slot(config=replace(CONFIG, state="bf16")) == 6 * numbers
 
 
+class Gpu:
+    """A GPU whose allocator keeps what earlier work has left."""
+
+    def __init__(self, monkeypatch, free: int, kept: int = 0) -> None:
+        self.free, self.kept = free, kept
+        monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+        monkeypatch.setattr(torch.cuda, "empty_cache", self.give_back)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (self.free, 1 << 60))
+
+    def give_back(self) -> None:
+        self.free, self.kept = self.free + self.kept, 0
+
+
 def test_slots_follow_the_free_memory(monkeypatch):
     net, body = toy.make_regressor(), toy.ToyBody()
     needed = per_slot()
     for free, want in ((0, 1), (10 * needed, 8), (1 << 60, memory.MOST_SLOTS)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        Gpu(monkeypatch, free)
         assert memory.slots_that_fit(net, body, mode="full", config=CONFIG) == want
+
+
+def test_what_the_last_fit_left_is_free(monkeypatch):
+    Gpu(monkeypatch, 0, kept=10 * per_slot())
+    net, body = toy.make_regressor(), toy.ToyBody()
+    assert memory.slots_that_fit(net, body, mode="full", config=CONFIG) == 8

@@ -13,57 +13,60 @@ from torch import Tensor
 #: Runs of a step before it is captured: libraries choose and allocate in the first ones.
 _WARM_UPS = 2
 
+#: A step of so many slots.
+Step = Callable[[int], None]
+
 
 class Steps(Protocol):
-    """Runs a step of so many slots."""
+    """Runs steps. The step is given with every run and not kept: it belongs to a fitter that keeps
+    this, and two that keep each other live on, with all their memory, until Python looks for cycles.
+    """
 
-    def run(self, width: int) -> None:
+    def run(self, step: Step, width: int) -> None:
         """Start it; on a GPU it may end later."""
 
 
 class EagerSteps:
     """Runs the step as it is written."""
 
-    def __init__(self, step: Callable[[int], None]) -> None:
-        self._step = step
-
-    def run(self, width: int) -> None:
+    def run(self, step: Step, width: int) -> None:
         """Run it."""
-        self._step(width)
+        step(width)
 
 
 class GraphSteps:
     """Captures the step once per width and replays it.
 
     Args:
-        step: Asks the device nothing.
         active: Which slots take part. While a step is tried out none does, so nothing changes.
     """
 
-    def __init__(self, step: Callable[[int], None], active: Tensor) -> None:
-        self._step, self._active = step, active
+    def __init__(self, active: Tensor) -> None:
+        self._active = active
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
         self._pool: Any = None
 
-    def run(self, width: int) -> None:
-        """Replay the graph of this width."""
+    def run(self, step: Step, width: int) -> None:
+        """Replay the graph of this width; always of the same step, which asks the device nothing."""
         with torch.cuda.device(self._active.device):
             if width not in self._graphs:
-                self._graphs[width] = self._capture(width)
+                self._graphs[width] = self._capture(step, width)
             graph = self._graphs[width]
             if graph is None:
-                self._step(width)
+                step(width)
             else:
                 graph.replay()
 
-    def _capture(self, width: int) -> torch.cuda.CUDAGraph | None:
+    def _capture(self, step: Step, width: int) -> torch.cuda.CUDAGraph | None:
         active = self._active.clone()
         self._active.fill_(False)
         try:
-            self._warm_up(width)
+            self._warm_up(step, width)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                self._step(width)
+            # Of this thread alone: with the global mode, another thread that allocates (a loader of
+            # the user's) would break the capture.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                step(width)
         except RuntimeError as error:
             warnings.warn(
                 f"fit_batch: a step of {width} slots cannot be captured in a CUDA graph ({error}); "
@@ -77,13 +80,13 @@ class GraphSteps:
         self._pool = graph.pool()
         return graph
 
-    def _warm_up(self, width: int) -> None:
+    def _warm_up(self, step: Step, width: int) -> None:
         device = self._active.device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
-                self._step(width)
+                step(width)
         torch.cuda.current_stream(device).wait_stream(stream)
 
 

@@ -123,9 +123,9 @@ class GraphSlotFitter(Fitter):
         self._factor: Tensor | None = None
         self._joint_set = "spin49"
         self._seats: list[_Seat | None] = [None] * slots
-        self._steps: Steps = EagerSteps(self._step)
+        self._steps: Steps = EagerSteps()
         if like.device.type == "cuda":
-            self._steps = GraphSteps(self._step, clock.active)
+            self._steps = GraphSteps(clock.active)
         self._reader = Reader(self._records.rows, lag)
         self._widths = sorted({each for each in BUCKETS if each < slots} | {slots})
         self._count = 0
@@ -145,7 +145,7 @@ class GraphSlotFitter(Fitter):
             width = self._choose_width(exhausted)
             self._network.optimiser.width = width
             with self._convolutions():
-                self._steps.run(width)
+                self._steps.run(self._step, width)
             self._count += 1
             self._reader.record(self._count)
             yield from self._collect()

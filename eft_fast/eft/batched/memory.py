@@ -23,9 +23,15 @@ _SHARE: Final = 0.8
 
 
 def slots_that_fit(regressor: Regressor, body: Smpl, *, mode: str, config: EftConfig) -> int:
-    """How many people the free memory of the regressor's GPU holds at once; at least one."""
-    free, _ = torch.cuda.mem_get_info(next(regressor.parameters()).device)
+    """How many people the free memory of the regressor's GPU holds at once; at least one.
+
+    What the allocator keeps of an earlier fit counts as free: it is given back first.
+    """
+    device = next(regressor.parameters()).device
     needed = bytes_per_slot(regressor, body, mode=mode, config=config)
+    with torch.cuda.device(device):
+        torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
     return max(1, min(MOST_SLOTS, int(_SHARE * free) // needed))
 
 
