@@ -126,6 +126,9 @@ class Cuda {
     check(launch(record, *this));
   }
 
+  // Bytes of shared memory that a block may have.
+  int64_t shared() const { return eft_cuda_shared_limit(); }
+
   // Refuses an error code of a launcher.
   void check(int code) const {
     if (code != 0)

@@ -37,9 +37,9 @@ int launch_map(const char* op,
                const cpu::MapProblem<S>& in,
                Rest... rest) {
   const int64_t bytes = map_arena_bytes(in.rows, in.terms, in.sources, sizeof(S));
-  if (bytes > kMapArenaLimit)
-    refuse(std::string(op) + ": on a GPU a person of this plan must fit into " +
-           std::to_string(kMapArenaLimit) + " bytes, got " + std::to_string(bytes) +
+  if (bytes > device.shared())
+    refuse(std::string(op) + ": on this GPU a person of this plan must fit into " +
+           std::to_string(device.shared()) + " bytes, got " + std::to_string(bytes) +
            "; use fewer points, or backend='torch'");
   return launcher(in.people,
                   in.rows,

@@ -115,6 +115,12 @@ inline void draw(const RasterCall& call, const Cuda& device) {
   if (tiles > std::numeric_limits<int32_t>::max() || args.faces > (int64_t{1} << 31))
     refuse("rasterize: at most 2^31 tiles of 16 x 16 pixels a call expected, got " +
            std::to_string(tiles) + "; draw fewer pictures at a time");
+  if (raster_shared_bytes(args.samples) + kRasterStatic > device.shared()) {
+    int64_t most = args.samples;
+    while (raster_shared_bytes(most) + kRasterStatic > device.shared()) --most;
+    refuse("rasterize: this GPU's shared memory holds at most " + std::to_string(most) +
+           " samples a side, got " + std::to_string(args.samples) + "; draw larger and shrink");
+  }
   const Tensor workspace =
       device.workspace(raster_workspace_bytes(args.pictures, args.vertices, args.faces) / 4);
   device.check(eft_rasterize_f32(args.pictures,

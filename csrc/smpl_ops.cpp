@@ -352,7 +352,7 @@ int launch_points(Start start,
                   const Cuda& device,
                   Rest... rest) {
   const int64_t bytes = points_workspace_bytes(
-      body.people, plan.rows, plan.terms, plan.sources, plan.outputs, sizeof(S));
+      body.people, plan.rows, plan.terms, plan.sources, plan.outputs, sizeof(S), device.shared());
   const Tensor workspace = device.workspace(bytes / static_cast<int64_t>(sizeof(S)));
   return start(body.people,
                plan.rows,

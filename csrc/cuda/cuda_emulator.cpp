@@ -296,13 +296,24 @@ using eft_fast::cuda_emulator::machine;
 cudaError_t cudaGetLastError() { return std::exchange(machine.error, cudaSuccess); }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
-  if (value < 0 || static_cast<size_t>(value) > eft_fast::cuda_emulator::kDynamicShared) {
-    eft_fast::cuda_emulator::set_error(
-        cudaErrorInvalidValue,
-        std::to_string(value) + " bytes of dynamic shared memory, 227 KB are the limit");
+  const size_t limit = eft_fast::cuda_emulator::shared_limit();
+  if (value < 0 || static_cast<size_t>(value) > limit) {
+    eft_fast::cuda_emulator::set_error(cudaErrorInvalidValue,
+                                       std::to_string(value) + " bytes of dynamic shared memory, " +
+                                           std::to_string(limit >> 10) + " KB are the limit");
     return cudaErrorInvalidValue;
   }
   machine.allowed_shared[kernel] = value;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = static_cast<int>(eft_fast::cuda_emulator::shared_limit());
   return cudaSuccess;
 }
 

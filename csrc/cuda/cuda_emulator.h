@@ -49,10 +49,13 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 using cudaStream_t = void*;
 
 cudaError_t cudaGetLastError();
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 inline cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t = nullptr) {
   std::memset(target, value, bytes);
   return cudaSuccess;
@@ -76,8 +79,10 @@ struct Site {
   int line;
 };
 
-constexpr size_t kStaticShared = 48 << 10;    // bytes, all EFT_SHARED arrays of a kernel together
-constexpr size_t kDynamicShared = 227 << 10;  // bytes, with the attribute set
+constexpr size_t kStaticShared = 48 << 10;  // bytes, all EFT_SHARED arrays of a kernel together
+// Bytes of static and dynamic shared memory together, with the attribute set: 227 KB, or what the
+// environment's EFT_FAST_EMULATOR_SHARED says, for the limits of other devices.
+size_t shared_limit();
 
 // Ends the launch with cudaErrorLaunchFailure and a message; called from inside a kernel.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,4 +1,6 @@
 // Shared memory and asynchronous copies of cuda_emulator.h.
+#include <cstdlib>
+
 #include "cuda_emulator_machine.h"
 
 namespace eft_fast::cuda_emulator {
@@ -11,6 +13,11 @@ unsigned char* refresh(SharedArray& array, void (*poison)(void*, size_t)) {
 
 }  // namespace
 
+size_t shared_limit() {
+  static const char* const given = std::getenv("EFT_FAST_EMULATOR_SHARED");
+  return given ? std::strtoul(given, nullptr, 10) : 227 << 10;
+}
+
 void* shared_array(Site site, size_t bytes, void (*poison)(void*, size_t)) {
   SharedArray& array = machine.shared[{site.file, site.line}];
   if (!array.bytes) {
@@ -20,6 +27,12 @@ void* shared_array(Site site, size_t bytes, void (*poison)(void*, size_t)) {
     size_t total = 0;
     for (const auto& [key, other] : machine.shared) total += other.size;
     if (total > kStaticShared) fail("%zu bytes of static shared memory, 48 KB are allowed", total);
+    if (total + machine.dynamic.size > shared_limit()) {
+      fail("%zu bytes of static and %zu of dynamic shared memory, %zu KB are the limit",
+           total,
+           machine.dynamic.size,
+           shared_limit() >> 10);
+    }
   }
   return refresh(array, poison);
 }

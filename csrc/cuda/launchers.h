@@ -56,20 +56,25 @@ EFT_HD constexpr int64_t points_arena_bytes(
   const int64_t indices = 2 * terms + rows + 2 * sources + outputs + 3 + 25;
   return divide_up(8 * values * scalar_bytes + 4 * indices, 16) * 16;
 }
+// Above this the memory of a block lies in the workspace on any device.
+constexpr int64_t kPointsArenaLimit = 160 << 10;
 // Blocks go through the people in turns, so that the index is made once per block, not per group.
 constexpr int64_t points_blocks(int64_t num_bodies) {
   const int64_t groups = divide_up(num_bodies, 8);
   return groups < 528 ? groups : 528;
 }
-// 0 where the memory of a block fits into shared memory.
+// 0 where the memory of a block fits into shared memory of `limit` bytes.
 constexpr int64_t points_workspace_bytes(int64_t num_bodies,
                                          int64_t rows,
                                          int64_t terms,
                                          int64_t sources,
                                          int64_t outputs,
-                                         int64_t scalar_bytes) {
+                                         int64_t scalar_bytes,
+                                         int64_t limit) {
   const int64_t arena = points_arena_bytes(rows, terms, sources, outputs, scalar_bytes);
-  return arena <= (160 << 10) ? 0 : arena * points_blocks(num_bodies);
+  return arena <= (limit < kPointsArenaLimit ? limit : kPointsArenaLimit)
+             ? 0
+             : arena * points_blocks(num_bodies);
 }
 
 // Bytes that the rasteriser needs: snapped vertices, depth keys, boxes of faces and of groups
@@ -80,6 +85,11 @@ constexpr int64_t raster_workspace_bytes(int64_t pictures, int64_t vertices, int
   for (const int64_t part : per_picture) bytes += divide_up(pictures * part, 16) * 16;
   return bytes;
 }
+
+// Shared memory of a block that draws, depth and face of every sub-sample of 16 x 16 pixels, and
+// what the kernel has beside it.
+constexpr int64_t raster_shared_bytes(int64_t samples) { return samples * samples * 256 * 8; }
+constexpr int64_t kRasterStatic = 18 << 10;
 
 struct RasterOutputs {
   float* image;     // [B][H][W][C], averaged over all sub-samples; an empty one counts as 0
@@ -174,6 +184,10 @@ struct RasterOutputs {
 
 extern "C" {
 const char* eft_cuda_error(int code);
+
+// Bytes of shared memory that a block of the current device may have: 99 KB of compute capability
+// 8.6 and 8.9, 163 of 8.0, 227 of 9.0.
+int64_t eft_cuda_shared_limit();
 
 // vertices [B][V][3] (x, y in pixels, z), faces [F][3], attributes [B][V][C]; outputs as in
 // RasterOutputs. Faces with an index outside are left out. At most 2^31 - 1 tiles of 16 x 16.

@@ -107,7 +107,7 @@ int launch_map(Kernel kernel, const MapInputs<T>& in, const MapOutputs<T>& out, 
   const auto bytes = static_cast<int>(map_arena_bytes(in.rows, in.terms, in.sources, sizeof(T)));
   // Taken off, so that the next launch is not told of it.
   if (allow_shared(kernel, bytes) != cudaSuccess) return cudaGetLastError();
-  EFT_LAUNCH(kernel, static_cast<unsigned>(in.people), kMapThreads, bytes, stream, in, out);
+  EFT_LAUNCH(kernel, grid_of(in.people), kMapThreads, bytes, stream, in, out);
   return cudaGetLastError();
 }
 

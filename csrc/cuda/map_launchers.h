@@ -21,8 +21,6 @@ EFT_HD constexpr int64_t map_arena_bytes(int64_t rows,
   const int64_t doubles = 2 * sources + 85 + 8;
   return divide_up(values * scalar_bytes + 8 * doubles + 4 * (5 * sources + 32), 16) * 16;
 }
-// What every GPU of compute capability 8.0 and later gives to a block.
-constexpr int64_t kMapArenaLimit = 163 << 10;
 
 }  // namespace eft_fast
 

@@ -353,7 +353,7 @@ int eft_rasterize_f32(int64_t pictures,
                face_box,
                group_box);
   }
-  const int bytes = static_cast<int>(samples * samples) * kThreads * 8;
+  const int bytes = static_cast<int>(raster_shared_bytes(samples));
   // Taken off, so that the next launch is not told of it.
   if (allow_shared(draw_kernel, bytes) != cudaSuccess) return cudaGetLastError();
   const int64_t tiles = divide_up(width, kTile) * divide_up(height, kTile);

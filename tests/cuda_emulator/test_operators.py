@@ -44,3 +44,22 @@ def test_operators_pass_their_tests_on_the_cuda_kernels(subject):
     )
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert " passed" in result.stdout
+
+
+@pytest.mark.slow
+def test_little_shared_memory_changes_no_number_and_is_named():
+    """A block has 99 KB on compute capability 8.6 and 8.9; here 65, so that small plans show it."""
+    script = REPO / "tests" / "cuda_emulator" / "small_device.py"
+    result = subprocess.run(
+        [sys.executable, str(script), str(build_operators())],
+        cwd=REPO,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPO),
+            "OMP_NUM_THREADS": "1",
+            "EFT_FAST_EMULATOR_SHARED": "66560",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

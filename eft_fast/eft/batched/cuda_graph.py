@@ -18,8 +18,10 @@ Step = Callable[[int], None]
 
 
 class Steps(Protocol):
-    """Runs steps. The step is given with every run and not kept: it belongs to a fitter that keeps
-    this, and two that keep each other live on, with all their memory, until Python looks for cycles.
+    """Runs steps.
+
+    The step is given with every run and not kept: it belongs to a fitter that keeps this, and two
+    that keep each other live on, with all their memory, until Python looks for cycles.
     """
 
     def run(self, step: Step, width: int) -> None:
@@ -47,7 +49,7 @@ class GraphSteps:
         self._pool: Any = None
 
     def run(self, step: Step, width: int) -> None:
-        """Replay the graph of this width; always of the same step, which asks the device nothing."""
+        """Replay the graph of this width; the step is always the same and asks the device nothing."""
         with torch.cuda.device(self._active.device):
             if width not in self._graphs:
                 self._graphs[width] = self._capture(step, width)

@@ -1,0 +1,47 @@
+"""What a GPU of little shared memory does with calls that want more: a process of its own.
+
+Argument: the library of ``emulator.build_operators``; EFT_FAST_EMULATOR_SHARED holds the limit.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from eft_fast import ops
+from eft_fast.ops import _load
+from eft_fast.ops.map import map_solve
+from eft_fast.ops.raster import rasterize
+from tests.ops.op_inputs import make_inputs, make_plans
+from tests.ops.test_map import make_case
+
+
+def check_points() -> None:
+    """A plan whose block does not fit takes its workspace; the numbers are the same."""
+    _, plan = make_plans(37, "cpu", torch.float64)
+    betas, pose, transl = make_inputs(5, dtype=torch.float64)
+    want = ops.smpl_points(plan, betas, pose, transl, backend="torch")
+    got = ops.smpl_points(plan, betas, pose, transl, backend="native")
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+def check_refusals() -> None:
+    """What has no other way is refused in a sentence, not by an error of the driver."""
+    faces = torch.tensor([[0, 1, 2]])
+    vertices = torch.rand(1, 3, 3) + 1
+    rasterize(vertices, faces, vertices, height=8, width=8, samples=4)
+    with pytest.raises(RuntimeError, match="holds at most 4 samples a side, got 8"):
+        rasterize(vertices, faces, vertices, height=8, width=8, samples=8)
+    case = make_case(2).to(torch.float64)
+    with pytest.raises(RuntimeError, match="on this GPU a person of this plan must fit into 66560"):
+        map_solve(*case.arguments(), **case.options, backend="native")
+
+
+if __name__ == "__main__":
+    _load.LIBRARY = Path(sys.argv[1])
+    check_points()
+    check_refusals()
+    print("passed")
