@@ -49,7 +49,7 @@ class GraphSteps:
         self._pool: Any = None
 
     def run(self, step: Step, width: int) -> None:
-        """Replay the graph of this width; the step is always the same and asks the device nothing."""
+        """Replay this width's graph; the step is always the same and asks the device nothing."""
         with torch.cuda.device(self._active.device):
             if width not in self._graphs:
                 self._graphs[width] = self._capture(step, width)
