@@ -41,8 +41,9 @@ native: $(VENV)/.installed
 demo: native
 	$(BIN)/eft-fast demo --out $(OUT)
 
+# A process a core, each with its own files: one thread in each, and no more processes than memory bears.
 test: $(VENV)/.test native
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 # A minute of each fuzzer; the suite runs a second of each. EFT_FAST_FUZZ_SEED goes on from a round.
 fuzz: $(VENV)/.test native

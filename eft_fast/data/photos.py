@@ -102,7 +102,7 @@ def _as_paths(paths: Photos, who: str) -> list[Path]:
     result = [Path(path) for path in several]
     for path in result:
         if not exists(path):
-            raise FileNotFoundError(f"{who}: no file or folder {shown(str(path), 300)}")
+            raise FileNotFoundError(f"{who}: no file or folder {shown(path)}")
     return result
 
 
@@ -221,7 +221,7 @@ class PhotoFinder:
         if len(best) > 1:
             raise ValueError(
                 f"{self._who}: {len(best)} photos are called {shown(str(name))}, "
-                f"{shown(str(best[0]), 300)} and {shown(str(best[1]), 300)}; give the folder of "
+                f"{shown(best[0])} and {shown(best[1])}; give the folder of "
                 "one of them"
             )
         return best[0]

@@ -27,6 +27,8 @@ _OTHER_FORM: Final = (
 )
 #: Characters of a value that a sentence shows.
 _SHOWN: Final = 80
+#: The same of a path, whose end says most.
+_SHOWN_OF_PATH: Final = 300
 
 
 @contextmanager
@@ -133,8 +135,12 @@ def to_key(value: Any) -> str | None:
 
 
 def shown(value: Any, limit: int = _SHOWN) -> str:
-    """A value as a sentence shows it: one line, printable, and not endless."""
-    if isinstance(value, str):
+    """A value as a sentence shows it: one line, printable, and not endless; of a path, its end."""
+    if isinstance(value, Path):
+        text = str(value)
+        text = text if len(text) <= _SHOWN_OF_PATH else "..." + text[3 - _SHOWN_OF_PATH :]
+        limit = 2 * _SHOWN_OF_PATH
+    elif isinstance(value, str):
         text = value[: 2 * limit]
     elif isinstance(value, (list, dict)):
         text = f"a {type(value).__name__} of {len(value)}"

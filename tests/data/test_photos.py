@@ -95,3 +95,9 @@ def test_finder_among_files(tmp_path: Path) -> None:
         finder.find("3.jpg")
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         PhotoFinder([tmp_path / "gone"], "me")
+
+
+def test_a_long_path_is_told_by_its_end(tmp_path: Path) -> None:
+    long = tmp_path / "/".join(["folder"] * 60) / "mine.jpg"
+    with pytest.raises(FileNotFoundError, match=r"no file or folder \.\.\.\S*folder/mine\.jpg$"):
+        list_photos(long)

@@ -128,8 +128,16 @@ class TestTensorRtRtx:
         assert "model.engine" in json.loads((folder / "files.json").read_text())
         assert verify_folder(folder).passed
 
-    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-    @pytest.mark.parametrize("make", [load_regressor, lambda: Hmr().eval()], ids=["open", "hmr"])
+    @pytest.mark.parametrize(
+        ("make", "precision"),
+        [
+            pytest.param(load_regressor, "fp16", id="open-fp16"),
+            pytest.param(lambda: Hmr().eval(), "fp32", id="hmr-fp32"),
+            # The other halves of the table take a minute each and see little that these do not.
+            pytest.param(load_regressor, "fp32", id="open-fp32", marks=pytest.mark.slow),
+            pytest.param(lambda: Hmr().eval(), "fp16", id="hmr-fp16", marks=pytest.mark.slow),
+        ],
+    )
     def test_real_networks(self, make, precision, tmp_path):
         config = ExportConfig(format="tensorrt-rtx", precision=precision, max_batch=8)
         report = export_regressor(make(), tmp_path, config=config)

@@ -116,7 +116,7 @@ def _read_people(
             document = document[0]
         people = document.get("people") if isinstance(document, dict) else None
         if not isinstance(people, list):
-            raise ValueError(f"{_WHO}: {shown(str(file))} must have a list of people")
+            raise ValueError(f"{_WHO}: {shown(file)} must have a list of people")
     except (ValueError, OSError) as error:
         count, name = next(iter(sets.items()))
         return [

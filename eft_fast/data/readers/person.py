@@ -89,7 +89,7 @@ def check_photo(path: Path, declared: tuple[int, int] | None, who: str) -> Photo
     return Photo(
         path,
         size,
-        f"{who}: {shown(str(path))} is {size[0]} x {size[1]} pixels, but its annotations are for "
+        f"{who}: {shown(path)} is {size[0]} x {size[1]} pixels, but its annotations are for "
         f"{declared[0]} x {declared[1]}; {hint}",
     )
 

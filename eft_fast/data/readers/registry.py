@@ -245,13 +245,13 @@ def detect(path: PathLike) -> Reader:
     """
     file = Path(path)
     if not exists(file):
-        raise FileNotFoundError(f"{_WHO}: no file or folder {shown(str(path), 300)}")
+        raise FileNotFoundError(f"{_WHO}: no file or folder {shown(file)}")
     peek = Peek(file)
     for reader in READERS.values():
         if reader.matches(peek):
             return reader
     raise ValueError(
-        f"{_WHO}: {shown(str(path), 300)} is in no format that is known ({_looks_like(peek)}); "
+        f"{_WHO}: {shown(file)} is in no format that is known ({_looks_like(peek)}); "
         f"name the format with --format, one of {', '.join(READERS)}"
     )
 
