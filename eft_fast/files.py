@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import socket
 import stat
@@ -106,6 +107,11 @@ def save_npz(
     """Write arrays as .npz, whole or not at all; the name stays as it is given."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+
+def safe_stem(name: str) -> str:
+    """A file name for any system: letters, digits and a few signs, not too long."""
+    return re.sub(r"[^\w.-]", "_", Path(name).stem)[:80] or "photo"
 
 
 def remove_partials(folder: str | os.PathLike[str]) -> None:

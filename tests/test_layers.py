@@ -34,7 +34,7 @@ L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
 L4 = {"result", "pipeline", "eft", "map_fit", "smplify"}
-L5 = {"api", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
+L5 = {"api", "exports", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
 L6 = {"cli"}
 ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
 
@@ -62,7 +62,7 @@ LIGHT = {"numpy", "PIL", "jaxtyping"}
 REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
 #: Packages of the extras: only inside functions, so that nobody needs them to import a module.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx"}
-OPTIONAL |= {"tensorrt", "tensorrt_rtx", "scipy", "h5py", "cdflib", "pyarrow", "smplcodec"}
+OPTIONAL |= {"tensorrt", "tensorrt_rtx", "scipy", "h5py", "cdflib", "pyarrow", "smplcodec", "pxr"}
 #: Packages that take the place of a part of newer Pythons.
 BACKPORTS = {"tomli", "tomllib"}
 

@@ -35,12 +35,12 @@ ENGINES: Final = (
 
 #: Who fits the people of a run.
 BACKENDS: Final = ("local", "ray")
-#: Formats of ``convert``: many people in one file, and one mesh per person.
+#: Formats of ``convert``: many people in one file, and one body per file.
 LABEL_FORMATS: Final = (
     "eft-json", "eft-pickle", "spin-npz", "hmr2-tar", "humandata-npz", "amass-npz", "smpl",
     "parquet", "npz",
 )  # fmt: skip
-MESH_FORMATS: Final = ("obj", "ply", "glb")
+BODY_FORMATS: Final = ("obj", "ply", "glb", "bvh", "usd")
 
 #: Parts of the motion capture, divided by recording.
 SPLITS: Final = ("train", "test", "val")

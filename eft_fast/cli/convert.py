@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from eft_fast.cli.choices import LABEL_FORMATS, MESH_FORMATS
-from eft_fast.cli.options import add_body, at_least, not_negative
+from eft_fast.cli.choices import BODY_FORMATS, LABEL_FORMATS
+from eft_fast.cli.options import add_body, at_least, not_negative, positive
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_file, output_folder
@@ -18,6 +18,13 @@ _OF_SELECT: Final = (
     "max_beta", "max_loss_2d", "max_init_loss_2d", "min_confidence", "min_limbs", "max_sigma_mm",
     "max_pose", "max_overbend_deg", "all_limbs", "strict",
 )  # fmt: skip
+
+#: Options of bodies, and the formats that have a use for them.
+_OF_BODIES: Final = {
+    "feet_on_ground": BODY_FORMATS,
+    "shape_targets": ("glb", "usd"),
+    "frame_rate": ("glb", "bvh", "usd"),
+}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -32,14 +39,16 @@ def add(subparsers: Subparsers) -> None:
             "spin-npz: the labels of SPIN's training sets. hmr2-tar: HMR 2.0's WebDataset tars, "
             "photos included. humandata-npz: MMHuman3D's. amass-npz, smpl: a motion, z up, a row "
             "is a frame; of several people one file each. parquet: our own shards, or one file; "
-            "npz: our own file, with everything that a fit says. obj, ply, glb: one upright mesh "
-            "per person, in metres. People whose fit failed are left out. FITS may be in any of "
-            "the formats but meshes. A mesh of a licensed body model falls under its licence."
+            "npz: our own file, with everything that a fit says. obj, ply: one upright mesh per "
+            "person, metres. glb, usd: a rig with skin, 24 joints and, of a track, motion, metres. "
+            "bvh: the joints alone, centimetres. People whose fit failed are left out. FITS may be "
+            "in any of the formats but these five. What holds a licensed body model falls under "
+            "its licence."
         ),
         examples=[
             "eft-fast convert fits/fits.npz --to eft-json --out fits.json",
             "eft-fast convert fits/ --to spin-npz --select --out train.npz",
-            "eft-fast convert fits/ --to glb --out meshes/",
+            "eft-fast convert fits/ --to glb --feet-on-ground --out bodies/",
         ],
     )
     parser.add_argument(
@@ -48,14 +57,32 @@ def add(subparsers: Subparsers) -> None:
         metavar="FITS",
         help="the folder that fit wrote, fits.npz, or fits in another of the formats",
     )
-    formats = (*LABEL_FORMATS, *MESH_FORMATS)
+    formats = (*LABEL_FORMATS, *BODY_FORMATS)
     parser.add_argument(
         "--to", required=True, choices=formats, metavar="FORMAT", help=", ".join(formats)
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="PATH", help="file; of meshes: folder"
+        "--out", type=Path, required=True, metavar="PATH", help="file; of bodies: folder"
     )
     add_body(parser, of="body of the fits: ")
+    parser.add_argument(
+        "--feet-on-ground",
+        action="store_true",
+        default=None,
+        help="of bodies: the lowest vertex, of a motion that of all frames, is at y = 0",
+    )
+    parser.add_argument(
+        "--shape-targets",
+        action="store_true",
+        default=None,
+        help="of glb and usd: the shape as ten morph targets, to be changed (default: baked)",
+    )
+    parser.add_argument(
+        "--frame-rate",
+        type=positive,
+        metavar="HZ",
+        help="of the motions of glb, usd and bvh (default 30)",
+    )
     parser.add_argument(
         "--select",
         nargs="?",
@@ -128,11 +155,12 @@ def run(options: argparse.Namespace) -> int:
     if given and options.select is None:
         name = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{name} goes with --select; give both or leave it out")
+    bodies = _body_options(options)
     find_fits(options.fits)
     if isinstance(options.select, Path) and not options.select.is_file():
         raise UsageError(f"--select must be a file of verdicts, got {options.select}")
     check_body(options.body)
-    is_folder = options.to in (*MESH_FORMATS, "eft-pickle") or (
+    is_folder = options.to in (*BODY_FORMATS, "eft-pickle") or (
         options.to in ("hmr2-tar", "parquet") and not options.out.suffix
     )
     place = output_folder if is_folder else output_file
@@ -141,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         summary: dict[str, Any] = {"fits": len(job.result), "format": options.to}
         if options.select is not None:
             job = _selected(job, options.select, given, summary)
-        written = _write(job, options.to, out)
+        written = _write(job, options.to, out, bodies)
     if not any(job.photos) and not options.quiet:
         note("note: the fits do not name their photos, which are called by their number")
     for text in () if options.quiet else job.notes:
@@ -156,14 +184,30 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(job: RunFolder, kind: str, out: Path) -> int:
-    """Write the file or the meshes; return how many people are in them."""
-    if kind in MESH_FORMATS:
-        from eft_fast.folders import replaced_files
-        from eft_fast.viz.fits import mesh_files, write_meshes
+def _body_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Options of bodies that were given."""
+    given = {name: getattr(options, name) for name in _OF_BODIES}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if options.to not in _OF_BODIES[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} goes with --to {', '.join(_OF_BODIES[name])}, got "
+                f"--to {options.to}"
+            )
+    return given
 
-        with replaced_files(out, mesh_files(out, kind)) as new:
-            return len(write_meshes(job.result, job.names, new, kind))
+
+def _write(job: RunFolder, kind: str, out: Path, bodies: dict[str, Any]) -> int:
+    """Write the file or the bodies; return how many there are."""
+    if kind in BODY_FORMATS:
+        from eft_fast.exports.write import BodyOptions, body_files, write_bodies
+        from eft_fast.folders import replaced_files
+
+        with replaced_files(out, body_files(out, kind)) as new:
+            files = write_bodies(
+                job.result, job.names, new, kind, tracks=job.tracks, options=BodyOptions(**bodies)
+            )
+        return len(files)
     from eft_fast.pseudo_gt import PersonNames, write_fits
 
     return write_fits(job.result, PersonNames(job.photos, job.ids, job.tracks), kind, out)[1]

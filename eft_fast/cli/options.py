@@ -38,6 +38,14 @@ def not_negative(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """The ``type`` of an option that takes a number above 0."""
+    value = not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be above 0, got 0")
+    return value
+
+
 def device_name(text: str) -> str:
     """The ``type`` of an option that takes a device; whether it is there is asked later."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):

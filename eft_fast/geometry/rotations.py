@@ -55,7 +55,7 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
     return identity + _sinc(squared) * cross + half_sinc * half_sinc / 2 * (cross @ cross)
 
 
-def _matrix_to_quaternion(matrix: Tensor) -> Tensor:
+def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
     """Unit quaternion w, x, y, z with w >= 0.
 
     Each row of the symmetric 4x4 below is 4 q_i times (w, x, y, z); the row with the largest q_i is
@@ -98,7 +98,7 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
     Matrices that are not rotations are not projected first.
     """
     _check_last("matrix_to_axis_angle", "matrix", matrix, (3, 3))
-    quaternion = _matrix_to_quaternion(matrix)
+    quaternion = matrix_to_quaternion(matrix)
     w, vector = quaternion[..., :1], quaternion[..., 1:]
     squared = (vector * vector).sum(-1, keepdim=True)
     is_small = squared < _SMALL_SQUARED_ANGLE

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from eft_fast import imaging
-from eft_fast.files import whole_file
+from eft_fast.files import safe_stem, whole_file
 from eft_fast.keypoints import joint_set
 from eft_fast.result import FitResult
-from eft_fast.viz.mesh_export import save_mesh
 from eft_fast.viz.panel import ProjectedBody, person_panel
 from eft_fast.viz.remarks import find_remarks
 from eft_fast.viz.report import ReportRow
@@ -84,7 +82,7 @@ def write_overlays(
             row = _make_row(chunk, k, names[number], ids[number])
             if photo is not None:
                 panel = _draw_person(chunk, k, photo, row, bodies[0][k], bodies[1][k], height)
-                path = Path(folder) / f"{number + 1:05d}_{_safe_stem(row.name)}.png"
+                path = Path(folder) / f"{number + 1:05d}_{safe_stem(row.name)}.png"
                 with whole_file(path) as file:
                     Image.fromarray(panel).save(file, format="PNG")
                 row = replace(
@@ -94,42 +92,6 @@ def write_overlays(
             if on_person is not None:
                 on_person()
     return rows
-
-
-def write_meshes(
-    result: FitResult, names: Sequence[str], folder: Path | str, kind: str
-) -> list[Path]:
-    """Write one upright mesh per person (y up, metres), ``<number>_<name>.<kind>``.
-
-    Args:
-        result: The fits; a person whose fit is not finite gets no file.
-        names: What to call each person.
-        folder: Where to write; made if it is not there.
-        kind: ``obj``, ``ply`` or ``glb``.
-
-    Raises:
-        ValueError: If there are more or fewer names than fits, or the kind is unknown.
-    """
-    if len(names) != len(result):
-        counts = f"got {len(names)} for {len(result)} fits"
-        raise ValueError(f"write_meshes: one name per fit expected, {counts}")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    faces = np.asarray(result.body().faces)
-    written: list[Path] = []
-    for begin in range(0, len(result), _CHUNK):
-        for k, mesh in enumerate(result[begin : begin + _CHUNK].vertices().numpy(), begin):
-            if not np.isfinite(mesh).all():
-                continue
-            path = Path(folder) / f"{k + 1:05d}_{_safe_stem(names[k])}.{kind}"
-            written.append(save_mesh(path, mesh * np.array([1.0, -1.0, -1.0]), faces))
-    return written
-
-
-def mesh_files(folder: Path, kind: str) -> Iterator[str]:
-    """Names of the files in a folder that ``write_meshes`` may have written."""
-    for path in folder.glob(f"*.{kind}"):
-        if re.match(r"\d{5,}_", path.name):
-            yield path.name
 
 
 def _draw_person(
@@ -215,8 +177,3 @@ def _make_row(result: FitResult, k: int, name: str, person: str) -> ReportRow:
         sigma_mm=math.nan if sigma is None else float(sigma[k].mean()),
         remarks=_remarks(result, k),
     )
-
-
-def _safe_stem(name: str) -> str:
-    """A file name for any system: letters, digits and a few signs, not too long."""
-    return re.sub(r"[^\w.-]", "_", Path(name).stem)[:80] or "photo"

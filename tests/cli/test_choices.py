@@ -5,6 +5,7 @@ from __future__ import annotations
 from eft_fast.cli import calibrate, choices
 from eft_fast.deploy import graph, onnx_export, reduced, speed
 from eft_fast.eft.config import EFT_MODES
+from eft_fast.exports import BODY_FORMATS
 from eft_fast.models.keypoint_noise import CURVES
 from eft_fast.pipeline.dispatch import METHODS
 from eft_fast.pseudo_gt import FORMATS
@@ -23,6 +24,7 @@ def test_names_are_those_of_the_library():
     assert choices.OPSETS == onnx_export.OPSETS
     assert choices.ENGINES == speed.ENGINES
     assert choices.LABEL_FORMATS == tuple(FORMATS)
+    assert choices.BODY_FORMATS == BODY_FORMATS
     assert choices.SPLITS == SPLITS
     assert choices.STAGES == STAGES
     assert calibrate.SEED == CALIBRATION_SEED

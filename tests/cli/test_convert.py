@@ -58,8 +58,10 @@ def test_convert_to_labels(fits, tmp_path, capsys):
     assert call(capsys, "convert", fits, "--to", "amass-npz", "--out", tmp_path / "a.npz")[0] == 0
 
 
-@pytest.mark.parametrize("kind", ["obj", "ply", "glb"])
-def test_convert_to_meshes(fits, tmp_path, capsys, kind):
+@pytest.mark.parametrize("kind", ["obj", "ply", "glb", "bvh", "usd"])
+def test_convert_to_bodies(fits, tmp_path, capsys, kind):
+    if kind == "usd":
+        pytest.importorskip("pxr", reason="the extra usd is not installed")
     code, summary = call(capsys, "convert", fits, "--to", kind, "--out", tmp_path / "meshes")
     assert (code, summary["written"]) == (0, 2)
     files = sorted(path.name for path in (tmp_path / "meshes").iterdir())
@@ -153,6 +155,14 @@ def test_report_and_view(fits, capsys):
         (["convert", "nowhere", "--to", "obj", "--out", "x"], "no file nowhere; run eft-fast fit"),
         (["convert", "{fits}", "--to", "eft-json", "--out", "{fits}"], "got the folder"),
         (["convert", "{fits}", "--to", "obj", "--out", "{fits}/fits.npz"], "got the file"),
+        (
+            ["convert", "{fits}", "--to", "npz", "--feet-on-ground", "--out", "x"],
+            "--feet-on-ground goes with --to obj, ply, glb, bvh, usd, got --to npz",
+        ),
+        (
+            ["convert", "{fits}", "--to", "glb", "--frame-rate", "0", "--out", "x"],
+            "--frame-rate must be above 0, got 0",
+        ),
         (["report", "nowhere"], "no file nowhere"),
         (["view", "{fits}", "--limit", "0"], "--limit must be at least 1"),
     ],

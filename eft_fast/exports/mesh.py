@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import torch
 from jaxtyping import Float, Integer, UInt8
 
+from eft_fast.exports.gltf import INDEX_BUFFER, VERTEX_BUFFER, GltfArrays, save_glb
 from eft_fast.files import whole_file, write_bytes
 from eft_fast.ops.raster import vertex_normals
-from eft_fast.viz.raster import to_tensors
 
-# glTF 2.0: the numbers of the format.
-_GLTF_FLOAT, _GLTF_UINT, _GLTF_UBYTE = 5126, 5125, 5121
-_GLTF_VERTEX_BUFFER, _GLTF_INDEX_BUFFER = 34962, 34963
-_GLB_MAGIC, _GLB_JSON, _GLB_BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942
+#: A matt surface.
+MATERIAL: Final = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}}
 
 
 def save_mesh(
@@ -104,48 +102,34 @@ def _write_ply(
 def _write_glb(
     path: Path, points: np.ndarray, faces: np.ndarray, colours: np.ndarray | None
 ) -> None:
-    normals = vertex_normals(*to_tensors(points, faces)).numpy()
-    # A viewer wants unit normals everywhere, also where no triangle is.
-    normals[np.linalg.norm(normals, axis=1) < 0.5] = (0, 1, 0)
-    arrays = [
-        (faces.astype("<u4"), _GLTF_UINT, "SCALAR", _GLTF_INDEX_BUFFER),
-        (points.astype("<f4"), _GLTF_FLOAT, "VEC3", _GLTF_VERTEX_BUFFER),
-        (normals.astype("<f4"), _GLTF_FLOAT, "VEC3", _GLTF_VERTEX_BUFFER),
-    ]
-    attributes = {"POSITION": 1, "NORMAL": 2}
+    arrays = GltfArrays()
+    index = arrays.add(faces.astype("<u4").reshape(-1), target=INDEX_BUFFER)
+    positions = points.astype("<f4")
+    attributes = {
+        "POSITION": arrays.add(positions, target=VERTEX_BUFFER, has_bounds=True),
+        "NORMAL": arrays.add(unit_normals(points, faces), target=VERTEX_BUFFER),
+    }
     if colours is not None:
         # Four bytes each, because vertex data must be aligned to four bytes.
         opaque = np.full((len(points), 1), 255, np.uint8)
         rgba = np.concatenate([colours, opaque], 1)
-        arrays.append((rgba, _GLTF_UBYTE, "VEC4", _GLTF_VERTEX_BUFFER))
-        attributes["COLOR_0"] = 3
-    views, accessors, binary = [], [], b""
-    for array, kind, shape, target in arrays:
-        data = array.tobytes()
-        views.append(
-            {"buffer": 0, "byteOffset": len(binary), "byteLength": len(data), "target": target}
-        )
-        count = array.size if shape == "SCALAR" else len(array)
-        accessor = {"bufferView": len(views) - 1, "componentType": kind, "count": count}
-        accessors.append({**accessor, "type": shape, "normalized": kind == _GLTF_UBYTE})
-        binary += data
-    # The format asks for the bounds of positions.
-    accessors[1].update(min=points.min(0).tolist(), max=points.max(0).tolist())
-    primitive = {"attributes": attributes, "indices": 0, "material": 0}
-    surface = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
-    scene = {
-        "asset": {"version": "2.0", "generator": "eft_fast"},
-        "scene": 0,
+        attributes["COLOR_0"] = arrays.add(rgba, target=VERTEX_BUFFER, normalised=True)
+    primitive = {"attributes": attributes, "indices": index, "material": 0}
+    document = {
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [primitive]}],
-        "materials": [{"pbrMetallicRoughness": surface}],
-        "buffers": [{"byteLength": len(binary)}],
-        "bufferViews": views,
-        "accessors": accessors,
+        "materials": [MATERIAL],
     }
-    text = json.dumps(scene, separators=(",", ":")).encode("ascii")
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<II", len(text), _GLB_JSON) + text
-    chunks += struct.pack("<II", len(binary), _GLB_BINARY) + binary
-    write_bytes(path, struct.pack("<III", _GLB_MAGIC, 2, 12 + len(chunks)) + chunks)
+    save_glb(path, document, arrays)
+
+
+def unit_normals(
+    points: Float[np.ndarray, "V 3"], faces: Integer[np.ndarray, "F 3"]
+) -> Float[np.ndarray, "V 3"]:
+    """Normals of a mesh in float32, of length one also where no triangle is, as viewers want it."""
+    mesh = torch.from_numpy(np.array(points, np.float32))
+    normals = vertex_normals(mesh, torch.from_numpy(np.array(faces, np.int64))).numpy()
+    normals[np.linalg.norm(normals, axis=1) < 0.5] = (0, 1, 0)
+    unit: np.ndarray = normals.astype("<f4")
+    return unit

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from eft_fast.viz.mesh_export import save_mesh
+from eft_fast.exports.mesh import save_mesh
 
 
 def test_obj_reads_back(tmp_path, sphere):
