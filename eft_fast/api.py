@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,16 @@ from eft_fast.models.base import Regressor
 from eft_fast.ops.ambient import in_plain_torch, plain_torch
 from eft_fast.pipeline.dispatch import Config, make_run, method_of_options
 from eft_fast.result import FitResult
-from eft_fast.sample import Image, Sample, check_pinholes
+from eft_fast.sample import Sample, check_pinholes
+
+if TYPE_CHECKING:
+    from eft_fast.sample import Photo
 
 __all__ = ["fit_batch", "fit_stream", "load_body", "load_regressor"]
 
 
 def fit_batch(
-    images: Sequence[Image],
+    images: Sequence[Photo],
     keypoints: npt.ArrayLike,
     *,
     bboxes: npt.ArrayLike | None = None,
@@ -46,8 +50,9 @@ def fit_batch(
     bitwise identical.
 
     Args:
-        images: One whole photo per person: a path, or RGB uint8 ``[H, W, 3]``. A photo that
-            stands several times in a row is read once.
+        images: One whole photo per person: a path, an opened file, the bytes of one, RGB uint8
+            ``[H, W, 3]``, or a torch tensor, uint8 or floats in [0, 1], also ``[3, H, W]``. A photo
+            that stands several times in a row is read once.
         keypoints: ``[N, K, 3]``: x, y in photo pixels and confidence; 0 or NaN = not labelled.
         bboxes: ``[N, 4]``: x, y, width, height in photo pixels. ``None``, or a row of NaN or
             without area: the box of the labelled keypoints.
@@ -126,7 +131,7 @@ def fit_batch(
 
 
 def fit_stream(
-    people: Iterable[tuple[Image, npt.ArrayLike] | tuple[Image, npt.ArrayLike, npt.ArrayLike]],
+    people: Iterable[tuple[Photo, npt.ArrayLike] | tuple[Photo, npt.ArrayLike, npt.ArrayLike]],
     *,
     joint_set: str = "coco17",
     method: str | None = None,

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eft_fast.body.measures import joint_angles_deg, measure_bodies, rest_heights
 from eft_fast.conventions import BOX_MARGIN, BOX_UNIT, NUM_BETAS, NUM_JOINTS
 from eft_fast.files import save_npz
 from eft_fast.geometry.cameras import (
@@ -22,10 +23,13 @@ from eft_fast.geometry.cameras import (
     weak_project,
     weak_to_pinhole,
 )
+from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.plausible import check_error, find_body_fault, find_swapped_sides
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
     from eft_fast.body.smpl import Smpl
     from eft_fast.models.base import RegressorOutput
     from eft_fast.pipeline.fitter import PersonFit
@@ -75,6 +79,11 @@ class SmplParams:
     def full_pose(self) -> Float[Tensor, "N 24 3 3"]:
         """Root and body rotations together."""
         return torch.cat([self.global_orient, self.body_pose], dim=1)
+
+    @property
+    def axis_angle(self) -> Float[Tensor, "N 24 3"]:
+        """Root and body rotations as rotation vectors, radians."""
+        return matrix_to_axis_angle(self.full_pose)
 
     def select(self, rows: Tensor) -> SmplParams:
         """The people of ``rows``."""
@@ -289,21 +298,31 @@ class FitResult:
                 self.keypoints.numpy(),
                 self.params.betas.numpy(),
                 self.pred_cam.tolist(),
-                self._rest_heights().tolist(),
+                rest_heights(self.body(), self.params.betas).tolist(),
                 strict=True,
             )
         ]
 
-    @torch.no_grad()
-    def _rest_heights(self) -> Float[Tensor, " N"]:
-        """Height of each person's body at rest, metres."""
-        body = self.body()
-        betas = self.params.betas.to(body.v_template)
-        heights = [body.v_template[:, 1] + body.shapedirs[:, 1] @ row for row in betas]
-        return torch.stack([height.max() - height.min() for height in heights]).cpu()
-
     def __len__(self) -> int:
         return len(self.stop_reason)
+
+    def __repr__(self) -> str:
+        """Five lines: who, how fits ended, how far off and how sure they are, by which models."""
+        from eft_fast.present.words import describe
+
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the five lines, and a table of the first people."""
+        from eft_fast.present.words import to_html
+
+        return to_html(self)
+
+    def __add__(self, other: FitResult) -> FitResult:
+        """The people of both, as ``concatenate`` puts them together."""
+        if not isinstance(other, FitResult):
+            return NotImplemented
+        return FitResult.concatenate([self, other])
 
     def __getitem__(self, rows: Rows | int) -> FitResult:
         """The people of a slice, a mask or a list of indices, as a FitResult."""
@@ -457,6 +476,66 @@ class FitResult:
         z = points[..., 2] * cam[:, :1] * half
         photo: Tensor = torch.cat([xy, z[..., None]], dim=-1)
         return photo
+
+    def measures(self, which: str = "final") -> dict[str, Float[Tensor, " N"]]:
+        """Measures of each body at rest, metres: ``height``, limbs (``left_thigh`` ...), widths.
+
+        See ``body.measures``: limbs are distances of SMPL's joints.
+        """
+        return measure_bodies(self.body(), self._prediction(which).betas)
+
+    def joint_angles_deg(self, which: str = "final") -> dict[str, Float[Tensor, " N"]]:
+        """Angles between bones, degrees: ``left_knee``, ``trunk`` ...; 0 of who stands straight."""
+        return joint_angles_deg(self.joints3d("smpl24", which))
+
+    def to_dataframe(self, *, pose: bool = False) -> Any:
+        """A pandas ``DataFrame``, a row a person; units are in the names of the columns.
+
+        Photo, id, why the fit ended, errors, sureness, box, measures, angles, shape coefficients.
+
+        Args:
+            pose: Also the 72 numbers of the pose, axis-angle in radians.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        from eft_fast.present.table import to_dataframe
+
+        return to_dataframe(self, pose=pose)
+
+    def show(self, row: int = 0, photo: Any = None, *, height: int = 420) -> Picture:
+        """Draw one person over the photo: keypoints, start, fit, and the fit from the side.
+
+        Args:
+            row: Which person.
+            photo: The photo, in any form of ``fit_batch``; None: the file that the fit names.
+                Without one, and where it cannot be read, the person stands on grey.
+            height: Height of a tile in pixels.
+
+        Returns:
+            A Pillow picture, which notebooks show as it is.
+
+        Raises:
+            IndexError: If there is no such person.
+            ValueError: If ``photo`` is given and no picture.
+        """
+        from eft_fast.present.picture import show
+
+        return show(self, row, photo, height=height)
+
+    def plot(self, photos: Sequence[Any] | None = None, *, height: int = 240) -> Picture:
+        """Draw the first twelve people, each as ``show`` does, below each other.
+
+        Args:
+            photos: One photo per person; None: the files that the fits name.
+            height: Height of a tile in pixels.
+
+        Raises:
+            ValueError: If there are no people, or another number of photos.
+        """
+        from eft_fast.present.picture import plot
+
+        return plot(self, photos, height=height)
 
     def save(self, path: str | Path) -> None:
         """Write everything but the body to an .npz without pickled objects.

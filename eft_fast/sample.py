@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from eft_fast.imaging import plain_image
 from eft_fast.keypoints import JOINT_SETS, JointSet, to_body_set
 from eft_fast.keypoints import joint_set as find_joint_set
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from PIL.Image import Image as Picture
+    from torch import Tensor
 
-#: A photo: a path, the bytes of an encoded file, or RGB uint8 ``[H, W, 3]``.
+    #: A photo as calls take one; opened files are read at once.
+    Photo: TypeAlias = "Image | IO[bytes] | Picture | Tensor"
+
+#: A photo that stays: a path, the bytes of an encoded file, or RGB uint8 ``[H, W, 3]``.
 Image = str | Path | bytes | npt.NDArray[np.uint8]
 #: A photo's pinhole [3,3], pixels; the focal length in pixels of one at the photo's middle; or
 #: ``DIAGONAL``.
@@ -84,7 +90,7 @@ class Sample:
     @classmethod
     def from_arrays(
         cls,
-        images: Sequence[Image],
+        images: Sequence[Photo],
         keypoints: npt.ArrayLike,
         *,
         bboxes: npt.ArrayLike | None = None,
@@ -117,13 +123,14 @@ class Sample:
                 id=str(index),
                 dataset="arrays",
                 image=image,
+                problem=problem,
                 keypoints_2d_px=given[index],
                 keypoint_set=joint_set if body_set is points_set else body_set.name,
                 bbox_xyxy=_to_xyxy(boxes[index]),
                 keypoints_3d=None if solid is None else _to_float32(solid[index]),
                 K=pinholes[index] if isinstance(pinholes, np.ndarray) else pinholes,
             )
-            for index, image in enumerate(images)
+            for index, (image, problem) in enumerate(_take_photos(images))
         ]
 
     @classmethod
@@ -140,7 +147,7 @@ class Sample:
                 raise ValueError(
                     "fit_stream: a person must be (image, keypoints) or (image, keypoints, bbox)"
                 )
-            image = given[0]
+            image = plain_image(given[0])
             found = _to_float32(as_numbers(given[1], "keypoints"))
             if found.shape != keypoints.shape:
                 raise ValueError(
@@ -310,7 +317,7 @@ def _to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _check_images(images: Iterable[Image]) -> list[Image]:
+def _check_images(images: Iterable[Photo]) -> list[Photo]:
     """The photos as a list.
 
     Raises:
@@ -319,7 +326,7 @@ def _check_images(images: Iterable[Image]) -> list[Image]:
     kind = ""
     if isinstance(images, str | Path):
         kind = "a single path"
-    elif isinstance(images, bytes) or hasattr(images, "convert"):
+    elif isinstance(images, bytes) or hasattr(images, "convert") or hasattr(images, "read"):
         kind = "a single picture"
     elif getattr(images, "ndim", 4) != 4:
         kind = f"a single array {list(getattr(images, 'shape', ()))}"
@@ -331,6 +338,23 @@ def _check_images(images: Iterable[Image]) -> list[Image]:
             "into a list"
         )
     return list(images)
+
+
+def _take_photos(images: Iterable[Any]) -> Iterator[tuple[Image, str | None]]:
+    """Each photo in a form that stays, and why it has none; one that comes again in a row once.
+
+    Opened files are read now: a later reader would find them elsewhere, and no other process can.
+    """
+    source: Any = None
+    taken: tuple[Image, str | None] = "", None
+    for image in images:
+        if source is None or image is not source:
+            source = image
+            try:
+                taken = plain_image(image), None
+            except ValueError as error:
+                taken = "", str(error)
+        yield taken
 
 
 def _shape_hint(shape: tuple[int, ...], count: int, width: int) -> str:
@@ -346,7 +370,7 @@ def _shape_hint(shape: tuple[int, ...], count: int, width: int) -> str:
 
 
 def _check_people(
-    images: Sequence[Image],
+    images: Sequence[Photo],
     keypoints: npt.ArrayLike,
     bboxes: npt.ArrayLike | None,
     points_set: JointSet,

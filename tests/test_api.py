@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -289,6 +290,7 @@ PIXELS = np.zeros((24, 32, 3), np.uint8)
         (torch.from_numpy(PIXELS), r"a single array \[24, 32, 3\]"),
         (Image.fromarray(PIXELS), "a single picture"),
         (b"bytes of a file", "a single picture"),
+        (io.BytesIO(b"bytes of a file"), "a single picture"),
         (7, "int"),
     ],
 )
@@ -306,6 +308,43 @@ def test_photos_may_come_in_any_iterable(people, regressor, body):
     stacked = np.stack([np.asarray(Image.open(photo).convert("RGB")) for photo in photos])
     same = fit((stacked, keypoints, boxes), regressor, body, method="none")
     assert torch.equal(same.pred_cam, listed.pred_cam)
+
+
+def test_photos_may_be_tensors_and_opened_files(people, regressor, body, tmp_path):
+    """The pixels are the same, and so is every bit; what cannot be read costs nobody else."""
+    photos, keypoints, boxes = people
+    listed = fit(people, regressor, body, method="none")
+    arrays = [np.array(Image.open(photo).convert("RGB")) for photo in photos]
+    opened = [open(photo, "rb") for photo in photos]
+    forms = {
+        "files": opened,
+        "bytes": [open(photo, "rb").read() for photo in photos],
+        "pictures": [Image.fromarray(array) for array in arrays],
+        "tensors": [torch.from_numpy(array) for array in arrays],
+        "channels first": [torch.from_numpy(array).permute(2, 0, 1) for array in arrays],
+        "floats": [torch.from_numpy(array).permute(2, 0, 1).double() / 255 for array in arrays],
+    }
+    for name, images in forms.items():
+        same = fit((images, keypoints, boxes), regressor, body, method="none")
+        assert torch.equal(same.pred_cam, listed.pred_cam), name
+    assert not any(file.closed for file in opened)
+    odd = list(arrays)
+    odd[0], odd[1] = opened[0], io.StringIO("text")
+    opened[2].close()
+    odd[2] = opened[2]
+    result = fit((odd, keypoints, boxes), regressor, body, method="none")
+    assert result.stop_reason[:3] == ("bad_image",) * 3
+    assert "nothing left to read" in result.message[0]
+    assert 'open it with mode "rb"' in result.message[1]
+    assert "the opened file cannot be read (" in result.message[2]
+    assert torch.equal(result.pred_cam[3:], listed.pred_cam[3:])
+    for file in opened:
+        file.close()
+    (streamed,) = eft_fast.fit_stream(
+        [(forms["tensors"][0], keypoints[0], boxes[0])], regressor=regressor, body=body,
+        method="none",
+    )  # fmt: skip
+    assert torch.equal(streamed.pred_cam, listed.pred_cam[:1])
 
 
 @pytest.mark.parametrize(

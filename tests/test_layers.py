@@ -33,7 +33,7 @@ L0 = {
 L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
-L4 = {"result", "pipeline", "eft", "map_fit", "smplify"}
+L4 = {"result", "present", "pipeline", "eft", "map_fit", "smplify"}
 L5 = {"api", "exports", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
 L6 = {"cli"}
 ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
@@ -45,7 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(L1, L0),
     **dict.fromkeys(L2, L0 | L1),
     "models": L0 | L1,
-    "result": L0 | L1 | {"body", "models", "pipeline"},  # the last two for types only
+    "result": L0 | L1 | {"body", "models", "pipeline", "present"},  # the middle two for types only
+    # Results show themselves: the panel of viz draws numbers, and knows no result.
+    "present": L0 | L1 | {"body", "result", "viz.panel"},
     "pipeline": (L0 | L1 | L2 | L3 | L4) - {"data"},
     "eft": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
     "map_fit": (L0 | L1 | L2 | L3 | {"result", "pipeline"}) - {"data"},
@@ -62,7 +64,17 @@ LIGHT = {"numpy", "PIL", "jaxtyping"}
 REQUIRED = LIGHT | {"torch", "tqdm", "jinja2"}
 #: Packages of the extras: only inside functions, so that nobody needs them to import a module.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "openvino", "ray", "smplx"}
-OPTIONAL |= {"tensorrt", "tensorrt_rtx", "scipy", "h5py", "cdflib", "pyarrow", "smplcodec", "pxr"}
+OPTIONAL |= {
+    "tensorrt",
+    "tensorrt_rtx",
+    "scipy",
+    "h5py",
+    "cdflib",
+    "pyarrow",
+    "smplcodec",
+    "pxr",
+    "pandas",
+}
 #: Packages that take the place of a part of newer Pythons.
 BACKPORTS = {"tomli", "tomllib"}
 

@@ -18,7 +18,7 @@ from eft_fast.imaging.boxes import (
     keypoints_to_box,
 )
 from eft_fast.imaging.crop import Crop, crop_image, from_input, to_input
-from eft_fast.imaging.load import MAX_PIXELS, load_image, load_image_size
+from eft_fast.imaging.load import MAX_PIXELS, load_image, load_image_size, plain_image
 from eft_fast.imaging.strict import crop_image_strict, keypoints_to_crop_strict
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "keypoints_to_crop_strict",
     "load_image",
     "load_image_size",
+    "plain_image",
     "to_input",
 ]

@@ -9,7 +9,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,8 +18,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
+    from torch import Tensor
 
-    ImageSource: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+    ImageSource: TypeAlias = (
+        str | os.PathLike[str] | bytes | IO[bytes] | np.ndarray | Image.Image | Tensor
+    )
 
 #: Photos with more pixels are refused before they are decoded: a small file may unfold to a giant.
 MAX_PIXELS: Final = 178_956_970
@@ -46,8 +49,9 @@ def load_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
     outside of the photo. Colour profiles are not applied, and of several frames the first is taken.
 
     Args:
-        source: A file, the bytes of one, a Pillow picture, or an array ``[H, W]``, ``[H, W, 1]``,
-            ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA) of uint8, uint16, or floats in [0, 1].
+        source: A file, an opened one, the bytes of one, a Pillow picture, or an array ``[H, W]``,
+            ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA) of uint8, uint16, or floats
+            in [0, 1]; or a torch tensor of such numbers, also ``[C, H, W]``.
 
     Returns:
         The pixels. A uint8 array ``[H, W, 3]`` comes back as it is, not copied.
@@ -57,12 +61,48 @@ def load_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
         ValueError: If the file or array is not a whole picture.
         TypeError: If ``source`` is of another kind.
     """
-    if isinstance(source, np.ndarray):
-        return _array_to_rgb(source)
-    if isinstance(source, Image.Image):
-        return _picture_to_rgb(source, "the picture")
-    with _open_picture(source) as picture:
-        return _picture_to_rgb(picture, _name_of(source))
+    plain = plain_image(source)
+    if isinstance(plain, np.ndarray):
+        return _array_to_rgb(plain)
+    if isinstance(plain, Image.Image):
+        return _picture_to_rgb(plain, "the picture")
+    with _open_picture(plain) as picture:
+        return _picture_to_rgb(picture, _name_of(plain))
+
+
+def plain_image(source: Any) -> Any:
+    """What is no path, bytes, picture or array as one of these; everything else as it is.
+
+    Opened binary files are read from where they stand to their end, and stay open. A torch tensor
+    becomes an array; ``[C, H, W]``, torch's own order, is turned, also where the last axis could
+    be channels as well.
+
+    Raises:
+        ValueError: If the file is closed, or holds text.
+    """
+    if hasattr(source, "detach") and hasattr(source, "cpu"):
+        tensor = source.detach().cpu()
+        # numpy has no bfloat16.
+        array = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+        is_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        return np.ascontiguousarray(np.moveaxis(array, 0, 2)) if is_first else array
+    if hasattr(source, "read") and not isinstance(source, np.ndarray | Image.Image | os.PathLike):
+        try:
+            data = source.read()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"load_image: the opened file cannot be read ({error})") from None
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise ValueError(
+                f"load_image: an opened file must give bytes, got {type(data).__name__}; open it "
+                'with mode "rb"'
+            )
+        if not len(data):
+            raise ValueError(
+                "load_image: the opened file has nothing left to read; open it anew, or call "
+                ".seek(0)"
+            )
+        return bytes(data)
+    return source
 
 
 def load_image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
@@ -119,10 +159,9 @@ def _name_of(source: str | os.PathLike[str] | bytes) -> str:
 def _open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Open a file without decoding it, and refuse in words what is not a picture."""
     if not isinstance(source, (str, os.PathLike, bytes)):
-        hint = "; call .cpu().numpy() on it" if hasattr(source, "detach") else ""
         raise TypeError(
-            "load_image: source must be a path, bytes, a Pillow picture or a numpy array, got "
-            f"{type(source).__name__}{hint}"
+            "load_image: source must be a path, an opened file, bytes, a Pillow picture, a numpy "
+            f"array or a torch tensor, got {type(source).__name__}"
         )
     name = _name_of(source)
     if not isinstance(source, bytes):

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from eft_fast import imaging
 from eft_fast.files import safe_stem, whole_file
 from eft_fast.keypoints import joint_set
+from eft_fast.present.picture import draw_person, project_bodies
 from eft_fast.result import FitResult
-from eft_fast.viz.panel import ProjectedBody, person_panel
+from eft_fast.viz.panel import ProjectedBody
 from eft_fast.viz.remarks import find_remarks
 from eft_fast.viz.report import ReportRow
 
@@ -74,14 +74,15 @@ def write_overlays(
     photo: npt.NDArray[np.uint8] | None = None
     for begin in range(0, len(result), _CHUNK):
         chunk = result[begin : begin + _CHUNK]
-        bodies = [_project(chunk, which) for which in ("init", "final")]
+        bodies = [project_bodies(chunk, which) for which in ("init", "final")]
         for k in range(len(chunk)):
             number = begin + k
             if not _is_same(photos[number], source):
                 source, photo = photos[number], _read(photos[number])
             row = _make_row(chunk, k, names[number], ids[number])
             if photo is not None:
-                panel = _draw_person(chunk, k, photo, row, bodies[0][k], bodies[1][k], height)
+                caption = f"{row.name}  {row.person}".rstrip()
+                panel = draw_person(chunk, k, photo, bodies[0][k], bodies[1][k], caption, height)
                 path = Path(folder) / f"{number + 1:05d}_{safe_stem(row.name)}.png"
                 with whole_file(path) as file:
                     Image.fromarray(panel).save(file, format="PNG")
@@ -92,28 +93,6 @@ def write_overlays(
             if on_person is not None:
                 on_person()
     return rows
-
-
-def _draw_person(
-    result: FitResult,
-    k: int,
-    photo: npt.NDArray[np.uint8],
-    row: ReportRow,
-    start: ProjectedBody,
-    fit: ProjectedBody,
-    height: int,
-) -> npt.NDArray[np.uint8]:
-    return person_panel(
-        photo,
-        result.body().faces,
-        result.keypoints[k].numpy(),
-        joint_set(result.joint_set),
-        start=_finite(start),
-        fit=_finite(fit),
-        caption=f"{row.name}  {row.person}".rstrip(),
-        height=height,
-        weight=None if result.keypoint_weight is None else result.keypoint_weight[k].numpy(),
-    )
 
 
 def _remarks(
@@ -129,21 +108,6 @@ def _remarks(
         None if fit is None else fit.vertices_px,
         None if shape is None else (shape[1], shape[0]),
     )
-
-
-def _project(result: FitResult, which: str) -> list[ProjectedBody]:
-    """Everyone's mesh and keypoints in photo pixels."""
-    vertices = result.to_photo(result.vertices(which), which).double().numpy()
-    keypoints = result.keypoints_2d_px(which=which).double().numpy()
-    errors: Tensor = result.init_kp_error_px if which == "init" else result.kp_error_px
-    return [
-        ProjectedBody(mesh, points, error if np.isfinite(error) else None)
-        for mesh, points, error in zip(vertices, keypoints, errors.tolist(), strict=True)
-    ]
-
-
-def _finite(body: ProjectedBody) -> ProjectedBody | None:
-    return body if np.isfinite(body.vertices_px).all() else None
 
 
 def _is_same(image: Photo, source: Photo | None) -> bool:

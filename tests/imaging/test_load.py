@@ -204,7 +204,7 @@ def test_load_array_kinds() -> None:
         (np.full((8, 9, 3), np.nan), ValueError, r"\[0, 1\], got nan"),
         (np.zeros((8, 9, 3), np.int64), TypeError, "uint8, uint16 or floats .* got int64"),
         (np.zeros((8, 9, 3), bool), TypeError, "got bool"),
-        ([[1, 2], [3, 4]], TypeError, "must be a path, bytes, .* got list"),
+        ([[1, 2], [3, 4]], TypeError, "must be a path, an opened file, .* got list"),
         (None, TypeError, "got NoneType"),
     ],
 )
