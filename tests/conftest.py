@@ -111,7 +111,11 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
             contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda text: problems.append(text.text))
+        # Of a screenshot of WebGL the driver says that it waited.
+        page.on(
+            "console",
+            lambda text: "due to ReadPixels" in text.text or problems.append(text.text),
+        )
         page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
         # Without the picker, a file is saved as a download, which the test can take.
         page.add_init_script(script or "delete window.showSaveFilePicker")

@@ -20,8 +20,10 @@ def add(subparsers: Subparsers) -> None:
         run,
         summary="write a page that shows fitted bodies in 3D",
         description=(
-            "Write view.html: the bodies before and after the fit, to be turned with the mouse. "
-            "One page without network or library. A page with a licensed body model falls under "
+            "Write view.html: the bodies before and after the fit, all people of a photo together, "
+            "before the photo as its camera took it, with a ground of squares of 1 m; to be turned "
+            "by mouse, finger or keyboard. One page without network or library. The photos have to "
+            "be where they were, or are left out. A page with a licensed body model falls under "
             "its licence."
         ),
         examples=["eft-fast view fits/"],
@@ -46,9 +48,17 @@ def run(options: argparse.Namespace) -> int:
     fits = find_fits(options.folder)
     with output_file(options.out or fits.parent / "view.html") as out:
         job = load_run_folder(options.folder, options.body)
-        shown = write_view(out, job.result, job.names, limit=options.limit)
+        shown = write_view(
+            out,
+            job.result,
+            job.names,
+            photos=job.photos or None,
+            ids=job.ids or None,
+            limit=options.limit,
+        )
     if not shown:
         raise UsageError(f"nobody in {options.folder} has a finite fit")
-    summary = {"people": len(job.result), "shown": shown, "view": str(out)}
-    emit(summary, [f"{shown} of {len(job.result)} people", f"view  {out}"], as_json=options.json)
+    summary = {"people": len(job.result), "shown": len(shown), "view": str(out)}
+    lines = [f"{len(shown)} of {len(job.result)} people", f"view  {out}"]
+    emit(summary, lines, as_json=options.json)
     return 0
