@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from eft_fast.cli.options import add_body
+from eft_fast.cli.options import add_body, at_least
 from eft_fast.cli.output import UsageError, emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_folder
@@ -24,14 +24,21 @@ def add(subparsers: Subparsers) -> None:
         summary="draw fits over their photos again, with a report",
         description=(
             "Draw the fits of a folder that `eft-fast fit` wrote over their photos, and write "
-            "report.html there: one page, no network. The photos must be where they were. On the "
-            "page people are accepted and rejected by hand; it saves selection.json, which "
-            "`convert --select` honours."
+            "report.html there: one page, no network, and view.html beside it, which shows the "
+            "people in 3D. The photos must be where they were. On the page people are accepted and "
+            "rejected by hand; it saves selection.json, which `convert --select` honours."
         ),
         examples=["eft-fast report fits/"],
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder with fits.npz")
     add_body(parser, of="body of the fits: ")
+    parser.add_argument(
+        "--view-limit",
+        type=at_least(0),
+        default=50,
+        metavar="N",
+        help="people on the 3D page beside the report, the worst first (default 50; 0: no page)",
+    )
     parser.add_argument("--title", default="Fitted people", metavar="TEXT", help="headline")
 
 
@@ -45,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from eft_fast.cli.report_rows import judge_rows, read_verdicts
+    from eft_fast.cli.report_rows import add_views, judge_rows, read_verdicts
     from eft_fast.viz.fits import write_overlays
     from eft_fast.viz.report import ReportSummary, write_report
 
@@ -80,7 +87,9 @@ def _draw(options: argparse.Namespace) -> int:
             run_id=job.result.run_id,
             verdicts=read_verdicts(job.folder),
         )
-        write_report(new / REPORT, judge_rows(rows, job.result, run_keys(job)), page)
+        rows = judge_rows(rows, job.result, run_keys(job))
+        rows = add_views(rows, job.result, job.photos, new, options.view_limit)
+        write_report(new / REPORT, rows, page)
     place = job.folder / REPORT
     missing = sum(row.panel is None for row in rows)
     summary = {"people": len(rows), "without_photo": missing, "report": str(place)}

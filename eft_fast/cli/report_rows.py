@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from eft_fast.cli.output import note
+from eft_fast.cli.run_folder import VIEW
 from eft_fast.pseudo_gt import load_verdicts, select_fits, to_words
 from eft_fast.pseudo_gt.select import NEVER
 from eft_fast.pseudo_gt.verdicts import SELECTION
 from eft_fast.result import FitResult
-from eft_fast.viz.report import ReportRow
+from eft_fast.viz.report import ReportRow, worst_first
+from eft_fast.viz.view3d import write_view
+
+#: People on the 3D page beside a report, unless told otherwise: each takes about 220 kB.
+VIEWED: Final = 50
 
 
 def judge_rows(
@@ -37,6 +43,31 @@ def judge_rows(
             rows, keys, chosen.level, chosen.reasons, chosen.doubts, strict=True
         )
     ]
+
+
+def add_views(
+    rows: Sequence[ReportRow],
+    result: FitResult,
+    photos: Sequence[str | Path],
+    folder: Path,
+    limit: int = VIEWED,
+) -> list[ReportRow]:
+    """Write ``view.html`` with the worst people, and link the rows of those who are on it.
+
+    Args:
+        rows: One per person, judged.
+        result: Their fits.
+        photos: The photo of each.
+        folder: Where the report comes to.
+        limit: People at most; 0: no page.
+    """
+    place = folder / VIEW
+    names, ids = [row.name for row in rows], [row.person for row in rows]
+    shown = write_view(
+        place, result, names, photos=photos, ids=ids, order=worst_first(rows), limit=limit
+    )
+    found = set(shown)
+    return [replace(row, view=place) if k in found else row for k, row in enumerate(rows)]
 
 
 def read_verdicts(folder: Path) -> dict[str, tuple[str, str]]:

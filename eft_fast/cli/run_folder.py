@@ -19,9 +19,10 @@ FITS: Final = "fits.npz"
 NAMES: Final = "people.json"
 SUMMARY: Final = "summary.json"
 REPORT: Final = "report.html"
+VIEW: Final = "view.html"
 #: What shows the people of a run, what else a run leaves, and what it goes on from.
-PICTURES: Final = ("overlays", REPORT, "report_thumbnails")
-OUTPUTS: Final = (FITS, NAMES, SUMMARY, *PICTURES, "view.html", "run.toml")
+PICTURES: Final = ("overlays", REPORT, "report_thumbnails", VIEW)
+OUTPUTS: Final = (FITS, NAMES, SUMMARY, *PICTURES, "run.toml")
 RUN_FILES: Final = (*OUTPUTS, "run.json", "plan", "shards")
 
 

@@ -9,7 +9,7 @@ from eft_fast.cli.options import add_body, at_least
 from eft_fast.cli.output import UsageError, emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_file
-from eft_fast.cli.run_folder import find_fits, load_run_folder
+from eft_fast.cli.run_folder import VIEW, find_fits, load_run_folder
 
 
 def add(subparsers: Subparsers) -> None:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_body(options.body)
     fits = find_fits(options.folder)
-    with output_file(options.out or fits.parent / "view.html") as out:
+    with output_file(options.out or fits.parent / VIEW) as out:
         job = load_run_folder(options.folder, options.body)
         shown = write_view(
             out,

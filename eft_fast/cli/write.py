@@ -15,7 +15,7 @@ import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
-from eft_fast.cli.report_rows import judge_rows, read_verdicts
+from eft_fast.cli.report_rows import add_views, judge_rows, read_verdicts
 from eft_fast.cli.run_file import RUN_FILE
 from eft_fast.cli.run_folder import FITS, PICTURES, REPORT, RUN_FILES, SUMMARY, save_names
 from eft_fast.cli.signals import Signals
@@ -194,7 +194,10 @@ def _write_pictures(
         verdicts=verdicts,
     )
     keys = person_keys(result.photo, result.id, len(result))
-    write_report(out / REPORT, judge_rows(rows, result, keys), report)
+    rows = judge_rows(rows, result, keys)
+    if is_drawn:
+        rows = add_views(rows, result, people.photos, out)
+    write_report(out / REPORT, rows, report)
 
 
 def _selection_line(found: dict[str, Any]) -> str:

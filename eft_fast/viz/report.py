@@ -72,6 +72,8 @@ class ReportRow:
         key: What the person is called in a file of verdicts, unique in a report. Empty: the
             report takes no verdicts.
         can_accept: Whether there is a fit that a verdict can keep.
+        view: Page in space that shows the person, as ``write_view`` writes it, under the number of
+            the row, from 1.
     """
 
     name: str
@@ -92,6 +94,24 @@ class ReportRow:
     reasons: Sequence[str] = ()
     key: str = ""
     can_accept: bool = True
+    view: Path | None = None
+
+    @property
+    def has_fit(self) -> bool:
+        """Whether there is a fit at all."""
+        return self.stop_reason not in _NO_FIT
+
+    @property
+    def badness(self) -> tuple[float, float]:
+        """What the worst are first by: what the rules say, then the error; no fit stands behind.
+
+        A message that no rule knows of lifts somebody above those of whom nothing is said.
+        """
+        rank = float(LEVELS.index(self.level)) if self.level else 0.0 if self.has_fit else 2.0
+        if rank == 0 and self.message:
+            rank = 0.5
+        known = [e for e in (self.error, self.kp_error_px / 1e4) if math.isfinite(e)]
+        return rank, known[0] if known and self.has_fit else -1.0
 
     @property
     def error(self) -> float:
@@ -207,12 +227,18 @@ def write_report(
             bars=_histogram(rows),
             pictures=_tell_pictures(sizes, folder, inline_limit),
             has_confidence=any(person["confidence"] is not None for person in people),
+            has_views=any(row.view is not None for row in rows),
             has_sigma=any(person["sigma"] is not None for person in people),
             content=script_json(content),
         )
     )
     write_text(path, text, errors="backslashreplace")
     return path
+
+
+def worst_first(rows: Sequence[ReportRow]) -> list[int]:
+    """Places of the rows in the order in which the page shows them at first."""
+    return sorted(range(len(rows)), key=lambda k: (-rows[k].badness[0], -rows[k].badness[1], k))
 
 
 def make_thumbnail(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[bytes, int, int]:
@@ -282,7 +308,8 @@ def _person(
         "name": row.name,
         "person": row.person,
         "level": row.level,
-        "hasFit": row.stop_reason not in _NO_FIT,
+        "hasFit": row.has_fit,
+        "badness": row.badness,
         "canAccept": row.can_accept,
         "why": list(row.reasons),
         "remarks": list(row.remarks),
@@ -303,6 +330,7 @@ def _person(
         "width": width,
         "height": height,
         "link": "" if row.panel is None else _link(row.panel, path),
+        "view": "" if row.view is None else f"{_link(row.view, path)}#{number}",
     }
     return person, size
 
@@ -338,7 +366,7 @@ def _make_tiles(
         words = ("kept by the rules", "doubtful", "rejected by the rules")
         pairs = zip(words, LEVELS, strict=True)
         tiles += [_Tile(word, f"{levels[level]:,}") for word, level in pairs]
-    elif odd := sum(bool(row.message) or row.stop_reason in _NO_FIT for row in rows):
+    elif odd := sum(bool(row.message) or not row.has_fit for row in rows):
         tiles.append(_Tile("people with a message", f"{odd:,}"))
     before, after = _mean(r.init_error for r in rows), _mean(r.error for r in rows)
     if math.isfinite(after):

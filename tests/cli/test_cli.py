@@ -451,7 +451,7 @@ def test_another_run_replaces_everything(dataset, tiny, tmp_path, capsys):
     out = tmp_path / "out"
     assert run_fit(dataset, tiny, out) == 0
     (out / "mine.txt").touch()
-    (out / "view.html").touch()
+    (out / "view.html").write_text("old")
     document = json.loads(people.read_text())
     document["annotations"] = document["annotations"][1:]
     people.write_text(json.dumps(document))
@@ -464,8 +464,9 @@ def test_another_run_replaces_everything(dataset, tiny, tmp_path, capsys):
     assert [path.name for path in (out / "overlays").iterdir()] == ["00001_photo1.png"]
     assert {path.name for path in out.iterdir()} == {
         "fits.npz", "people.json", "summary.json", "report.html", "overlays", "mine.txt",
-        "run.json", "run.toml",
+        "run.json", "run.toml", "view.html",
     }  # fmt: skip
+    assert "photo1.jpg" in (out / "view.html").read_text()
     fits = FitResult.load(out / "fits.npz")
     assert fits.run_id == json.loads((out / "people.json").read_text())["run_id"]
     assert (fits.photo, fits.id) == ((str(photos / "photo1.jpg"),), ("1",))

@@ -125,6 +125,25 @@ def test_the_report_takes_verdicts_that_convert_obeys(fits, tmp_path, capsys, op
     assert "the report starts without verdicts" in capsys.readouterr().err
 
 
+def test_the_report_leads_to_the_person_in_space(fits, capsys, open_page):
+    """Its links open the 3D page at that person; of whom there is no room there is no link."""
+    assert call(capsys, "report", fits, "--view-limit", 1)[0] == 0
+    page = open_page(fits / "report.html")
+    links = page.locator("a.space")
+    assert links.count() == 1
+    worst = page.locator(".person").first
+    number = worst.get_attribute("data-number")
+    assert links.get_attribute("href") == f"./view.html#{number}"
+    worst.focus()
+    page.keyboard.press("v")
+    page.wait_for_selector("#view")
+    assert page.url.endswith(f"view.html#{number}")
+    assert page.locator("#who option").all_inner_texts()[0].split()[0] == number
+    assert call(capsys, "report", fits, "--view-limit", 0)[0] == 0
+    assert not (fits / "view.html").exists()
+    assert "3D view" not in (fits / "report.html").read_text().split("<script id")[0]
+
+
 def test_the_report_judges_by_the_rules(fits, capsys):
     """What data select counts stands on the page, with the reasons in words."""
     assert call(capsys, "report", fits)[0] == 0

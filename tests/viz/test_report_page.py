@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eft_fast.pseudo_gt import Verdict, load_verdicts, save_verdicts
-from eft_fast.viz.report import ReportRow, ReportSummary, write_report
+from eft_fast.viz.report import ReportRow, ReportSummary, worst_first, write_report
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'&.jpg"
 
@@ -64,6 +64,9 @@ def test_worst_come_first_and_filters_narrow(tmp_path, open_page):
     page = open_page(write_report(tmp_path / "report.html", make_rows(9)))
     # Rejected by size of error, the one without a fit behind them, then the doubtful.
     assert numbers(page)[:6] == [9, 6, 3, 8, 5, 2]
+    # What writes other pages in this order sees the same one.
+    order = [k + 1 for k in worst_first(make_rows(9))]
+    assert numbers(page) == order[: len(numbers(page))]
     rows = make_rows(9)
     rows[0] = replace(rows[0], message="the body is 3.4 m tall")  # and kept by the rules
     other = open_page(write_report(tmp_path / "other.html", rows))

@@ -1,7 +1,6 @@
 (function () {
   "use strict";
   const FORMAT = "eft-fast-selection/1", SELECTION = "selection.json";
-  const LEVEL_RANK = { reject: 2, doubtful: 1, keep: 0 };
   // Browsers end an element at some millions of pixels.
   const TALLEST = 1.2e7;
   const $ = id => document.getElementById(id);
@@ -161,14 +160,7 @@
   /* Who is shown, and in which order: shown[i] is an index into people. */
   let shown = [], cursor = 0, row = 1;
   const collator = new Intl.Collator(undefined, { numeric: true });
-  const badness = people.map(person => {
-    const known = person.level ? LEVEL_RANK[person.level] : person.hasFit ? 0 : 2;
-    // A message that no rule knows of still lifts somebody above those of whom nothing is said.
-    const rank = known === 0 && person.message ? 0.5 : known;
-    // People without a fit stand behind those of their level who can be looked at.
-    const error = person.error !== null ? person.error : person.errorPx !== null ? person.errorPx / 1e4 : -1;
-    return [rank, person.hasFit ? error : -1];
-  });
+  const badness = people.map(person => person.badness);
   const words = people.map(person => [label(person), person.key, person.level, ...person.why, ...person.remarks,
     person.message, person.stopped].join(" ").toLowerCase());
   function compare(key) {
@@ -281,6 +273,12 @@
     const name = make("span", "name", person.name);
     name.title = person.name;
     const which = make("span", "which", ["#" + person.number, person.person].filter(Boolean).join("  \u00b7  "));
+    if (person.view) {
+      const view = make("a", "space", "3D");
+      view.href = person.view;
+      view.setAttribute("aria-label", label(person) + " in 3D");
+      which.append("  \u00b7  ", view);
+    }
     const why = make("div", "why");
     const level = person.level || (person.hasFit ? "" : "no fit");
     if (level) why.append(make("span", "badge " + (person.level || "reject"), level), " ");
@@ -429,6 +427,7 @@
     PageDown: () => move(Math.max(1, Math.floor(window.innerHeight / row) - 1)),
     PageUp: () => move(-Math.max(1, Math.floor(window.innerHeight / row) - 1)),
     Home: () => move(-people.length), End: () => move(people.length),
+    v: () => { const person = current(); if (person && person.view) location.href = person.view; else tell("There is no 3D view of this person."); },
     a: () => say(current(), "keep"), r: () => say(current(), "reject"), u: undo, s: save,
     n: () => {
       const note = (large.open ? large : elements.get(cursor) || large).querySelector(".note");
