@@ -95,12 +95,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a file in a fresh profile; what goes wrong on the page fails the test."""
+    """Open a file or address in a fresh profile; what goes wrong on the page fails the test."""
     problems: list[str] = []
     contexts: list[Any] = []
 
     def open_page(
-        path: Path,
+        path: Path | str,
         width: int = 1400,
         height: int = 900,
         script: str | None = None,
@@ -119,7 +119,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
         # Without the picker, a file is saved as a download, which the test can take.
         page.add_init_script(script or "delete window.showSaveFilePicker")
-        page.goto(path.resolve().as_uri())
+        page.goto(path if isinstance(path, str) else path.resolve().as_uri())
         return page
 
     yield open_page

@@ -34,7 +34,7 @@ L1 = {"ops", "geometry"}
 L2 = {"body", "losses", "data"}
 L3 = {"models"}
 L4 = {"result", "present", "pipeline", "eft", "map_fit", "smplify"}
-L5 = {"api", "exports", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
+L5 = {"api", "exports", "review", "viz", "synth", "pseudo_gt", "training", "evaluation", "deploy"}
 L6 = {"cli"}
 ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
 
@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["pseudo_gt"] = ALLOWED["pseudo_gt"] | {"api"}
 ALLOWED["training"] = ALLOWED["training"] | {"evaluation", "pseudo_gt", "synth"}
+ALLOWED["review"] = ALLOWED["review"] | {"pseudo_gt", "viz"}
 ALLOWED["deploy"] = ALLOWED["deploy"] | {"evaluation", "serving"}
 
 #: Third-party packages that a module may import when it is imported.

@@ -19,6 +19,7 @@ from eft_fast.cli import (
     motion,
     predict,
     report,
+    review,
     synth,
     train,
     verify,
@@ -32,8 +33,8 @@ from eft_fast.cli.signals import Signals
 #: Modules of the commands, in the order of ``eft-fast --help``. Each has ``add(subparsers)``, which
 #: registers its parser, and ``run(options)``. None imports torch before it runs.
 COMMANDS: Final = (
-    demo, fit, evaluate, data, convert, report, view, motion, synth, train, calibrate, export,
-    verify, predict, bench, doctor,
+    demo, fit, evaluate, data, convert, report, review, view, motion, synth, train, calibrate,
+    export, verify, predict, bench, doctor,
 )  # fmt: skip
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE = 0, 1, 2

@@ -133,7 +133,12 @@ class MapFitter(Fitter):
     def _fit_batch(
         self, people: list[tuple[Prepared, MapStart]]
     ) -> Iterator[tuple[int, PersonFit]]:
-        fits = self.solve(people)
+        yield from self.to_fits(people, self.solve(people))
+
+    def to_fits(
+        self, people: list[tuple[Prepared, MapStart]], fits: MapFits
+    ) -> Iterator[tuple[int, PersonFit]]:
+        """What ``solve`` found, a person at a time: index and fit."""
         codes = stop_codes(
             converged=fits.converged,
             exhausted=torch.ones_like(fits.finite),
