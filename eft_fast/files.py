@@ -114,6 +114,12 @@ def safe_stem(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", Path(name).stem)[:80] or "photo"
 
 
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder to write files to; from one that is there, what killed processes left goes."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    remove_partials(folder)
+
+
 def remove_partials(folder: str | os.PathLike[str]) -> None:
     """Remove what processes of this machine left that are no longer there."""
     try:

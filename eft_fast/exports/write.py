@@ -16,7 +16,7 @@ from eft_fast.exports.glb import save_rig_glb
 from eft_fast.exports.mesh import save_mesh
 from eft_fast.exports.rig import FRAME_RATE, UPRIGHT, Rig, make_rig
 from eft_fast.exports.usd import load_usd, save_rig_usd
-from eft_fast.files import safe_stem
+from eft_fast.files import make_folder, safe_stem
 from eft_fast.result import FitResult
 
 #: Meshes of one moment, and rigs.
@@ -76,7 +76,7 @@ def write_bodies(
             raise ValueError(f"write_bodies: one {label} per fit expected, {counts}")
     if kind == "usd":
         load_usd()
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     for label, rows in _people(result, names, () if kind in _MESHES else tracks):
         path = Path(folder) / f"{rows[0] + 1:05d}_{safe_stem(label)}.{kind}"

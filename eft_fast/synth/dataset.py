@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.body import load_body
-from eft_fast.files import save_npz
+from eft_fast.files import make_folder, save_npz
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.motion import Split
 from eft_fast.synth.render import Renderer, make_renderer
@@ -114,7 +114,7 @@ def render_shards(job: SynthJob, *, processes: int = 1, progress: bool = True) -
     Raises:
         ValueError: If a shard is there that other options made.
     """
-    job.out.mkdir(parents=True, exist_ok=True)
+    make_folder(job.out)
     todo = [s for s in range(job.num_shards) if not _is_done(job, s)]
     write_shards(job, todo, _labelled_person, processes=processes, progress=progress)
     return [job.shard_path(s) for s in range(job.num_shards)]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.data import read_coco
-from eft_fast.files import save_npz, whole_file, write_text
+from eft_fast.files import make_folder, save_npz, whole_file, write_text
 from eft_fast.geometry.rotations import matrix_to_axis_angle
 from eft_fast.keypoints import joint_set
 from eft_fast.sample import SampleList
@@ -79,7 +79,7 @@ def write_set(job: SynthJob, *, processes: int = 1, progress: bool = True) -> Wr
         raise ValueError(f"write_set: count must be at least 1, got {job.count}")
     images, parts = job.out / "images", replace(job, out=job.out / "parts")
     for folder in (images, parts.out):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     _check_settings(job)
     todo = [shard for shard in range(parts.num_shards) if not _is_done(parts, shard)]
     write_shards(parts, todo, _PictureWriter(images, job), processes=processes, progress=progress)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from eft_fast.body import Smpl
-from eft_fast.files import whole_file
+from eft_fast.files import make_folder, whole_file
 from eft_fast.geometry.rotations import axis_angle_to_matrix, matrix_to_rot6d
 from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import load_published_blazepose
@@ -177,7 +177,7 @@ def run_label_training(
         )
     device = torch.device(run.device)
     network, body = network.to(device), body.to(device)
-    run.work.mkdir(parents=True, exist_ok=True)
+    make_folder(run.work)
     with _event_log(run) as log:
         losses = train_on_labels(
             network,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from eft_fast import imaging
-from eft_fast.files import safe_stem, whole_file
+from eft_fast.files import make_folder, safe_stem, whole_file
 from eft_fast.keypoints import joint_set
 from eft_fast.present.picture import draw_person, project_bodies
 from eft_fast.result import FitResult
@@ -68,7 +68,7 @@ def write_overlays(
     if folder is None:
         facts = zip(names, ids, strict=True)
         return [_make_row(result, k, name, person) for k, (name, person) in enumerate(facts)]
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rows: list[ReportRow] = []
     source: Photo | None = None
     photo: npt.NDArray[np.uint8] | None = None

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from eft_fast.cli import main
-from eft_fast.files import write_text
+from eft_fast.files import PARTIAL, write_text
 from eft_fast.folders import JOURNAL, finish_replacement, replaced_files
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
@@ -157,7 +157,9 @@ def judge_shards(out: Path) -> dict[str, Any]:
         "fits": zlib.crc32(numbers.tobytes()),
         "run": record.run_id,
         "again": len(fitted),
-        "files": sorted(path.name for path in out.rglob("*.npz")),
+        "files": sorted(
+            path.name for path in out.rglob("*") if path.name.endswith((".npz", PARTIAL))
+        ),
     }
 
 

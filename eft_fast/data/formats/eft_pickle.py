@@ -21,7 +21,7 @@ from jaxtyping import Float
 from eft_fast.conventions import BOX_UNIT
 from eft_fast.data.formats.fits import EXTRAS, Fits, annotation_number, join_extras
 from eft_fast.data.photos import natural_key
-from eft_fast.files import write_bytes
+from eft_fast.files import make_folder, write_bytes
 from eft_fast.keypoints import to_spin49
 from eft_fast.pickles.arrays import load_plain
 
@@ -94,7 +94,7 @@ class EftPickle:
 def save_eft_pickles(path: str | Path, people: Iterable[EftPickle]) -> Path:
     """Write a folder of pickles, named by photo and annotation as EFT names them."""
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     taken: set[str] = set()
     for number, person in enumerate(people):
         stem = PurePosixPath(person.image_name.replace("\\", "/")).stem or "person"

@@ -16,7 +16,7 @@ import numpy as np
 
 from eft_fast.data.formats.fits import Fits
 from eft_fast.data.photos import natural_key
-from eft_fast.files import whole_file
+from eft_fast.files import make_folder, whole_file
 
 _WHO: Final = "load_fits_parquet"
 FORMAT: Final = "eft-fast-fits-parquet/1"
@@ -46,7 +46,7 @@ def save_fits_parquet(
     if path.suffix == ".parquet":
         _write(path, fits)
         return path
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     for number in range(max(1, math.ceil(len(fits) / people_per_shard))):
         start = number * people_per_shard
         rows = range(start, min(start + people_per_shard, len(fits)))

@@ -32,7 +32,7 @@ from eft_fast.data.formats.fits import (
     to_rotmat,
 )
 from eft_fast.data.photos import natural_key
-from eft_fast.files import whole_file
+from eft_fast.files import make_folder, whole_file
 from eft_fast.keypoints import to_spin49
 from eft_fast.pickles.arrays import read_plain
 
@@ -109,7 +109,7 @@ def save_hmr2_tars(
     path = Path(path)
     single = path.suffix == ".tar"
     folder = path.parent if single else path
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rest = iter(photos)
     for number in itertools.count():
         part = rest if single else itertools.islice(rest, photos_per_tar)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from eft_fast.files import OutputError, save_npz, write_text
+from eft_fast.files import OutputError, make_folder, save_npz, write_text
 from eft_fast.result import FitResult
 from eft_fast.sample import Sample
 
@@ -262,8 +262,8 @@ def write_plan(
     salt = json.dumps(parts, sort_keys=True)
     found = []
     try:
-        place.plan.mkdir(exist_ok=True)
-        place.shards.mkdir(exist_ok=True)
+        make_folder(place.plan)
+        make_folder(place.shards)
     except OSError as error:
         raise OutputError.about(place.folder, error, replaces=False) from error
     for number, people in enumerate(shards):
