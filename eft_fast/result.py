@@ -503,7 +503,9 @@ class FitResult:
 
         return to_dataframe(self, pose=pose)
 
-    def show(self, row: int = 0, photo: Any = None, *, height: int = 420) -> Picture:
+    def show(
+        self, row: int = 0, photo: Any = None, *, height: int = 420, opacity: float = 0.88
+    ) -> Picture:
         """Draw one person over the photo: keypoints, start, fit, and the fit from the side.
 
         Args:
@@ -511,6 +513,7 @@ class FitResult:
             photo: The photo, in any form of ``fit_batch``; None: the file that the fit names.
                 Without one, and where it cannot be read, the person stands on grey.
             height: Height of a tile in pixels.
+            opacity: How much a body hides the photo, in [0, 1].
 
         Returns:
             A Pillow picture, which notebooks show as it is.
@@ -521,7 +524,7 @@ class FitResult:
         """
         from eft_fast.present.picture import show
 
-        return show(self, row, photo, height=height)
+        return show(self, row, photo, height=height, opacity=opacity)
 
     def plot(self, photos: Sequence[Any] | None = None, *, height: int = 240) -> Picture:
         """Draw the first twelve people, each as ``show`` does, below each other.

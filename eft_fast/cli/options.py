@@ -46,6 +46,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """The ``type`` of an option that takes a number from 0 to 1."""
+    value = not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be at most 1, got {text}")
+    return value
+
+
 def device_name(text: str) -> str:
     """The ``type`` of an option that takes a device; whether it is there is asked later."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):

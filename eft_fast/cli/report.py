@@ -6,12 +6,13 @@ import argparse
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from eft_fast.cli.options import add_body, at_least
+from eft_fast.cli.options import add_body, at_least, share
 from eft_fast.cli.output import UsageError, emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_body, output_folder
-from eft_fast.cli.run_folder import PICTURES, REPORT, find_fits, load_run_folder, run_keys
+from eft_fast.cli.run_folder import PICTURES, REPORT, TOGETHER, find_fits, load_run_folder, run_keys
 from eft_fast.folders import replaced_files
 
 
@@ -39,6 +40,18 @@ def add(subparsers: Subparsers) -> None:
         metavar="N",
         help="people on the 3D page beside the report, the worst first (default 50; 0: no page)",
     )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="also all people of each photo in one picture, the nearer before the farther",
+    )
+    parser.add_argument(
+        "--opacity",
+        type=share,
+        default=0.88,
+        metavar="X",
+        help="how much a body hides the photo, 0 to 1 (default 0.88)",
+    )
     parser.add_argument("--title", default="Fitted people", metavar="TEXT", help="headline")
 
 
@@ -53,7 +66,7 @@ def _draw(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from eft_fast.cli.report_rows import add_views, judge_rows, read_verdicts
-    from eft_fast.viz.fits import write_overlays
+    from eft_fast.viz.fits import write_overlays, write_together
     from eft_fast.viz.report import ReportSummary, write_report
 
     job = load_run_folder(options.folder, options.body)
@@ -79,8 +92,14 @@ def _draw(options: argparse.Namespace) -> int:
             job.names,
             job.ids,
             new / "overlays",
+            opacity=options.opacity,
             on_person=lambda: (bar.update(), None)[1],
         )
+        together = []
+        if options.together:
+            together = write_together(
+                job.result, job.photos, job.names, new / TOGETHER, opacity=options.opacity
+            )
         page = ReportSummary(
             title=options.title,
             facts=facts,
@@ -92,7 +111,10 @@ def _draw(options: argparse.Namespace) -> int:
         write_report(new / REPORT, rows, page)
     place = job.folder / REPORT
     missing = sum(row.panel is None for row in rows)
-    summary = {"people": len(rows), "without_photo": missing, "report": str(place)}
+    summary: dict[str, Any] = {"people": len(rows), "without_photo": missing, "report": str(place)}
     lines = [f"{len(rows)} people, {missing} without a photo", f"report  {place}"]
+    if options.together:
+        summary["together"] = len(together)
+        lines.append(f"{len(together)} photos with several people  {job.folder / TOGETHER}")
     emit(summary, lines, as_json=options.json)
     return 0

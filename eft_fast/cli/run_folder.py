@@ -20,8 +20,9 @@ NAMES: Final = "people.json"
 SUMMARY: Final = "summary.json"
 REPORT: Final = "report.html"
 VIEW: Final = "view.html"
+TOGETHER: Final = "together"
 #: What shows the people of a run, what else a run leaves, and what it goes on from.
-PICTURES: Final = ("overlays", REPORT, "report_thumbnails", VIEW)
+PICTURES: Final = ("overlays", TOGETHER, REPORT, "report_thumbnails", VIEW)
 OUTPUTS: Final = (FITS, NAMES, SUMMARY, *PICTURES, "run.toml")
 RUN_FILES: Final = (*OUTPUTS, "run.json", "plan", "shards")
 

@@ -24,7 +24,9 @@ _GREY: Final = 96
 _GAP: Final = 8
 
 
-def show(result: FitResult, row: int, photo: Any = None, *, height: int = 420) -> Pictures.Image:
+def show(
+    result: FitResult, row: int, photo: Any = None, *, height: int = 420, opacity: float = 0.88
+) -> Pictures.Image:
     """Draw one person: keypoints, start, fit, and the fit from the side.
 
     Args:
@@ -33,6 +35,7 @@ def show(result: FitResult, row: int, photo: Any = None, *, height: int = 420) -
         photo: The photo, as ``fit_batch`` takes one; None: the file that the fit names. Without
             one, and where it cannot be read, the person stands on grey.
         height: Height of a tile in pixels.
+        opacity: How much a body hides the photo, in [0, 1].
 
     Raises:
         IndexError: If there is no such person.
@@ -42,7 +45,8 @@ def show(result: FitResult, row: int, photo: Any = None, *, height: int = 420) -
     (start,), (fit,) = (project_bodies(one, which) for which in ("init", "final"))
     pixels = _open_photo(one, photo, [start, fit])
     caption = f"{PurePath(one.photo[0]).name or f'person {row}'}  {one.id[0]}".rstrip()
-    return Pictures.fromarray(draw_person(one, 0, pixels, start, fit, caption, height))
+    drawn = draw_person(one, 0, pixels, start, fit, caption, height, opacity)
+    return Pictures.fromarray(drawn)
 
 
 def plot(
@@ -97,6 +101,7 @@ def draw_person(
     fit: ProjectedBody,
     caption: str,
     height: int,
+    opacity: float,
 ) -> npt.NDArray[np.uint8]:
     """The panel of one person; bodies that are not finite are left out."""
     return person_panel(
@@ -108,6 +113,7 @@ def draw_person(
         fit=_finite(fit),
         caption=caption,
         height=height,
+        opacity=opacity,
         weight=None if result.keypoint_weight is None else result.keypoint_weight[row].numpy(),
     )
 

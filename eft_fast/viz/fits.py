@@ -19,6 +19,7 @@ from eft_fast.result import FitResult
 from eft_fast.viz.panel import ProjectedBody
 from eft_fast.viz.remarks import find_remarks
 from eft_fast.viz.report import ReportRow
+from eft_fast.viz.together import draw_together
 
 Photo = str | Path | npt.NDArray[np.uint8]
 
@@ -34,6 +35,7 @@ def write_overlays(
     folder: Path | str | None,
     *,
     height: int = 420,
+    opacity: float = 0.88,
     on_person: Callable[[], None] | None = None,
 ) -> list[ReportRow]:
     """Draw a panel per person and collect what a report says about them.
@@ -49,6 +51,7 @@ def write_overlays(
         folder: Where to write ``<number>_<name>.png``; made if it is not there. None: nothing is
             drawn.
         height: Height of a tile in pixels.
+        opacity: How much a body hides the photo, in [0, 1].
         on_person: Called after each person, for a progress bar.
 
     Returns:
@@ -82,7 +85,8 @@ def write_overlays(
             row = _make_row(chunk, k, names[number], ids[number])
             if photo is not None:
                 caption = f"{row.name}  {row.person}".rstrip()
-                panel = draw_person(chunk, k, photo, bodies[0][k], bodies[1][k], caption, height)
+                pair = bodies[0][k], bodies[1][k]
+                panel = draw_person(chunk, k, photo, *pair, caption, height, opacity)
                 path = Path(folder) / f"{number + 1:05d}_{safe_stem(row.name)}.png"
                 with whole_file(path) as file:
                     Image.fromarray(panel).save(file, format="PNG")
@@ -93,6 +97,52 @@ def write_overlays(
             if on_person is not None:
                 on_person()
     return rows
+
+
+def write_together(
+    result: FitResult,
+    photos: Sequence[Photo],
+    names: Sequence[str],
+    folder: Path | str,
+    *,
+    opacity: float = 0.88,
+) -> list[Path]:
+    """Draw all people of each photo into one picture, ``<number>_<name>.jpg`` by its first person.
+
+    Args:
+        result: The fits.
+        photos: The photo of each person; who has none, or one that cannot be read, is left out.
+        names: What to call each photo.
+        folder: Where to write; made if it is not there.
+        opacity: How much a body hides the photo, in [0, 1].
+
+    Returns:
+        The pictures: one of each photo with at least two people.
+
+    Raises:
+        ValueError: If there are more or fewer photos or names than fits.
+    """
+    for label, items in (("photo", photos), ("name", names)):
+        if len(items) != len(result):
+            counts = f"got {len(items)} for {len(result)} fits"
+            raise ValueError(f"write_together: one {label} per fit expected, {counts}")
+    people: dict[object, list[int]] = {}
+    for row, given in enumerate(photos):
+        key = id(given) if isinstance(given, np.ndarray) else str(given)
+        if key != "":
+            people.setdefault(key, []).append(row)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for rows in people.values():
+        photo = _read(photos[rows[0]]) if len(rows) > 1 else None
+        if photo is None:
+            continue
+        drawn = draw_together(photo, result[rows], opacity=opacity)
+        path = Path(folder) / f"{rows[0] + 1:05d}_{safe_stem(names[rows[0]])}.jpg"
+        with whole_file(path) as file:
+            Image.fromarray(drawn).save(file, format="JPEG", quality=90)
+        written.append(path)
+    return written
 
 
 def _remarks(

@@ -79,6 +79,7 @@ def person_panel(
     caption: str = "",
     height: int = 420,
     weight: Float[np.ndarray, " K"] | None = None,
+    opacity: float = 0.88,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draw one person: photo with keypoints, start, fit, and the fit from the side.
 
@@ -96,6 +97,7 @@ def person_panel(
         caption: Printed below, such as the file name.
         height: Height of a tile in pixels.
         weight: What robust weights left of each keypoint, as of ``FitResult.keypoint_weight``.
+        opacity: How much a body hides the photo, in [0, 1].
 
     Returns:
         The panel.
@@ -120,7 +122,8 @@ def person_panel(
     tiles = [(f"given ({count} keypoints)", tile)]
     for label, body, colour in (("start", start, START_COLOUR), ("fit", fit, FIT_COLOUR)):
         if body is not None:
-            picture = overlay(background, view.to_panel(body.vertices_px), faces, colour=colour)
+            moved = view.to_panel(body.vertices_px)
+            picture = overlay(background, moved, faces, colour=colour, opacity=opacity)
             tile = Image.fromarray(picture)
             if body.keypoints_px is not None:
                 projected = view.to_panel(body.keypoints_px)

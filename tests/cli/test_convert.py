@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,20 @@ def test_the_report_leads_to_the_person_in_space(fits, capsys, open_page):
     assert call(capsys, "report", fits, "--view-limit", 0)[0] == 0
     assert not (fits / "view.html").exists()
     assert "3D view" not in (fits / "report.html").read_text().split("<script id")[0]
+
+
+def test_everybody_of_a_photo_in_one_picture(fits, capsys):
+    """Of two fits of one photo; a report without the option takes the pictures away."""
+    result = FitResult.load(fits / "fits.npz")
+    replace(result, photo=(result.photo[0],) * 2).save(fits / "fits.npz")
+    code, summary = call(capsys, "report", fits, "--together", "--opacity", 0.5)
+    assert (code, summary["together"]) == (0, 1)
+    assert [path.name for path in (fits / "together").iterdir()] == ["00001_train_0000000.jpg"]
+    assert call(capsys, "report", fits)[0] == 0
+    assert not (fits / "together").exists()
+    code, error = call(capsys, "report", fits, "--opacity", 2)
+    assert code == 2
+    assert "--opacity must be at most 1, got 2" in error
 
 
 def test_the_report_judges_by_the_rules(fits, capsys):
