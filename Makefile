@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo_out
 
-.PHONY: help demo test fuzz native gpu bench dist lint format types clean
+.PHONY: help demo test fuzz native gpu sass bench dist lint format types clean
 
 help:
 	@sed -n '1,7p' Makefile
@@ -60,6 +60,11 @@ dist: $(VENV)/.dev native
 # On a machine with a GPU, nvcc, a CUDA torch and pytest, and without a network: no virtual environment.
 gpu:
 	EFT_FAST_CUDA=1 $(PYTHON) tools/gpu_check.py
+
+# What the compiler made of the CUDA kernels, against their budgets. Needs nvcc and cuobjdump, no GPU.
+sass: $(VENV)/.test
+	$(BIN)/python tools/sass_table.py --archs 80,90a
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/test_sass_table.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
