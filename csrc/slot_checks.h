@@ -82,6 +82,25 @@ struct SlotCheck {
     if (!t.is_contiguous()) refuse(std::string(name) + " must be contiguous");
   }
 
+  // Weights of a convolution, or their state: as ops.slot_layers.by_taps lays them. Axes of one
+  // entry may have any stride.
+  void by_taps(const char* name, const Tensor& t) const {
+    const int64_t axes = t.dim();
+    int64_t step = 1;
+    bool fits = axes >= 4;
+    for (int64_t i = 0; fits && i < axes; ++i) {
+      const int64_t d = i == 0 ? axes - 3 : i == 1 ? axes - 1 : i == 2 ? axes - 2 : axes - 1 - i;
+      fits = t.size(d) <= 1 || t.strides()[d] == step;
+      step *= t.size(d);
+    }
+    if (!fits && t.numel() > 0)
+      refuse(std::string(name) + " must lie tap by tap; call ops.slot_layers.by_taps");
+  }
+
+  void laid(const char* name, const Tensor& t, bool is_conv) const {
+    is_conv ? by_taps(name, t) : contiguous(name, t);
+  }
+
   void same_shape(const char* name, const Tensor& t, const Tensor& like) const {
     bool fits = t.dim() == like.dim() && like.dim() > 0;
     for (int64_t d = 0; fits && d < t.dim(); ++d) fits = t.size(d) == like.size(d);
@@ -92,14 +111,14 @@ struct SlotCheck {
   }
 
   // State is of the type of the activations, or bfloat16 beside float32.
-  void state(const char* name, const Tensor& t) const {
+  void state(const char* name, const Tensor& t, bool is_conv = false) const {
     const bool fits_half = is_bf16(t) && alike.type == ScalarType::Float;
     if (!fits_half && t.scalar_type() != alike.type) {
       refuse(std::string(name) +
              " must have the type of the activations, or be bfloat16 beside float32");
     }
     alike.device(name, t);
-    contiguous(name, t);
+    laid(name, t, is_conv);
   }
 
   void choices(int64_t activation, int64_t arithmetic) const {
@@ -189,11 +208,12 @@ struct SlotCheck {
               const OptionalTensor& bias,
               const OptionalTensor& bias_delta,
               int64_t outs) const {
+    const bool is_conv = weight.dim() == 4;
     alike.floating("weight", weight);
-    contiguous("weight", weight);
+    laid("weight", weight, is_conv);
     channels("bias", bias, outs);
     if (delta.has_value()) {
-      state("delta", *delta);
+      state("delta", *delta, is_conv);
       if (delta->dim() != weight.dim() + 1 || delta->size(0) != slots ||
           delta->numel() != slots * weight.numel())
         refuse("delta must be [slots, ...] with the shape of the weights, got " +
@@ -239,12 +259,12 @@ struct SlotCheck {
     has_output(y, activation);
   }
 
-  AdamState adam(EFT_ADAM_PARAMETERS) const {
-    state("delta", delta);
+  AdamState adam(EFT_ADAM_PARAMETERS, bool is_conv = false) const {
+    state("delta", delta, is_conv);
     for (const auto& [name, t] : {std::pair<const char*, const Tensor*>{"first", &first},
                                   std::pair<const char*, const Tensor*>{"second", &second}}) {
       same_shape(name, *t, delta);
-      state(name, *t);
+      state(name, *t, is_conv);
       if (is_bf16(*t) != is_bf16(delta)) refuse("delta and moments must have one type");
     }
     check_shape(op, "constants", constants, {-1, 2});

@@ -2,8 +2,9 @@
 // ops/slot_layers.py computes them in plain torch.
 //
 // Letters: S slots, C and D channels in and out, R rows, N steps. Activations are [S,C,H,W] and
-// [S,R,C]; weights [D,C/groups,kh,kw] and [D,C]; a difference or a moment has the weights' shape
-// behind [S], in their type or bfloat16. geometry: stride, padding and dilation (two numbers each)
+// [S,R,C]; weights [D,C/groups,kh,kw], which lie tap by tap (ops.slot_layers.by_taps), and [D,C]; a
+// difference or a moment has the weights' shape behind [S] and lies as they do, in their type or
+// bfloat16. geometry: stride, padding and dilation (two numbers each)
 // and groups. activation: 0 none, 1 ReLU, 2 ReLU6. arithmetic: 0 float32, 1 3xTF32, 2 TF32. time
 // [S] int32 and active [S] bool say which slots take part; constants [N,2] float64 are Adam's.
 #include <torch/csrc/stable/library.h>
@@ -154,7 +155,7 @@ void slot_conv_update(const Tensor& g,
   const ConvShape shape = check.conv_shape(x, delta, geometry, 1);
   check.choices(activation, arithmetic);
   check.incoming(g, y, scale, activation, shape);
-  const AdamState adam = check.adam(EFT_ADAM_ARGUMENTS);
+  const AdamState adam = check.adam(EFT_ADAM_ARGUMENTS, true);
   const Cuda device(check.op, x);
   const Tensor gradient = dense(g), in = dense(x);
   const OptionalTensor out = check.like_output("y", y, shape);

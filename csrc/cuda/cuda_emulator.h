@@ -1,7 +1,8 @@
 // Runs CUDA kernels on the CPU, for tests on machines without a GPU. Chosen by launch.h.
 //
 // Each CUDA thread of a block is a fibre; fibres switch at barriers and warp operations only, in an
-// order that the test chooses, so a race shows as different bits. Blocks run one after another.
+// order that the test chooses, so a race shows as different bits; races in shared memory are also
+// told by name in a build that watches them (cuda_emulator_race.cpp). Blocks run one after another.
 // Left out on purpose: atomics (a kernel that uses one does not compile here, which is how the rule
 // "equal bits on every run" is kept), __shared__ without EFT_SHARED, and allocation.
 // Not shown here: speed, occupancy, bank conflicts, memory order between blocks, graphs.
@@ -111,9 +112,10 @@ void launch(void (*kernel)(Parameters...),
       &thread);
 }
 
-// Unwritten memory holds signalling NaN, or 0xDEADBEEF where the type is no floating one.
+// Unwritten memory holds signalling NaN, or 0xDEADBEEF where the type is no floating one. No
+// access of the kernel's, so not watched for races.
 template <typename T>
-void poison(void* memory, size_t bytes) {
+__attribute__((no_sanitize_thread)) void poison(void* memory, size_t bytes) {
   uint32_t pattern[2] = {0xDEADBEEF, 0xDEADBEEF};
   if (std::is_same_v<T, float>) pattern[0] = pattern[1] = 0x7FA00000;
   if (std::is_same_v<T, double>) pattern[0] = 0, pattern[1] = 0x7FF40000;
@@ -246,6 +248,7 @@ inline float to_tf32(float x) {
   std::memcpy(&x, &bits, 4);
   return x;
 }
+inline float near_tf32(float x) { return to_tf32(x); }
 inline void mma_tf32_16x8x8(float d[4], const float a[4], const float b[2], EFT_SITE) {
   eft_fast::cuda_emulator::mma({file, line}, d, a, b);
 }

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #ifdef EFT_FAST_CUDA_EMULATOR
 
@@ -34,6 +35,13 @@ __device__ __forceinline__ float to_tf32(float x) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
   return __uint_as_float(bits);
+}
+
+// The same for an operand of a tensor core, which ignores the other bits: they stay. Two
+// instructions, where the conversion above takes six; NaN and infinity stay what they are.
+__device__ __forceinline__ float near_tf32(float x) {
+  const float inf = __int_as_float(0x7F800000);
+  return fabsf(x) < inf ? __uint_as_float(__float_as_uint(x) + 0x1000u) : x;
 }
 
 // d += a b for one warp: a is 16x8, b is 8x8, d is 16x8 in float32. With g = lane / 4, t = lane %
@@ -72,6 +80,16 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 
 namespace eft_fast {
+
+// x = high + low, by cutting; the tensor core takes 10 bits of each. Two instructions, where
+// rounding takes twelve; NaN and infinity stay NaN and infinity in high.
+__device__ inline void split_tf32(float x, float& high, float& low) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  bits &= 0xFFFFE000u;
+  memcpy(&high, &bits, 4);
+  low = x - high;
+}
 
 // Blocks of a launch. A grid that is too large becomes one of 0 blocks: the launch refuses it,
 // where a cast would leave a part of the work undone.

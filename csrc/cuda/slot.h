@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "launch.h"
 #include "slot_launchers.h"
@@ -25,35 +26,57 @@ struct Divider {
   }
 };
 
-__device__ inline float from_bf16(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+// bfloat16, as differences and moments may be stored.
+struct Bf16 {
+  uint16_t bits;
+};
+
+template <typename T>
+__device__ inline T from_state(T x) {
+  return x;
+}
+
+__device__ inline float from_state(Bf16 half) {
+  const uint32_t bits = static_cast<uint32_t>(half.bits) << 16;
   float x;
   memcpy(&x, &bits, 4);
   return x;
 }
 
+template <typename S>
+__device__ inline S to_state(S x) {
+  return x;
+}
+
 // To the nearest, ties to even; NaN stays NaN.
-__device__ inline uint16_t to_bf16(float x) {
+template <typename S>
+__device__ inline std::enable_if_t<std::is_same_v<S, Bf16>, Bf16> to_state(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
-  if (x != x) return 0x7FC0;
-  return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
+  if (x != x) return {0x7FC0};
+  return {static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16)};
 }
 
-// State is of the type of the activations, or bfloat16.
+// Four neighbours in memory, moved at once; the first one lies at a multiple of four.
 template <typename T>
-__device__ inline T load_state(const void* state, int64_t i, bool is_bf16) {
-  if (is_bf16) return from_bf16(static_cast<const uint16_t*>(state)[i]);
-  return static_cast<const T*>(state)[i];
+struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
+  T at[4];
+};
+
+template <typename T>
+__device__ inline Four<T> load_four(const T* from) {
+  return *reinterpret_cast<const Four<T>*>(from);
 }
 
 template <typename T>
-__device__ inline void store_state(void* state, int64_t i, T value, bool is_bf16) {
-  if (is_bf16) {
-    static_cast<uint16_t*>(state)[i] = to_bf16(static_cast<float>(value));
-  } else {
-    static_cast<T*>(state)[i] = value;
-  }
+__device__ inline void store_four(T* target, const Four<T>& values) {
+  *reinterpret_cast<Four<T>*>(target) = values;
+}
+
+// Whether fours can start here.
+inline bool holds_fours(const void* memory, int64_t bytes_of_one) {
+  const int64_t bytes = 4 * bytes_of_one < 16 ? 4 * bytes_of_one : 16;
+  return reinterpret_cast<uintptr_t>(memory) % bytes == 0;
 }
 
 // ---- slots -------------------------------------------------------------------------------------
@@ -68,7 +91,8 @@ struct Clock {
   __device__ bool is_new(int64_t slot) const { return time && time[slot] == 0; }
 };
 
-// start [n] and delta [slots][n]; null delta: the weights are the start.
+// start [n] and delta [slots][n], which is of the type of the activations or bfloat16; null delta:
+// the weights are the start.
 template <typename T>
 struct Weights {
   const T* start;
@@ -76,21 +100,54 @@ struct Weights {
   bool is_bf16;
 };
 
-// The weights of one slot.
+// The weights of one slot, with state of type S.
+template <typename T, typename S>
+struct OwnWeights {
+  const T* start;
+  const S* delta;  // null where the slot adds nothing
+
+  __device__ OwnWeights(const Weights<T>& weights, int64_t slot, int64_t size, bool is_new)
+      : start(weights.start),
+        delta(weights.delta && !is_new ? static_cast<const S*>(weights.delta) + slot * size
+                                       : nullptr) {}
+
+  __device__ T at(int64_t i) const { return delta ? start[i] + from_state(delta[i]) : start[i]; }
+};
+
+// The same where the type of the state is only known at run time: for biases, and for shapes that
+// no fast path serves.
 template <typename T>
 struct SlotWeights {
-  Weights<T> weights;
+  const T* start;
+  const void* delta;
   int64_t first;
-  bool has_delta;
+  bool is_bf16;
 
   __device__ SlotWeights(const Weights<T>& weights, int64_t slot, int64_t size, bool is_new)
-      : weights(weights), first(slot * size), has_delta(weights.delta && !is_new) {}
+      : start(weights.start),
+        delta(is_new ? nullptr : weights.delta),
+        first(slot * size),
+        is_bf16(weights.is_bf16) {}
 
   __device__ T at(int64_t i) const {
-    const T start = weights.start[i];
-    return has_delta ? start + load_state<T>(weights.delta, first + i, weights.is_bf16) : start;
+    if (!delta) return start[i];
+    if (is_bf16) return start[i] + from_state(static_cast<const Bf16*>(delta)[first + i]);
+    return start[i] + static_cast<const T*>(delta)[first + i];
   }
 };
+
+// f(S{}) with the type of the state; false if there is no such kernel.
+template <typename T, typename F>
+bool with_state(bool is_bf16, F f) {
+  if (!is_bf16) {
+    f(T{});
+  } else if constexpr (std::is_same_v<T, float>) {
+    f(Bf16{});
+  } else {
+    return false;
+  }
+  return true;
+}
 
 // ---- Adam --------------------------------------------------------------------------------------
 
@@ -107,15 +164,17 @@ struct Adam {
 #define EFT_SLOT_PACK_ADAM \
   {delta, first, second, constants, steps, beta1, beta2, eps, state == eft_fast::kBf16State}
 
-// Adam of one slot, in torch's order of operations.
-template <typename T>
+// Adam of one slot, in torch's order of operations, on state of type S.
+template <typename T, typename S>
 struct AdamStep {
-  Adam adam;
+  S *delta, *first, *second;
   T rate, root, beta2, gain1, gain2, eps;
   bool is_new;
 
   __device__ AdamStep(const Adam& adam, const Clock& clock, int64_t slot)
-      : adam(adam),
+      : delta(static_cast<S*>(adam.delta)),
+        first(static_cast<S*>(adam.first)),
+        second(static_cast<S*>(adam.second)),
         beta2(static_cast<T>(adam.beta2)),
         gain1(static_cast<T>(1 - adam.beta1)),
         gain2(static_cast<T>(1 - adam.beta2)),
@@ -126,19 +185,39 @@ struct AdamStep {
     root = static_cast<T>(adam.constants[2 * time + 1]);
   }
 
+  __device__ void step(T gradient, S& delta, S& first, S& second) const {
+    T m = is_new ? T(0) : T(from_state(first));
+    T v = is_new ? T(0) : T(from_state(second));
+    const T moved = is_new ? T(0) : T(from_state(delta));
+    m += gain1 * (gradient - m);
+    v = beta2 * v + gain2 * (gradient * gradient);
+    const T denominator = math::square_root(v) / root + eps;
+    first = to_state<S>(m);
+    second = to_state<S>(v);
+    delta = to_state<S>(moved - rate * (m / denominator));
+  }
+
   __device__ void update(int64_t i, T gradient) const {
-    const bool half = adam.is_bf16;
-    T first = is_new ? T(0) : load_state<T>(adam.first, i, half);
-    T second = is_new ? T(0) : load_state<T>(adam.second, i, half);
-    const T delta = is_new ? T(0) : load_state<T>(adam.delta, i, half);
-    first += gain1 * (gradient - first);
-    second = beta2 * second + gain2 * (gradient * gradient);
-    const T denominator = math::square_root(second) / root + eps;
-    store_state<T>(adam.first, i, first, half);
-    store_state<T>(adam.second, i, second, half);
-    store_state<T>(adam.delta, i, delta - rate * (first / denominator), half);
+    step(gradient, delta[i], first[i], second[i]);
+  }
+
+  __device__ void update_four(int64_t i, const Four<T>& gradient) const {
+    Four<S> d = load_four(delta + i), m = load_four(first + i), v = load_four(second + i);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) step(gradient.at[e], d.at[e], m.at[e], v.at[e]);
+    store_four(delta + i, d);
+    store_four(first + i, m);
+    store_four(second + i, v);
   }
 };
+
+// Whether the state of every slot can be moved in fours.
+template <typename T>
+bool holds_fours(const Adam& adam, int64_t numbers_of_slot) {
+  const int64_t bytes = adam.is_bf16 ? 2 : static_cast<int64_t>(sizeof(T));
+  return numbers_of_slot % 4 == 0 && holds_fours(adam.delta, bytes) &&
+         holds_fours(adam.first, bytes) && holds_fours(adam.second, bytes);
+}
 
 __device__ inline bool takes_update(const Adam& adam, const Clock& clock, int64_t slot) {
   return clock.is_active(slot) && clock.time[slot] >= 0 && clock.time[slot] < adam.steps;
@@ -160,6 +239,12 @@ struct Incoming {
   const T *g, *y, *scale;
   int activation;
 
+  // The activation is flat where the output is not positive, or beyond this.
+  __device__ T above() const {
+    if (activation != kRelu6) return T(INFINITY);
+    return sizeof(T) == 4 ? T(5.9999995f) : T(5.999999999999999);  // the number before 6
+  }
+
   __device__ T at(int64_t i, int channel) const {
     T value = g[i];
     if (activation != kNoActivation) {
@@ -173,7 +258,7 @@ struct Incoming {
 // ---- convolutions ------------------------------------------------------------------------------
 
 // ConvShape in the integers that kernels count with. A tensor of one slot has fewer than 2^31
-// elements.
+// elements. Weights lie tap by tap, [out][kh][kw][in]: a chunk of a sum over them has one tap.
 struct Conv {
   int groups, cin, hin, win, cout, hout, wout, kh, kw, sh, sw, ph, pw, dh, dw;
   int area;      // kh kw
@@ -181,7 +266,7 @@ struct Conv {
   int in_group;  // input channels of a group
   int depth;     // in_group kh kw: length of a product
   int64_t in_size, out_size, weight_size;
-  Divider by_area, by_kw, by_wout;
+  Divider by_in, by_out, by_kw, by_wout;
 
   explicit Conv(const ConvShape& s)
       : groups(s.groups),
@@ -206,9 +291,13 @@ struct Conv {
         in_size(s.cin * s.hin * s.win),
         out_size(s.cout * s.hout * s.wout),
         weight_size(s.cout * in_group * s.kh * s.kw),
-        by_area(area),
+        by_in(in_group),
+        by_out(cout),
         by_kw(kw),
         by_wout(wout) {}
+
+  // One tap that reads each pixel once, in order: a product of matrices as they lie in memory.
+  EFT_HD bool is_pointwise() const { return area == 1 && sh == 1 && sw == 1 && ph == 0 && pw == 0; }
 
   // Which element of a slot's input tap (ky, kx) of input channel ci reads for the output pixel
   // whose window starts at (top, left); -1 outside of the image.
@@ -226,7 +315,8 @@ inline bool is_countable(const ConvShape& s) {
     return (n + kDividerSlack + by) * by < int64_t{1} << 32;
   };
   return s.cin * s.hin * s.win < limit && s.cout * s.hout * s.wout < limit &&
-         s.cout * depth < limit && divides(depth, area) && divides(s.cout * area, area) &&
+         s.cout * depth < limit && divides(depth, s.cin / s.groups) &&
+         divides(s.cout * area, s.cout) && divides(area, s.kw) &&
          divides(s.hout * s.wout, s.wout) && divides(s.hin * s.win, s.win);
 }
 

@@ -8,21 +8,33 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kAll = 0xFFFFFFFFu;
 
-template <typename T>
+// kWide neighbouring numbers per thread: 4 where everything can be moved in fours.
+template <typename T, typename S, int kWide>
 __global__ void __launch_bounds__(kThreads)
     adam_kernel(int64_t parts, int64_t n, int blocks, const T* g, Adam args, Clock clock) {
   const int64_t slot = blockIdx.x / blocks;
   if (!takes_update(args, clock, slot)) return;
-  const int64_t i = static_cast<int64_t>(blockIdx.x % blocks) * kThreads + threadIdx.x;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x % blocks) * kThreads + threadIdx.x;
+  const int64_t i = thread * kWide;
   if (i >= n) return;
-  const AdamStep<T> adam(args, clock, slot);
-  T sum = T(0);
-  for (int64_t part = 0; part < parts; ++part) sum += g[(slot * parts + part) * n + i];
-  adam.update(slot * n + i, sum);
+  const T* const from = g + slot * parts * n + i;
+  if constexpr (kWide == 4) {
+    Four<T> sum = {};
+    for (int64_t part = 0; part < parts; ++part) {
+      const Four<T> more = load_four(from + part * n);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum.at[e] += more.at[e];
+    }
+    AdamStep<T, S>(args, clock, slot).update_four(slot * n + i, sum);
+  } else {
+    T sum = T(0);
+    for (int64_t part = 0; part < parts; ++part) sum += from[part * n];
+    AdamStep<T, S>(args, clock, slot).update(slot * n + i, sum);
+  }
 }
 
 // A warp sums one channel.
-template <typename T>
+template <typename T, typename S>
 __global__ void __launch_bounds__(kThreads) bias_kernel(int64_t slots,
                                                         int64_t rows,
                                                         int64_t channels,
@@ -42,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) bias_kernel(int64_t slots,
     }
   }
   for (int reach = 16; reach > 0; reach /= 2) sum += __shfl_xor_sync(kAll, sum, reach);
-  if (lane == 0) AdamStep<T>(args, clock, slot).update(index, sum);
+  if (lane == 0) AdamStep<T, S>(args, clock, slot).update(index, sum);
 }
 
 template <typename T>
@@ -55,7 +67,7 @@ int adam_update(int64_t slots,
                 void* stream) {
   if (!clock.time) return cudaErrorInvalidValue;
   if (slots * n == 0) return cudaSuccess;
-  launch_adam<T>(slots, parts, n, g, adam, clock, stream);
+  if (!launch_adam<T>(slots, parts, n, g, adam, clock, stream)) return cudaErrorInvalidValue;
   return cudaGetLastError();
 }
 
@@ -70,48 +82,55 @@ int bias_update(int64_t slots,
                 void* stream) {
   if (!clock.time) return cudaErrorInvalidValue;
   if (slots * channels == 0) return cudaSuccess;
-  EFT_LAUNCH((bias_kernel<T>),
-             grid_of(divide_up(slots * channels, kThreads / 32)),
-             kThreads,
-             0,
-             stream,
-             slots,
-             rows,
-             channels,
-             pixels,
-             incoming,
-             adam,
-             clock);
-  return cudaGetLastError();
+  const bool is_known = with_state<T>(adam.is_bf16, [&](auto state) {
+    EFT_LAUNCH((bias_kernel<T, decltype(state)>),
+               grid_of(divide_up(slots * channels, kThreads / 32)),
+               kThreads,
+               0,
+               stream,
+               slots,
+               rows,
+               channels,
+               pixels,
+               incoming,
+               adam,
+               clock);
+  });
+  return is_known ? cudaGetLastError() : cudaErrorInvalidValue;
 }
 
 }  // namespace
 
 template <typename T>
-void launch_adam(int64_t slots,
+bool launch_adam(int64_t slots,
                  int64_t parts,
                  int64_t n,
                  const T* g,
                  const Adam& adam,
                  const Clock& clock,
                  void* stream) {
-  const int64_t blocks = divide_up(n, kThreads);
-  EFT_LAUNCH((adam_kernel<T>),
-             grid_of(slots * blocks),
-             kThreads,
-             0,
-             stream,
-             parts,
-             n,
-             static_cast<int>(blocks),
-             g,
-             adam,
-             clock);
+  const bool in_fours = holds_fours<T>(adam, n) && holds_fours(g, sizeof(T));
+  const int64_t blocks = divide_up(n, in_fours ? 4 * kThreads : kThreads);
+  return with_state<T>(adam.is_bf16, [&](auto state) {
+    using S = decltype(state);
+    const auto kernel = in_fours ? &adam_kernel<T, S, 4> : &adam_kernel<T, S, 1>;
+    EFT_LAUNCH(kernel,
+               grid_of(slots * blocks),
+               kThreads,
+               0,
+               stream,
+               parts,
+               n,
+               static_cast<int>(blocks),
+               g,
+               adam,
+               clock);
+  });
 }
 
-template void launch_adam(
+template bool launch_adam(
     int64_t, int64_t, int64_t, const float*, const Adam&, const Clock&, void*);
-template void launch_adam(
+template bool launch_adam(
     int64_t, int64_t, int64_t, const double*, const Adam&, const Clock&, void*);
 
 }  // namespace eft_fast

@@ -13,7 +13,7 @@ struct ConvEnd {
   int activation;
 
   __device__ T finish(T sum, const SlotWeights<T>& bias, int channel, int64_t at) const {
-    if (bias.weights.start) sum += bias.at(channel);
+    if (bias.start) sum += bias.at(channel);
     if (scale) sum = sum * scale[channel] + shift[channel];
     if (residual) sum += residual[at];
     return activate(sum, activation);
@@ -48,9 +48,9 @@ void launch_grouped_update(const ConvShape& shape,
                            const Clock& clock,
                            void* stream);
 
-// slot_adam.cu: g [slots][parts][n].
+// slot_adam.cu: g [slots][parts][n]; false if there is no kernel for the type of the state.
 template <typename T>
-void launch_adam(int64_t slots,
+bool launch_adam(int64_t slots,
                  int64_t parts,
                  int64_t n,
                  const T* g,

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) grouped_forward_kernel(Conv conv,
       for (int ky = 0; ky < conv.kh; ++ky) {
         for (int kx = 0; kx < conv.kw; ++kx) {
           const int at = conv.input_at(first_in + ci, top, left, ky, kx);
-          if (at >= 0) sum += filter[(ci * conv.kh + ky) * conv.kw + kx] * image[at];
+          if (at >= 0) sum += filter[(ky * conv.kw + kx) * conv.in_group + ci] * image[at];
         }
       }
     }
@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(kThreads) grouped_backward_kernel(Conv conv,
   const SlotWeights<T> own(weights, slot, conv.weight_size, clock.is_new(slot));
   for (int i = threadIdx.x; i < out_group * conv.area; i += kThreads) {
     const int co = i / conv.area, tap = i % conv.area;
-    const int64_t row = static_cast<int64_t>(first_out + co) * conv.in_group;
-    filter[i] = own.at((row + channel % conv.in_group) * conv.area + tap);
+    const int64_t row = static_cast<int64_t>(first_out + co) * conv.area;
+    filter[i] = own.at((row + tap) * conv.in_group + channel % conv.in_group);
   }
   __syncthreads();
   const int first = blockIdx.x % pixel_chunks * kChunkPixels;
@@ -95,9 +95,9 @@ __global__ void __launch_bounds__(kThreads) grouped_backward_kernel(Conv conv,
   }
 }
 
-// A block has one filter plane: output channel and input channel of its group. A warp sums one tap
+// A block has the taps of one output channel on one input channel of its group. A warp sums one tap
 // at a time over all pixels; its first lane makes the update.
-template <typename T>
+template <typename T, typename S>
 __global__ void __launch_bounds__(kThreads)
     grouped_update_kernel(Conv conv, Incoming<T> incoming, const T* x, Adam args, Clock clock) {
   const int64_t plane = blockIdx.x, row = plane / conv.in_group, slot = row / conv.cout;
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
   const int group = channel / (conv.cout / conv.groups);
   const int ci = group * conv.in_group + plane % conv.in_group;
   const T* image = x + slot * conv.in_size;
-  const AdamStep<T> adam(args, clock, slot);
+  const AdamStep<T, S> adam(args, clock, slot);
   for (int tap = threadIdx.x / 32; tap < conv.area; tap += kThreads / 32) {
     const int ky = tap / conv.kw, kx = tap % conv.kw;
     T sum = T(0);
@@ -117,7 +117,9 @@ __global__ void __launch_bounds__(kThreads)
       if (at >= 0) sum += incoming.at(row * conv.pixels + pixel, channel) * image[at];
     }
     for (int reach = 16; reach > 0; reach /= 2) sum += __shfl_xor_sync(kAll, sum, reach);
-    if (lane == 0) adam.update(plane * conv.area + tap, sum);
+    if (lane == 0) {
+      adam.update((row * conv.area + tap) * conv.in_group + plane % conv.in_group, sum);
+    }
   }
 }
 
@@ -185,16 +187,18 @@ void launch_grouped_update(const ConvShape& shape,
                            const Clock& clock,
                            void* stream) {
   const Conv conv(shape);
-  EFT_LAUNCH((grouped_update_kernel<T>),
-             grid_of(shape.slots * shape.cout * conv.in_group),
-             kThreads,
-             0,
-             stream,
-             conv,
-             incoming,
-             x,
-             adam,
-             clock);
+  with_state<T>(adam.is_bf16, [&](auto state) {
+    EFT_LAUNCH((grouped_update_kernel<T, decltype(state)>),
+               grid_of(shape.slots * shape.cout * conv.in_group),
+               kThreads,
+               0,
+               stream,
+               conv,
+               incoming,
+               x,
+               adam,
+               clock);
+  });
 }
 
 #define EFT_SLOT_GROUPED(T)                                                                        \

@@ -1,8 +1,9 @@
 // The launchers of the per-slot kernels: layers in which every slot has weights of its own.
 //
-// Rules are those of launchers.h. Activations are [slots][channels][height][width], weights start
-// [out][in][kh][kw] and delta [slots][out][in][kh][kw]. A tensor named T* is float in _f32 and
-// double in _f64; state (delta and both moments) is the same, or bfloat16 with state = kBf16.
+// Rules are those of launchers.h. Activations are [slots][channels][height][width]. Weights lie tap
+// by tap, start [out][kh][kw][in / groups] and delta [slots][out][kh][kw][in / groups]. A tensor
+// named T* is float in _f32 and double in _f64; state (delta and both moments) is the same, or
+// bfloat16 with state = kBf16.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ struct ConvShape {
 };
 
 // Tiles may reach beyond an end by this much when they count.
-constexpr int64_t kDividerSlack = 64;
+constexpr int64_t kDividerSlack = 128;
 
 // The weight gradient of large maps is summed in parts; elements of the workspace, 0 for none. The
 // split depends on the map alone, so that a person's bits do not depend on the slots.

@@ -26,6 +26,8 @@ from eft_fast.ops.slot_types import (
     SlotClock,
     SlotState,
     SlotWeights,
+    by_taps,
+    empty_state,
     make_adam_options,
 )
 
@@ -40,10 +42,12 @@ __all__ = [
     "SlotWeights",
     "adam_update",
     "bias_update",
+    "by_taps",
     "conv_backward",
     "conv_forward",
     "conv_gradient",
     "conv_update",
+    "empty_state",
     "has_kernels",
     "linear_backward",
     "linear_forward",
@@ -67,7 +71,8 @@ def conv_forward(
 ) -> Float[Tensor, "S D h w"]:
     """activation(scale * (x * W + bias) + shift + residual), W = weight + delta.
 
-    Rows of slots that are not active hold anything.
+    Weights and state of convolutions lie as ``by_taps`` lays them, for the kernels. Rows of slots
+    that are not active hold anything.
     """
     if not has_kernels(x):
         return slot_reference.conv_forward(x, weights, geometry, clock, end, residual)
@@ -178,6 +183,10 @@ def adam_update(g: Tensor, state: SlotState, adam: AdamOptions, clock: SlotClock
     if not has_kernels(g):
         slot_reference.adam_update(g, state, adam, clock)
         return
+    if not state.delta.is_contiguous():  # weights of a convolution, which lie tap by tap
+        parts = (state.delta, state.first, state.second)
+        state = SlotState(*(part.movedim(-3, -1) for part in parts))
+        g = g.movedim(-3, -1)
     _ADAM_UPDATE(g, *_adam_row(state, adam, clock))
 
 

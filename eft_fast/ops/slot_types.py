@@ -12,6 +12,26 @@ from torch import Tensor
 #: How float32 sums of products are made on a GPU, by name. ``float32``: multiply-adds. ``3xtf32``:
 #: tensor cores on operands split in two, float32-grade. ``tf32``: operands rounded to 10 bits.
 ARITHMETIC: Final = {"float32": 0, "3xtf32": 1, "tf32": 2}
+
+
+def by_taps(weights: Tensor) -> Tensor:
+    """Weights of a convolution [.., D, C, kh, kw] as the kernels read them.
+
+    The same numbers in the same shape, but the input channels lie side by side in memory: a piece
+    of a sum over taps and channels then has one tap.
+    """
+    if weights.ndim < 4:
+        return weights.contiguous()
+    return weights.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def empty_state(start: Tensor, slots: int, dtype: torch.dtype | None) -> Tensor:
+    """Memory for a difference or a moment of ``slots`` people, laid as the start weights are."""
+    if start.is_contiguous():
+        return start.new_empty(slots, *start.shape, dtype=dtype)
+    return start.new_empty(slots, *start.movedim(-3, -1).shape, dtype=dtype).movedim(-1, -3)
+
+
 #: What may follow a convolution inside of its kernel.
 ACTIVATIONS: Final = {"none": 0, "relu": 1, "relu6": 2}
 

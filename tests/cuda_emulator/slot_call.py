@@ -1,8 +1,11 @@
-"""Calls the per-slot launchers as the operators do, with outputs and workspaces full of NaN."""
+"""Calls the per-slot launchers as the operators do, with outputs and workspaces full of NaN.
+
+Weights are given as torch has them, [.., D, C, kh, kw]; the launchers want them tap by tap.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -85,6 +88,11 @@ class Clock:
         return self.time, self.active, None
 
 
+def by_taps(weights: Tensor | None) -> Tensor | None:
+    """[.., D, C, kh, kw] as [.., D, kh, kw, C]."""
+    return None if weights is None else weights.movedim(-3, -1).contiguous()
+
+
 def is_bf16(state: Tensor | None) -> int:
     return int(state is not None and state.dtype == torch.bfloat16)
 
@@ -108,7 +116,7 @@ def conv_forward(
     scale, shift = norm or (None, None)
     gpu(
         f"eft_slot_conv_forward_{suffix(x)}",
-        *(layer.row(len(x)), x, start, delta, bias, bias_delta, is_bf16(delta)),
+        *(layer.row(len(x)), x, by_taps(start), by_taps(delta), bias, bias_delta, is_bf16(delta)),
         *(scale, shift, residual, activation, arithmetic, out, *(clock or Clock()).arguments()),
     )
     return out
@@ -131,8 +139,8 @@ def conv_backward(
     g_x = unset(g, len(g), layer.cin, *layer.size)
     gpu(
         f"eft_slot_conv_backward_{suffix(g)}",
-        *(layer.row(len(g)), g, y, scale, start, delta, is_bf16(delta), add, activation),
-        *(arithmetic, g_x, *(clock or Clock()).arguments()),
+        *(layer.row(len(g)), g, y, scale, by_taps(start), by_taps(delta), is_bf16(delta), add),
+        *(activation, arithmetic, g_x, *(clock or Clock()).arguments()),
     )
     return g_x
 
@@ -153,11 +161,17 @@ def conv_update(
     pixels = layer.out_size[0] * layer.out_size[1]
     parts = -(-pixels // PART_PIXELS) if layer.groups == 1 else 1
     workspace = unset(g, len(g), parts, *layer.weight_shape) if parts > 1 else None
+    held = (state.delta, state.first, state.second)
+    moved = replace(
+        state, **dict(zip(("delta", "first", "second"), map(by_taps, held), strict=True))
+    )
     gpu(
         f"eft_slot_conv_update_{suffix(g)}",
         *(layer.row(len(g)), g, y, scale, x, activation, arithmetic, workspace),
-        *(*state.arguments(), *clock.arguments()),
+        *(*moved.arguments(), *clock.arguments()),
     )
+    for target, value in zip(held, (moved.delta, moved.first, moved.second), strict=True):
+        target.copy_(value.movedim(-1, -3))
 
 
 def bias_update(

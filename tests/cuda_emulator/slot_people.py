@@ -23,6 +23,13 @@ LAYERS = {
     "depthwise-no-padding": Layer(5, 5, (9, 9), (3, 3), (2, 2), groups=5),
     "grouped": Layer(6, 9, (7, 8), (3, 3), (2, 1), (1, 0), groups=3),
     "in-parts": Layer(3, 5, (41, 40), (3, 3), padding=(1, 1)),
+    # What the fast ways of float32 take: sixteen channels at a time, in fours or not.
+    "fast-1x1": Layer(64, 144, (4, 5)),
+    "fast-1x1-odd": Layer(64, 128, (5, 3)),
+    "fast-3x3": Layer(64, 32, (6, 6), (3, 3), padding=(1, 1)),
+    "fast-3x3-odd": Layer(64, 128, (3, 5), (3, 3), padding=(1, 1)),
+    "fast-stride": Layer(16, 16, (9, 8), (3, 3), (2, 2), (1, 1)),
+    "fast-1x1-stride": Layer(20, 16, (9, 7), stride=(2, 2)),
 }
 DTYPES = [torch.float32, torch.float64]
 PEOPLE = [1, 3]

@@ -33,6 +33,8 @@ from tests.cuda_emulator.slot_people import (
     start_adam,
 )
 
+FAST = [name for name in LAYERS if name.startswith("fast")]
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("people", PEOPLE)
@@ -64,7 +66,7 @@ def test_forward_matches_torch(gpu, name, people, dtype):
 
 
 @pytest.mark.parametrize("arithmetic", [THREE_TF32, TF32])
-@pytest.mark.parametrize("name", ["stem", "1x1-wide", "3x3", "3x3-stride"])
+@pytest.mark.parametrize("name", ["stem", "1x1-wide", "3x3", "3x3-stride", *FAST])
 def test_tensor_cores_match_torch(gpu, name, arithmetic):
     """Forward, gradient of the input, gradient of the weights (read back from Adam's moment)."""
     layer, people = LAYERS[name], 2
@@ -142,6 +144,40 @@ def test_update_is_adam(gpu, name, dtype):
     assert clock.time.tolist() == [2, 3, 7]
 
 
+@pytest.mark.parametrize("name", ["fast-1x1", "fast-3x3"])
+def test_memory_that_fours_cannot_start_in_is_read_one_by_one(gpu, name):
+    """A view one number into its memory; on a GPU a move of 16 bytes would fail there."""
+    layer = LAYERS[name]
+    start, delta, _, _ = make_weights(layer, 2)
+    x, y = draw(2, layer.cin, *layer.size), draw(2, layer.cout, *layer.out_size).relu()
+    g, scale = draw(*y.shape, seed=5), draw(layer.cout)
+
+    def shifted(values: Tensor) -> Tensor:
+        memory = values.new_empty(values.numel() + 1).float()
+        return memory[1:].reshape(values.shape).copy_(values)
+
+    exact = slot_call.conv_forward(gpu, layer, x, start, delta)
+    got = slot_call.conv_forward(gpu, layer, shifted(x), start.float(), delta.float())
+    assert_near(got, exact, TOLERANCE[torch.float32], "forward")
+    rest = {"scale": scale, "activation": RELU}
+    exact = slot_call.conv_backward(gpu, layer, g, start, delta, y=y, **rest)
+    rest["scale"] = shifted(scale)
+    got = slot_call.conv_backward(
+        gpu, layer, shifted(g), start.float(), delta.float(), y=shifted(y), **rest
+    )
+    assert_near(got, exact, TOLERANCE[torch.float32], "input gradient")
+    states = []
+    for dtype, move in ((torch.float64, lambda t: t), (torch.float32, shifted)):
+        state = make_state(2, *layer.weight_shape, dtype=dtype)
+        clock = Clock(torch.tensor([3, 0], dtype=torch.int32))
+        slot_call.conv_update(
+            gpu, layer, move(g), move(x), state, clock, y=move(y), scale=move(scale),
+            activation=RELU,
+        )  # fmt: skip
+        states.append(state)
+    assert_near(states[1].first, states[0].first, 3e-6, "first moment")
+
+
 def test_update_keeps_the_moments_exact(gpu):
     """float32 moments after 1, 2, 5 and 19 updates, without the division."""
     layer = LAYERS["3x3"]
@@ -162,7 +198,7 @@ def test_update_keeps_the_moments_exact(gpu):
             assert_near(state.second, second[None], 3e-6, f"v after {step + 1}")
 
 
-@pytest.mark.parametrize("name", ["3x3", "depthwise", "in-parts"])
+@pytest.mark.parametrize("name", ["3x3", "depthwise", "in-parts", "fast-1x1", "fast-3x3-odd"])
 def test_state_in_bfloat16(gpu, name):
     """Delta and moments are rounded once per update; sums and products stay float32."""
     layer = LAYERS[name]
@@ -191,7 +227,9 @@ def test_state_in_bfloat16(gpu, name):
         assert ((got.double() - want).abs() > 1e-6).any(), "bfloat16 rounds"
 
 
-@pytest.mark.parametrize("name", ["3x3", "1x1-stride", "depthwise-stride", "in-parts"])
+@pytest.mark.parametrize(
+    "name", ["3x3", "1x1-stride", "depthwise-stride", "in-parts", "fast-1x1", "fast-3x3"]
+)
 def test_idle_slots_are_left_alone(gpu, name):
     """Outputs, state and bits of the others: NaN in a neighbour changes nothing."""
     layer = LAYERS[name]
@@ -302,7 +340,7 @@ def test_linear_leaves_idle_slots_alone(gpu):
 
 
 @pytest.mark.parametrize("arithmetic", [FLOAT32, THREE_TF32])
-@pytest.mark.parametrize("name", ["3x3-stride", "grouped"])
+@pytest.mark.parametrize("name", ["3x3-stride", "grouped", "fast-1x1", "fast-3x3-odd"])
 def test_thread_order_changes_no_bit(kernels, name, arithmetic):
     layer = LAYERS[name]
     start, delta, _, _ = (t.float() for t in make_weights(layer, 2))

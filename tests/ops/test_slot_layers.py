@@ -56,7 +56,7 @@ class Adams:
             (moments,) = self.adams[slot].state.values()
             rows.append((self.weights[slot], moments["exp_avg"], moments["exp_avg_sq"]))
         parts = zip(*rows, strict=True)
-        return SlotState(*(torch.stack(part).to(device, dtype).contiguous() for part in parts))
+        return SlotState(*(ops.by_taps(torch.stack(part).to(device, dtype)) for part in parts))
 
     def check(self, state: SlotState, tolerance: float) -> None:
         for slot, (weight, adam) in enumerate(zip(self.weights, self.adams, strict=True)):
@@ -96,7 +96,7 @@ def test_convolution(name, dtype, device):
         return tensor.detach().to(device, dtype)
 
     clock, end = make_clock(device), ConvEnd(cast(4 * scale), cast(4 * shift), "relu6")
-    weights = SlotWeights(cast(start), state.delta, cast(bias), bias_state.delta)
+    weights = SlotWeights(ops.by_taps(cast(start)), state.delta, cast(bias), bias_state.delta)
     got = ops.conv_forward(cast(x), weights, geometry, clock, end=end)
     torch.testing.assert_close(got.cpu().double(), y.detach(), rtol=0, atol=END[dtype])
     gradient = ops.conv_backward(cast(g), weights, geometry, clock, (9, 8), y=got, end=end)
@@ -156,12 +156,13 @@ def test_a_gradient_that_is_there(device):
 def operator_arguments(device: torch.device) -> dict[str, tuple]:
     """Right arguments of every operator."""
     clock = make_clock(device)
-    x, weight = draw(3, 4, 6, 5).to(device), draw(2, 4, 3, 3).to(device)
+    x, weight = draw(3, 4, 6, 5).to(device), ops.by_taps(draw(2, 4, 3, 3).to(device))
     g, geometry = draw(3, 2, 4, 3).to(device), [1, 1, 0, 0, 1, 1, 1]
-    delta, constants = draw(3, 2, 4, 3, 3).to(device), draw(20, 2).abs().to(device)
+    delta = ops.by_taps(draw(3, 2, 4, 3, 3).to(device))
+    constants = draw(20, 2).abs().to(device)
 
     def adam(*shape: int) -> tuple:
-        parts = [draw(*shape, seed=s).abs().to(device) for s in range(3)]
+        parts = [ops.by_taps(draw(*shape, seed=s).abs().to(device)) for s in range(3)]
         return (*parts, constants, 0.9, 0.999, 1e-8, clock.time, clock.active)
 
     flat = draw(3, 2, 9).to(device), draw(7, 9).to(device), draw(3, 2, 7).to(device)
@@ -197,7 +198,9 @@ WRONG = [
     ("slot_conv_forward", 0, lambda t: t[:, :3], r"x must be \[any, 4, any, any\], got \[3, 3, 6"),
     ("slot_conv_forward", 1, lambda t: t.float(), "weight must have the type of the activations"),
     ("slot_conv_forward", 2, lambda t: t[:2], "delta must be"),
-    ("slot_conv_forward", 2, lambda t: t.transpose(3, 4), "delta must be contiguous"),
+    ("slot_conv_forward", 1, lambda t: t.contiguous(), "weight must lie tap by tap"),
+    ("slot_conv_forward", 2, lambda t: t.transpose(3, 4), "delta must lie tap by tap"),
+    ("slot_conv_update", 6, lambda t: t.contiguous(), "second must lie tap by tap"),
     ("slot_conv_forward", 8, lambda t: t.long(), "time must be int32"),
     ("slot_conv_forward", 9, lambda t: t.int(), "active must be bool"),
     ("slot_conv_forward", 10, lambda _: [1, 1, 0], "geometry must be stride, padding and dilation"),

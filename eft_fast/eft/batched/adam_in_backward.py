@@ -77,11 +77,15 @@ class AdamLayer(nn.Module):
         super().__init__()
         self.optimiser = optimiser
         parameters = dict(layer.named_parameters(recurse=False))
-        self.start = {name: each.detach().contiguous() for name, each in parameters.items()}
+        self.start = {name: self.lay(each.detach()) for name, each in parameters.items()}
         self.tuned = {name for name, each in parameters.items() if id(each) in tuned}
         self._states: dict[str, SlotState] = {}
         self._uses = 0
         self._collected: list[Any] = []
+
+    def lay(self, values: Tensor) -> Tensor:
+        """Weights in the order in which the kernels want them; their state follows."""
+        return values.contiguous()
 
     def begin(self) -> None:
         """Forget the uses of the pass before."""
@@ -113,10 +117,8 @@ class AdamLayer(nn.Module):
         Memory is taken at the first use; layers that a network never runs cost nothing.
         """
         if name not in self._states:
-            start = self.start[name]
-            shape, dtype = (self.optimiser.slots, *start.shape), self.optimiser.state
-            parts = (start.new_empty(shape, dtype=dtype) for _ in range(3))
-            self._states[name] = SlotState(*parts)
+            each = self.start[name], self.optimiser.slots, self.optimiser.state
+            self._states[name] = SlotState(*(ops.empty_state(*each) for _ in range(3)))
         full, width = self._states[name], self.optimiser.width
         return SlotState(full.delta[:width], full.first[:width], full.second[:width])
 
@@ -164,6 +166,10 @@ class AdamConv2d(AdamLayer):
         dilation: Any = layer.dilation
         self.geometry = Geometry(stride, padding, dilation, layer.groups)
         self.end = end
+
+    def lay(self, values: Tensor) -> Tensor:
+        """Tap by tap for the kernels; plain torch keeps its own order."""
+        return ops.by_taps(values) if ops.has_kernels(values) else values.contiguous()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Apply row i's weights to row i, then what follows; ``residual`` is added before the end.
