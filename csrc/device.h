@@ -70,6 +70,9 @@ struct Cpu {
 
   Cpu(const char*, const Tensor&) {}
 
+  // Lists of a plan that only GPUs read; null: the plan has none.
+  void keep_lists(const Tensor*) {}
+
   // Asks for large pages under a big fresh tensor: a first touch costs up to 6 us per 4 kB page
   // (virtual machine, B = 32: 48 of 158 us a person), and every mesh is a first touch. A hint only;
   // the kernel may ignore it.
@@ -118,6 +121,14 @@ class Cuda {
     return empty_as(like, shape);
   }
 
+  void keep_lists(const Tensor* lists) { lists_ = lists; }
+
+  const int32_t* lists() const {
+    if (!lists_)
+      refuse(std::string(op_) + ": on a GPU a plan must hold its grouping; move it by to()");
+    return read<int32_t>(*lists_);
+  }
+
   // Memory for a kernel, of the type of the inputs.
   Tensor workspace(int64_t elements) const { return empty_as(like_, {elements}); }
 
@@ -143,6 +154,7 @@ class Cuda {
  private:
   const Tensor& like_;
   const char* op_;
+  const Tensor* lists_ = nullptr;
 
 #else
 
@@ -165,6 +177,7 @@ class Cuda {
  private:
   const Tensor& like_;
   const char* op_;
+  const Tensor* lists_ = nullptr;
   torch::stable::accelerator::DeviceGuard guard_;
 
 #endif

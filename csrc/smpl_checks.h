@@ -10,10 +10,12 @@
 namespace eft_fast {
 
 using Plan = std::vector<Tensor>;
+// The plan of points may have one more, the lists of PointsPlan.grouping, which GPUs want.
 constexpr size_t kMeshPlan = 8, kPointsPlan = 10;
 
 inline void check_length(const char* op, const Plan& plan, size_t length) {
-  if (plan.size() != length)
+  const bool has_lists = length == kPointsPlan && plan.size() == length + 1;
+  if (plan.size() != length && !has_lists)
     refuse(std::string(op) + ": plan must be " + std::to_string(length) + " tensors, got " +
            std::to_string(plan.size()));
 }
@@ -83,12 +85,25 @@ inline MeshArgs check_mesh(const Alike& alike, const Plan& plan, int64_t vertice
 struct PointsArgs {
   const Tensor &basis, &basis_t, &term_index, &term_weight, &joint_index, &joint_weight,
       &transl_weight, &output_index;
+  const Tensor* grouping;  // null where the plan has none
   int64_t rows, terms, joint_terms, sources, outputs;
 };
 
 inline PointsArgs check_points(const Alike& alike, const Plan& plan) {
-  PointsArgs p{
-      plan[2], plan[3], plan[4], plan[5], plan[6], plan[7], plan[8], plan[9], 0, 0, 0, 0, 0};
+  PointsArgs p{plan[2],
+               plan[3],
+               plan[4],
+               plan[5],
+               plan[6],
+               plan[7],
+               plan[8],
+               plan[9],
+               plan.size() > kPointsPlan ? &plan[kPointsPlan] : nullptr,
+               0,
+               0,
+               0,
+               0,
+               0};
   check_plan(alike, "basis", p.basis, {kCoefficients, 3, -1});
   p.rows = p.basis.size(2);
   if (p.rows % 16) refuse(std::string(alike.op) + ": basis must have a multiple of 16 rows");
@@ -103,6 +118,11 @@ inline PointsArgs check_points(const Alike& alike, const Plan& plan) {
   p.sources = p.transl_weight.size(0);
   check_plan(alike, "output_index", p.output_index, {-1}, true);
   p.outputs = p.output_index.size(0);
+  if (p.grouping) {
+    const int64_t numbers =
+        3 * (p.sources + 1) + p.rows + 1 + 2 * p.terms + p.outputs + 2 * p.joint_terms + 50;
+    check_plan(alike, "grouping", *p.grouping, {numbers}, true);
+  }
   return p;
 }
 

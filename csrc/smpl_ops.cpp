@@ -143,7 +143,8 @@ Tensor smpl_points(const Tensor& betas,
   const Alike alike(op, betas);
   const BodyArgs body = check_body(alike, betas, pose, transl, plan, kPointsPlan);
   const PointsArgs points = check_points(alike, plan);
-  const Device device(op, betas);
+  Device device(op, betas);
+  device.keep_lists(points.grouping);
   const Tensor out = empty_as(betas, {body.people, points.outputs, 3});
   for_type(betas, [&](auto zero) {
     using S = decltype(zero);
@@ -166,7 +167,8 @@ Gradients smpl_points_backward(const Tensor& g_points,
   const PointsArgs points = check_points(alike, plan);
   check_shape(op, "g_points", g_points, {body.people, points.outputs, 3});
   alike.floating("g_points", g_points);
-  const Device device(op, betas);
+  Device device(op, betas);
+  device.keep_lists(points.grouping);
   const Tensor g = dense(g_points);
   const Gradients out = empty_gradients(body);
   for_type(betas, [&](auto zero) {
@@ -204,7 +206,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> keypoint_loss(
   const LossArgs in =
       check_loss(alike, body.people, points.outputs, camera, keypoints, limb_index, limb_target);
   if constexpr (Device::can_read) check_limbs(op, in, points.outputs);
-  const Device device(op, betas);
+  Device device(op, betas);
+  device.keep_lists(points.grouping);
   const Tensor loss = empty_as(betas, {body.people});
   const Tensor parts = empty_as(betas, {body.people, 4});
   const Tensor g_camera = empty_as(in.camera, {body.people, camera.size(1)});
@@ -309,12 +312,12 @@ EFT_LAUNCHERS(float, f32)
 EFT_LAUNCHERS(double, f64)
 #undef EFT_LAUNCHERS
 
-// Asynchronous copies of 16 bytes start at a basis: torch's memory is aligned to more, a view into
+// Moves of 16 bytes start at a basis: torch's memory is aligned to more, a view into
 // the middle of a tensor need not be.
 template <typename S>
-void check_aligned(const S* basis) {
+void check_aligned(const char* op, const S* basis) {
   if (reinterpret_cast<uintptr_t>(basis) % 16)
-    refuse("smpl_mesh: basis must start at a multiple of 16 bytes; clone it");
+    refuse(std::string(op) + ": a basis must start at a multiple of 16 bytes; clone it");
 }
 
 // start(arguments of EFT_MESH_INPUTS..., rest...)
@@ -324,7 +327,7 @@ int launch_mesh(Start start,
                 const cpu::MeshData<S>& mesh,
                 const Cuda& device,
                 Rest... rest) {
-  check_aligned(mesh.basis);
+  check_aligned("smpl_mesh", mesh.basis);
   return start(body.people,
                mesh.vertices,
                mesh.slots,
@@ -351,8 +354,10 @@ int launch_points(Start start,
                   const cpu::PointsData<S>& plan,
                   const Cuda& device,
                   Rest... rest) {
+  check_aligned("smpl_points", plan.basis);
+  check_aligned("smpl_points", plan.basis_t);
   const int64_t bytes = points_workspace_bytes(
-      body.people, plan.rows, plan.terms, plan.sources, plan.outputs, sizeof(S), device.shared());
+      body.people, plan.rows, plan.sources, plan.outputs, sizeof(S), device.shared());
   const Tensor workspace = device.workspace(bytes / static_cast<int64_t>(sizeof(S)));
   return start(body.people,
                plan.rows,
@@ -371,6 +376,7 @@ int launch_points(Start start,
                plan.joint_weight,
                plan.transl_weight,
                plan.output_index,
+               device.lists(),
                body.betas,
                body.pose,
                body.transl,

@@ -49,32 +49,32 @@ constexpr int64_t split_sums_size(int64_t num_bodies, int64_t num_vertices) {
   return num_bodies * splits_of(num_vertices) * 218;
 }
 
-// The memory of one block of the points kernels: values of 8 people, then indices.
-EFT_HD constexpr int64_t points_arena_bytes(
-    int64_t rows, int64_t terms, int64_t sources, int64_t outputs, int64_t scalar_bytes) {
+// The memory of one block of the points kernels: values of 8 people.
+EFT_HD constexpr int64_t points_arena_bytes(int64_t rows,
+                                            int64_t sources,
+                                            int64_t outputs,
+                                            int64_t scalar_bytes) {
   const int64_t values = 218 + 24 * 12 + 24 * 3 + 24 * 15 + 6 * rows + 3 * sources + 5 * outputs;
-  const int64_t indices = 2 * terms + rows + 2 * sources + outputs + 3 + 25;
-  return divide_up(8 * values * scalar_bytes + 4 * indices, 16) * 16;
+  return 8 * values * scalar_bytes;
 }
 // Above this the memory of a block lies in the workspace on any device.
 constexpr int64_t kPointsArenaLimit = 160 << 10;
-// Blocks go through the people in turns, so that the index is made once per block, not per group.
-constexpr int64_t points_blocks(int64_t num_bodies) {
+// One per 8 people; in the workspace blocks go through the people in turns, so that it stays small.
+constexpr int64_t points_blocks(int64_t num_bodies, bool in_workspace) {
   const int64_t groups = divide_up(num_bodies, 8);
-  return groups < 528 ? groups : 528;
+  return in_workspace && groups > 528 ? 528 : groups;
 }
 // 0 where the memory of a block fits into shared memory of `limit` bytes.
 constexpr int64_t points_workspace_bytes(int64_t num_bodies,
                                          int64_t rows,
-                                         int64_t terms,
                                          int64_t sources,
                                          int64_t outputs,
                                          int64_t scalar_bytes,
                                          int64_t limit) {
-  const int64_t arena = points_arena_bytes(rows, terms, sources, outputs, scalar_bytes);
+  const int64_t arena = points_arena_bytes(rows, sources, outputs, scalar_bytes);
   return arena <= (limit < kPointsArenaLimit ? limit : kPointsArenaLimit)
              ? 0
-             : arena * points_blocks(num_bodies);
+             : arena * points_blocks(num_bodies, true);
 }
 
 // Bytes that the rasteriser needs: snapped vertices, depth keys, boxes of faces and of groups
@@ -141,14 +141,16 @@ struct RasterOutputs {
            void* stream)
 
 // What every points launcher takes first. basis [218][3][R], basis_t [3R][224], term_index [N][3],
-// term_weight [N][2], joint_index [M][2], joint_weight [M], transl_weight [S], output_index [K];
-// workspace: points_workspace_bytes, or null where that is 0.
+// term_weight [N][2], joint_index [M][2], joint_weight [M], transl_weight [S], output_index [K],
+// grouping as PointsPlan.grouping; both bases start at a multiple of 16 bytes. workspace:
+// points_workspace_bytes, or null where that is 0.
 #define EFT_POINTS_INPUTS(T)                                                                    \
   int64_t num_bodies, int64_t rows, int64_t terms, int64_t joint_terms, int64_t sources,        \
       int64_t outputs, int64_t form, const int32_t *parents, const T *skeleton, const T *basis, \
       const T *basis_t, const int32_t *term_index, const T *term_weight,                        \
       const int32_t *joint_index, const T *joint_weight, const T *transl_weight,                \
-      const int32_t *output_index, const T *betas, const T *pose, const T *transl, void *workspace
+      const int32_t *output_index, const int32_t *grouping, const T *betas, const T *pose,      \
+      const T *transl, void *workspace
 
 // points [B][K][3].
 #define EFT_POINTS_FORWARD(name, T) int name(EFT_POINTS_INPUTS(T), T* points, void* stream)

@@ -83,17 +83,143 @@ __device__ inline void for_each_chunk(const MeshInputs<float>& in,
   __syncthreads();  // the caller reuses the shared memory
 }
 
-constexpr int kTransformBytes = kManyPeople * kJoints * kTransform * int{sizeof(float)};
+// ---- the end of both tile kernels -------------------------------------------------------------
+// In two passes, each with the transforms of half of the people in shared memory, so that a
+// multiprocessor holds four blocks. A person's transforms are padded, so that eight people lie in
+// different banks; a bone is three moves of 16 bytes.
+constexpr int kPersonStride = kJoints * kTransform + 4;
+constexpr int kPassPeople = kManyPeople / 2;
 
-template <typename Stage>
+// of_place(i): which of the block's people has place i.
+template <typename F>
+__device__ inline void load_half(const MeshInputs<float>& in,
+                                 const MeshOutputs<float>& out,
+                                 int64_t first,
+                                 float* target,
+                                 F of_place) {
+  constexpr int kMoves = kJoints * kTransform / 4;
+  for (int i = threadIdx.x; i < kPassPeople * kMoves; i += blockDim.x) {
+    const int place = i / kMoves, move = i % kMoves;
+    const int64_t person = first + of_place(place);
+    if (person >= in.num_bodies) continue;
+    const float4 values =
+        *reinterpret_cast<const float4*>(out.transforms + (person * kMoves + move) * 4);
+    *reinterpret_cast<float4*>(target + place * kPersonStride + move * 4) = values;
+  }
+}
+
+// The joints that move one vertex, read once for all people; bodies with more than four per vertex
+// read the rest each time.
+struct VertexBones {
+  static constexpr int kHeld = 4;
+  int64_t first;
+  float weight[kHeld];
+  int bone[kHeld];
+
+  __device__ VertexBones(const MeshInputs<float>& in, int64_t index)
+      : first(index / 16 * in.slots * 16 + index % 16) {
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s) {
+      const bool is_there = s < in.slots;
+      weight[s] = is_there ? in.slot_weight[first + s * 16] : 0.0f;
+      bone[s] = is_there ? in.slot_idx[first + s * 16] * kTransform : 0;
+    }
+  }
+
+  static __device__ void add(const float* bone, float weight, float (&blended)[kTransform]) {
+#pragma unroll
+    for (int i = 0; i < kTransform; i += 4) {
+      const float4 row = *reinterpret_cast<const float4*>(bone + i);
+      blended[i] += weight * row.x;
+      blended[i + 1] += weight * row.y;
+      blended[i + 2] += weight * row.z;
+      blended[i + 3] += weight * row.w;
+    }
+  }
+
+  // All lanes of the warp come here together; a slot that none of them uses costs nothing.
+  __device__ void skin(const MeshInputs<float>& in,
+                       const float* A,
+                       const float (&posed)[3],
+                       float (&out)[3]) const {
+    float blended[kTransform] = {};
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s) {
+      if (__any_sync(kAllLanes, weight[s] != 0.0f)) add(A + bone[s], weight[s], blended);
+    }
+    for (int64_t s = kHeld; s < in.slots; ++s) {
+      add(A + in.slot_idx[first + s * 16] * kTransform, in.slot_weight[first + s * 16], blended);
+    }
+    math::apply_transform(blended, posed, out);
+  }
+};
+
+// Vertices of some people of one warp, on their way to memory: people_of_warp rows of `vertices`
+// vertices, written as whole lines.
+template <int kPeopleOfWarp, int kVertices>
+struct WarpVertices {
+  static constexpr int kRow = 3 * kVertices + 1;
+  static constexpr int kSize = kPeopleOfWarp * kRow;
+
+  // person(i): the person of row i in the batch; first: the first vertex.
+  template <typename F>
+  static __device__ void flush(const MeshInputs<float>& in,
+                               const MeshOutputs<float>& out,
+                               int64_t first,
+                               const float* staged,
+                               F person_of) {
+    const int64_t values = (in.num_vertices - first) * 3;
+#pragma unroll 2
+    for (int i = threadIdx.x % 32; i < kPeopleOfWarp * 3 * kVertices; i += 32) {
+      const int row = i / (3 * kVertices), column = i % (3 * kVertices);
+      const int64_t person = person_of(row);
+      if (person >= in.num_bodies || column >= values) continue;
+      out.vertices[(person * in.num_vertices + first) * 3 + column] = staged[row * kRow + column];
+    }
+  }
+};
+
+// Two neighbouring vertices of one person: skins them, puts them to `staged` and stores v_posed.
+__device__ inline void finish_pair(const MeshInputs<float>& in,
+                                   const MeshOutputs<float>& out,
+                                   int64_t person,
+                                   int64_t index,
+                                   const float* A,
+                                   const VertexBones (&bones)[2],
+                                   const float (&posed)[2][3],
+                                   float* staged) {
+  const bool is_person = person < in.num_bodies;
+  const int64_t padded = tiles_of(in.num_vertices) * kTileVertices;
+  if (is_person && index < padded && out.posed) {
+    float* target = out.posed + (person * padded + index / 16 * 16) * 3 + index % 16;
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      *reinterpret_cast<float2*>(target + c * 16) = make_float2(posed[0][c], posed[1][c]);
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    float place[3];
+    bones[v].skin(in, A, posed[v], place);
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      const float shift = is_person && in.transl ? in.transl[person * 3 + c] : 0.0f;
+      staged[3 * v + c] = place[c] + shift;
+    }
+  }
+}
+
+template <typename Stage, typename Staged>
 constexpr int many_shared_bytes() {
-  const int stages = kStages * Stage::kSize * int{sizeof(float)};
-  return stages > kTransformBytes ? stages : kTransformBytes;
+  const int stages = kStages * Stage::kSize;
+  const int end = kPassPeople * kPersonStride + 4 * Staged::kSize;
+  return (stages > end ? stages : end) * int{sizeof(float)};
 }
 
 // ---- float32 ----------------------------------------------------------------------------------
 // Four warps, 16 people each; a lane has 8 people (by half warp) and 2 neighbouring vertices.
 using PlainStage = Stage<kManyPeople, kTileRow, kChunk * kTileRow + 16>;
+using PlainStaged = WarpVertices<2, kBlockVertices>;
 
 __device__ inline void add_quarter(float (&acc)[8][3][2], float (&total)[8][3][2]) {
 #pragma unroll
@@ -109,7 +235,7 @@ __device__ inline void add_quarter(float (&acc)[8][3][2], float (&total)[8][3][2
   }
 }
 
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 3)
     float32_kernel(MeshInputs<float> in, MeshOutputs<float> out, int64_t vertex_blocks) {
   EFT_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -137,22 +263,41 @@ __global__ void __launch_bounds__(128)
             }
           }
         }
+        bool ends_quarter = false;
 #pragma unroll
         for (int quarter = 1; quarter <= kQuarters; ++quarter) {
-          if (chunk + 1 == quarter_start(quarter)) add_quarter(acc, total);
+          ends_quarter |= chunk + 1 == quarter_start(quarter);
         }
+        if (ends_quarter) add_quarter(acc, total);
       });
-  load_transforms(in, out, first_person, kManyPeople, shared);
-  __syncthreads();
-  const int64_t index = (first_tile + half) * 16 + pair;
+  const int64_t padded = tiles_of(in.num_vertices) * kTileVertices;
+  const int64_t index = (first_tile + half) * 16 + pair, there = index < padded ? index : 0;
+  const VertexBones bones[2] = {VertexBones(in, there), VertexBones(in, there + 1)};
+  float* const staged = shared + kPassPeople * kPersonStride + warp * PlainStaged::kSize;
 #pragma unroll
-  for (int p = 0; p < 8; ++p) {
-    const float* A = shared + (people + p) * kJoints * kTransform;
+  for (int pass = 0; pass < 2; ++pass) {
+    load_half(
+        in, out, first_person, shared, [pass](int i) { return i / 4 * 8 + pass * 4 + i % 4; });
+    __syncthreads();
 #pragma unroll
-    for (int v = 0; v < 2; ++v) {
-      const float posed[3] = {total[p][0][v], total[p][1][v], total[p][2][v]};
-      finish_vertex(in, out, first_person + people + p, index + v, A, posed);
+    for (int p = 4 * pass; p < 4 * pass + 4; ++p) {
+      const float posed[2][3] = {{total[p][0][0], total[p][1][0], total[p][2][0]},
+                                 {total[p][0][1], total[p][1][1], total[p][2][1]}};
+      finish_pair(in,
+                  out,
+                  first_person + people + p,
+                  index,
+                  shared + (people / 2 + p % 4) * kPersonStride,
+                  bones,
+                  posed,
+                  staged + lane / 16 * PlainStaged::kRow + (half * 16 + pair) * 3);
+      __syncwarp();
+      PlainStaged::flush(in, out, first_tile * 16, staged, [&](int row) {
+        return first_person + warp * 16 + row * 8 + p;
+      });
+      __syncwarp();  // the next person's vertices take the place
     }
+    __syncthreads();  // the second half of the people takes the place of the first
   }
 }
 
@@ -161,13 +306,9 @@ __global__ void __launch_bounds__(128)
 constexpr int kTensorPeople = kManyPeople + 8;
 constexpr int kTensorRow = kTileRow + 8;
 using TensorStage = Stage<kTensorPeople, kTensorRow, kChunk * kTensorRow>;
+using TensorStaged = WarpVertices<16, kTileVertices>;
 
-__device__ inline void split(float x, float& high, float& low) {
-  high = to_tf32(x);
-  low = to_tf32(x - high);
-}
-
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 3)
     three_tf32_kernel(MeshInputs<float> in, MeshOutputs<float> out, int64_t vertex_blocks) {
   EFT_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -188,7 +329,7 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               const int row = k + t + i / 2 * 4, column = m * 16 + g + i % 2 * 8;
-              split(C[row * kTensorPeople + column], a_high[m][i], a_low[m][i]);
+              split_tf32(C[row * kTensorPeople + column], a_high[m][i], a_low[m][i]);
             }
           }
 #pragma unroll
@@ -196,7 +337,7 @@ __global__ void __launch_bounds__(128)
             float b_high[2], b_low[2];
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-              split(basis[(k + t + i * 4) * kTensorRow + n * 8 + g], b_high[i], b_low[i]);
+              split_tf32(basis[(k + t + i * 4) * kTensorRow + n * 8 + g], b_high[i], b_low[i]);
             }
 #pragma unroll
             for (int m = 0; m < 2; ++m) {
@@ -207,34 +348,49 @@ __global__ void __launch_bounds__(128)
           }
         }
       });
-  load_transforms(in, out, first_person, kManyPeople, shared);
-  __syncthreads();
+  const int64_t padded = tiles_of(in.num_vertices) * kTileVertices;
+  const int64_t first = (first_tile + half) * 16, index = first + 2 * t;
+  const int64_t there = first < padded ? index : 2 * t;
+  float* const staged = shared + kPassPeople * kPersonStride + warp * TensorStaged::kSize;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
+    load_half(in, out, first_person, shared, [m](int i) { return i / 16 * 32 + m * 16 + i % 16; });
+    __syncthreads();
+    const int64_t person = first_person + people + m * 16;
 #pragma unroll
-    for (int high = 0; high < 2; ++high) {
-      const int person = people + m * 16 + high * 8 + g;
+    for (int n = 0; n < 2; ++n) {
+      // Columns 2t, 2t + 1 of a half tile of each coordinate.
+      const VertexBones bones[2] = {VertexBones(in, there + n * 8),
+                                    VertexBones(in, there + n * 8 + 1)};
 #pragma unroll
-      for (int v = 0; v < 4; ++v) {
-        // Columns 2t, 2t + 1 of the two half tiles of each coordinate.
-        const int n = v / 2, i = high * 2 + v % 2;
-        const float posed[3] = {acc[m][n][i], acc[m][2 + n][i], acc[m][4 + n][i]};
-        const int64_t index = (first_tile + half) * 16 + n * 8 + 2 * t + v % 2;
-        const float* A = shared + person * kJoints * kTransform;
-        finish_vertex(in, out, first_person + person, index, A, posed);
+      for (int high = 0; high < 2; ++high) {
+        const int i = high * 2, row = high * 8 + g;
+        const float posed[2][3] = {{acc[m][n][i], acc[m][2 + n][i], acc[m][4 + n][i]},
+                                   {acc[m][n][i + 1], acc[m][2 + n][i + 1], acc[m][4 + n][i + 1]}};
+        finish_pair(in,
+                    out,
+                    person + row,
+                    index + n * 8,
+                    shared + (people / 2 + row) * kPersonStride,
+                    bones,
+                    posed,
+                    staged + row * TensorStaged::kRow + (n * 8 + 2 * t) * 3);
       }
     }
+    __syncwarp();
+    TensorStaged::flush(in, out, first, staged, [&](int row) { return person + row; });
+    __syncthreads();  // the second half of the people takes the place of the first
   }
 }
 
-template <typename Stage, typename Kernel>
+template <typename Stage, typename Staged, typename Kernel>
 void launch_many(Kernel* kernel,
                  const MeshInputs<float>& in,
                  const MeshOutputs<float>& out,
                  void* stream) {
   const int64_t vertex_blocks = divide_up(in.num_vertices, kBlockVertices);
   const int64_t blocks = vertex_blocks * divide_up(in.num_bodies, kManyPeople);
-  constexpr int bytes = many_shared_bytes<Stage>();
+  constexpr int bytes = many_shared_bytes<Stage, Staged>();
   allow_shared(kernel, bytes);
   EFT_LAUNCH(kernel, grid_of(blocks), 128, bytes, stream, in, out, vertex_blocks);
 }
@@ -242,11 +398,11 @@ void launch_many(Kernel* kernel,
 }  // namespace
 
 void launch_float32(const MeshInputs<float>& in, const MeshOutputs<float>& out, void* stream) {
-  launch_many<PlainStage>(float32_kernel, in, out, stream);
+  launch_many<PlainStage, PlainStaged>(float32_kernel, in, out, stream);
 }
 
 void launch_three_tf32(const MeshInputs<float>& in, const MeshOutputs<float>& out, void* stream) {
-  launch_many<TensorStage>(three_tf32_kernel, in, out, stream);
+  launch_many<TensorStage, TensorStaged>(three_tf32_kernel, in, out, stream);
 }
 
 }  // namespace eft_fast

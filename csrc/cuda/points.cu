@@ -10,48 +10,92 @@ constexpr int kThreads = kGroup * 32;
 
 enum Mode { kForward, kBackward, kLoss };
 
-// out(n, sums of 8 people) of matrix [count][columns] times values [count][8]: a thread per column.
+template <typename T>
+struct alignas(16) Quad {
+  T at[4];
+};
+
+template <typename T>
+__device__ inline Quad<T> load_quad(const T* from) {
+  return *reinterpret_cast<const Quad<T>*>(from);
+}
+
+// store(n, sums of 8 people) of matrix [count][columns] times values [count][8]; columns are a
+// multiple of 4. Of a warp, eight lanes side by side have four columns each, and four of them share
+// out the sum; its parts meet in a fixed tree, after which each of the four has one column.
 template <typename T, typename Store>
 __device__ inline void multiply_group(
-    const T* matrix, int64_t columns, int64_t used, int count, const T* values, Store store) {
-  for (int64_t n = threadIdx.x; n < used; n += blockDim.x) {
-    T sum[kGroup] = {};
-#pragma unroll 8
-    for (int k = 0; k < count; ++k) {
-      const T d = __ldg(matrix + k * columns + n);
+    const T* matrix, int columns, int count, const T* values, Store store) {
+  constexpr int kParts = 4, kColumns = 4;
+  const int part = threadIdx.x % kParts;
+  const int warps = (columns + 31) / 32;
+  for (int tile = threadIdx.x / 32; tile < warps; tile += blockDim.x / 32) {
+    const int first = (tile * 8 + threadIdx.x % 32 / kParts) * kColumns;
+    const int column = min(first, columns - kColumns);  // lanes beyond the end repeat others
+    T sum[kColumns][kGroup] = {};
+#pragma unroll 4
+    for (int k = part; k < count; k += kParts) {
+      const Quad<T> d = load_quad(matrix + static_cast<int64_t>(k) * columns + column);
+      const Quad<T> low = load_quad(values + k * kGroup), high = load_quad(values + k * kGroup + 4);
 #pragma unroll
-      for (int p = 0; p < kGroup; ++p) sum[p] += d * values[k * kGroup + p];
+      for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+        for (int p = 0; p < 4; ++p) {
+          sum[c][p] += d.at[c] * low.at[p];
+          sum[c][4 + p] += d.at[c] * high.at[p];
+        }
+      }
     }
+    T own[kGroup];
 #pragma unroll
-    for (int p = 0; p < kGroup; ++p) store(n, p, sum[p]);
+    for (int p = 0; p < kGroup; ++p) {
+      // A lane keeps the columns whose lowest bit is that of its part, then the one whose other
+      // bit is, and gives away the rest.
+      const bool odd = part & 1, high = part & 2;
+      T kept[2];
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const T given = odd ? sum[2 * c][p] : sum[2 * c + 1][p];
+        kept[c] = (odd ? sum[2 * c + 1][p] : sum[2 * c][p]) + __shfl_xor_sync(kAllLanes, given, 1);
+      }
+      const T given = high ? kept[0] : kept[1];
+      own[p] = (high ? kept[1] : kept[0]) + __shfl_xor_sync(kAllLanes, given, 2);
+    }
+    if (first < columns) store(first + part, own);
   }
 }
 
 constexpr int kColumnsPadded = 224;  // of basis_t
 
-template <typename T, int mode>
+// kShared: the memory of the block is shared memory, which loads of its own serve; otherwise it is
+// the workspace.
+template <typename T, int mode, bool kShared>
 __global__ void __launch_bounds__(kThreads)
     points_kernel(PointsInputs<T> in, LossInputs<T> loss, PointsOutputs<T> out) {
-  EFT_DYNAMIC_SHARED(unsigned char, shared);
-  const int64_t bytes = points_arena_bytes(
-      in.rows, in.terms, in.sources, in.outputs, static_cast<int64_t>(sizeof(T)));
-  PointsArena<T> arena(in, in.workspace ? in.workspace + blockIdx.x * bytes : shared);
-  arena.prepare(in, mode != kForward);
-  __syncthreads();
-  const int p = threadIdx.x / 32;
+  EFT_DYNAMIC_SHARED(T, shared);
+  T* memory = shared;
+  if constexpr (!kShared) {
+    const int64_t bytes =
+        points_arena_bytes(in.rows, in.sources, in.outputs, static_cast<int64_t>(sizeof(T)));
+    memory = reinterpret_cast<T*>(in.workspace + blockIdx.x * bytes);
+  }
+  const PointsArena<T> arena(in, memory);
+  const PointsIndex index(in);
+  const int p = threadIdx.x / 32, columns = static_cast<int>(3 * in.rows);
   const int64_t groups = divide_up(in.num_bodies, kGroup);
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t b = group * kGroup + p;
     const bool is_person = b < in.num_bodies;
-    Evaluation<T> evaluation{in, out, arena, b, p, static_cast<int>(threadIdx.x % 32), {}, {}};
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    Evaluation<T> evaluation{in, out, arena, index, b, p, lane, {}, {}};
     if (is_person) evaluation.pose();
     __syncthreads();
-    multiply_group(in.basis,
-                   3 * in.rows,
-                   3 * in.rows,
-                   kCoefficients,
-                   arena.coefficients,
-                   [&](int64_t n, int person, T y) { arena.rows[person * 3 * in.rows + n] = y; });
+    multiply_group(
+        in.basis, columns, kCoefficients, arena.coefficients, [&](int n, const T(&y)[kGroup]) {
+#pragma unroll
+          for (int person = 0; person < kGroup; ++person)
+            arena.rows[person * columns + n] = y[person];
+        });
     __syncthreads();
     if (is_person) {
       evaluation.make_sources();
@@ -63,12 +107,13 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     if (mode == kForward) continue;
     multiply_group(
-        in.basis_t,
-        kColumnsPadded,
-        kCoefficients,
-        static_cast<int>(3 * in.rows),
-        arena.g_rows,
-        [&](int64_t k, int person, T g) { arena.coefficients[person * kCoefficients + k] = g; });
+        in.basis_t, kColumnsPadded, columns, arena.g_rows, [&](int k, const T(&g)[kGroup]) {
+          if (k >= kCoefficients) return;
+#pragma unroll
+          for (int person = 0; person < kGroup; ++person) {
+            arena.coefficients[person * kCoefficients + k] = g[person];
+          }
+        });
     __syncthreads();
     if (is_person) {
       evaluation.finish(mode == kLoss ? loss.beta_weight * T(2) / T(kBetas) : T(0));
@@ -77,18 +122,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename T, int mode>
-int run(const PointsInputs<T>& in,
-        const LossInputs<T>& loss,
-        const PointsOutputs<T>& out,
-        void* stream) {
-  if (in.num_bodies == 0) return cudaSuccess;
-  const int64_t bytes = points_arena_bytes(
-      in.rows, in.terms, in.sources, in.outputs, static_cast<int64_t>(sizeof(T)));
-  const int shared = in.workspace ? 0 : static_cast<int>(bytes);
-  if (allow_shared(points_kernel<T, mode>, shared) != cudaSuccess) return cudaGetLastError();
-  EFT_LAUNCH((points_kernel<T, mode>),
-             grid_of(points_blocks(in.num_bodies)),
+template <typename T, int mode, bool kShared>
+int launch(const PointsInputs<T>& in,
+           const LossInputs<T>& loss,
+           const PointsOutputs<T>& out,
+           void* stream) {
+  const int64_t bytes =
+      points_arena_bytes(in.rows, in.sources, in.outputs, static_cast<int64_t>(sizeof(T)));
+  const int shared = kShared ? static_cast<int>(bytes) : 0;
+  if (allow_shared(points_kernel<T, mode, kShared>, shared) != cudaSuccess) {
+    return cudaGetLastError();
+  }
+  EFT_LAUNCH((points_kernel<T, mode, kShared>),
+             grid_of(points_blocks(in.num_bodies, !kShared)),
              kThreads,
              shared,
              stream,
@@ -96,6 +142,16 @@ int run(const PointsInputs<T>& in,
              loss,
              out);
   return cudaGetLastError();
+}
+
+template <typename T, int mode>
+int run(const PointsInputs<T>& in,
+        const LossInputs<T>& loss,
+        const PointsOutputs<T>& out,
+        void* stream) {
+  if (in.num_bodies == 0) return cudaSuccess;
+  return in.workspace ? launch<T, mode, false>(in, loss, out, stream)
+                      : launch<T, mode, true>(in, loss, out, stream);
 }
 
 }  // namespace

@@ -19,44 +19,55 @@ struct PointsInputs {
   const T* term_weight;
   const int32_t* joint_index;
   const T *joint_weight, *transl_weight;
-  const int32_t* output_index;
+  const int32_t *output_index, *grouping;
   const T *betas, *pose, *transl;
   unsigned char* workspace;
 };
 
-#define EFT_POINTS_PACK                       \
-  {num_bodies,    rows,         terms,        \
-   joint_terms,   sources,      outputs,      \
-   form,          parents,      skeleton,     \
-   basis,         basis_t,      term_index,   \
-   term_weight,   joint_index,  joint_weight, \
-   transl_weight, output_index, betas,        \
-   pose,          transl,       static_cast<unsigned char*>(workspace)}
+#define EFT_POINTS_PACK         \
+  {num_bodies,   rows,          \
+   terms,        joint_terms,   \
+   sources,      outputs,       \
+   form,         parents,       \
+   skeleton,     basis,         \
+   basis_t,      term_index,    \
+   term_weight,  joint_index,   \
+   joint_weight, transl_weight, \
+   output_index, grouping,      \
+   betas,        pose,          \
+   transl,       static_cast<unsigned char*>(workspace)}
 
 // Items grouped by a key, in their own order within a key: items of key x are
 // order[start[x]] ... order[start[x + 1] - 1].
 struct Grouping {
-  int *start, *order;
+  const int32_t *start, *order;
 };
 
-// Sorts `count` items by keys[i * step]; all threads of the block together, no order of arrival.
-__device__ inline void group_by(
-    const int32_t* keys, int step, int count, int num_keys, Grouping out) {
-  for (int i = threadIdx.x; i < count; i += blockDim.x) {
-    const int key = keys[i * step];
-    int rank = 0;
-    for (int u = 0; u < count; ++u) {
-      const int other = keys[u * step];
-      rank += other < key || (other == key && u < i);
-    }
-    out.order[rank] = i;
+// The lists of PointsPlan.grouping.
+struct PointsIndex {
+  Grouping terms_of_source, terms_of_row, outputs_of_source, joints_of_source, sources_of_joint;
+  const int32_t* joint_start;  // [25], terms of a joint: they ascend by joint
+
+  template <typename T>
+  __device__ explicit PointsIndex(const PointsInputs<T>& in) {
+    const int32_t* at = in.grouping;
+    const auto take = [&at](int64_t count) {
+      const int32_t* const piece = at;
+      at += count;
+      return piece;
+    };
+    const auto take_list = [&take](int64_t keys, int64_t items) {
+      const int32_t* const start = take(keys + 1);
+      return Grouping{start, take(items)};
+    };
+    terms_of_source = take_list(in.sources, in.terms);
+    terms_of_row = take_list(in.rows, in.terms);
+    outputs_of_source = take_list(in.sources, in.outputs);
+    joints_of_source = take_list(in.sources, in.joint_terms);
+    sources_of_joint = take_list(kJoints, in.joint_terms);
+    joint_start = at;
   }
-  for (int key = threadIdx.x; key <= num_keys; key += blockDim.x) {
-    int before = 0;
-    for (int u = 0; u < count; ++u) before += keys[u * step] < key;
-    out.start[key] = before;
-  }
-}
+};
 
 // The memory of a block, in shared memory or, for large plans, in the workspace. [p] is the person.
 template <typename T>
@@ -70,11 +81,8 @@ struct PointsArena {
   T* sources;       // [p][S][3]; later their gradient
   T* outputs;       // [p][K][3], gradient of the outputs
   T* image;         // [p][K][2], projected outputs
-  Grouping terms_of_source, terms_of_row, outputs_of_source;
-  int* joint_start;  // [25], terms of a joint: they ascend by joint
 
-  __device__ PointsArena(const PointsInputs<T>& in, unsigned char* memory) {
-    T* at = reinterpret_cast<T*>(memory);
+  __device__ PointsArena(const PointsInputs<T>& in, T* at) {
     const auto take = [&at](int64_t count) {
       T* const piece = at;
       at += count * kGroup;
@@ -89,31 +97,6 @@ struct PointsArena {
     sources = take(3 * in.sources);
     outputs = take(3 * in.outputs);
     image = take(2 * in.outputs);
-    int* index = reinterpret_cast<int*>(at);
-    const auto take_index = [&index](int64_t count) {
-      int* const piece = index;
-      index += count;
-      return piece;
-    };
-    terms_of_source = {take_index(in.sources + 1), take_index(in.terms)};
-    terms_of_row = {take_index(in.rows + 1), take_index(in.terms)};
-    outputs_of_source = {take_index(in.sources + 1), take_index(in.outputs)};
-    joint_start = take_index(kJoints + 1);
-  }
-
-  // Everything that does not depend on the people; followed by a barrier.
-  __device__ void prepare(const PointsInputs<T>& in, bool backward) {
-    const int terms = static_cast<int>(in.terms);
-    const int sources_count = static_cast<int>(in.sources);
-    group_by(in.term_index + 2, 3, terms, sources_count, terms_of_source);
-    if (!backward) return;
-    group_by(in.term_index, 3, terms, static_cast<int>(in.rows), terms_of_row);
-    group_by(in.output_index, 1, static_cast<int>(in.outputs), sources_count, outputs_of_source);
-    for (int j = threadIdx.x; j <= kJoints; j += blockDim.x) {
-      int before = 0;
-      for (int u = 0; u < terms; ++u) before += in.term_index[3 * u + 1] < j;
-      joint_start[j] = before;
-    }
   }
 };
 

@@ -31,7 +31,8 @@ template <typename T>
 struct Evaluation {
   const PointsInputs<T>& in;
   const PointsOutputs<T>& out;
-  PointsArena<T>& arena;
+  const PointsArena<T>& arena;
+  const PointsIndex& index;
   int64_t b;
   int p, lane;
   JointLane<T> q;
@@ -76,13 +77,14 @@ struct Evaluation {
   __device__ void make_sources() {
     for (int64_t s = lane; s < in.sources; s += 32) {
       T sum[3] = {};
-      for (int64_t m = 0; m < in.joint_terms; ++m) {
-        if (in.joint_index[2 * m + 1] != s) continue;
+      const Grouping& joints = index.joints_of_source;
+      for (int at = joints.start[s]; at < joints.start[s + 1]; ++at) {
+        const int m = joints.order[at];
         const T* g = arena.joints + (p * kJoints + in.joint_index[2 * m]) * 3;
 #pragma unroll
         for (int i = 0; i < 3; ++i) sum[i] += in.joint_weight[m] * g[i];
       }
-      const Grouping& terms = arena.terms_of_source;
+      const Grouping& terms = index.terms_of_source;
       for (int at = terms.start[s]; at < terms.start[s + 1]; ++at) {
         const int t = terms.order[at];
         const T alpha = in.term_weight[2 * t], omega = in.term_weight[2 * t + 1];
@@ -231,7 +233,7 @@ struct Evaluation {
     T* g_source = arena.sources + p * 3 * in.sources;
     for (int64_t s = lane; s < in.sources; s += 32) {
       T sum[3] = {};
-      const Grouping& outputs = arena.outputs_of_source;
+      const Grouping& outputs = index.outputs_of_source;
       for (int at = outputs.start[s]; at < outputs.start[s + 1]; ++at) {
         const T* g = arena.outputs + (p * in.outputs + outputs.order[at]) * 3;
 #pragma unroll
@@ -243,7 +245,7 @@ struct Evaluation {
     __syncwarp();
     for (int64_t r = lane; r < in.rows; r += 32) {
       T sum[3] = {};
-      const Grouping& terms = arena.terms_of_row;
+      const Grouping& terms = index.terms_of_row;
       for (int at = terms.start[r]; at < terms.start[r + 1]; ++at) {
         const int t = terms.order[at];
         T gy[3];
@@ -262,8 +264,8 @@ struct Evaluation {
     const T* g_source = arena.sources + p * 3 * in.sources;
     const T* y = arena.rows + p * 3 * in.rows;
     T gA[kTransform] = {}, g_joint[3] = {}, from_sources[3] = {};
-    for (int t = arena.joint_start[min(lane, kJoints)];
-         t < arena.joint_start[min(lane + 1, kJoints)];
+    for (int t = index.joint_start[min(lane, kJoints)];
+         t < index.joint_start[min(lane + 1, kJoints)];
          ++t) {
       const int r = in.term_index[3 * t];
       const T* g = g_source + 3 * in.term_index[3 * t + 2];
@@ -275,8 +277,10 @@ struct Evaluation {
         gA[4 * i + 3] += omega * g[i];
       }
     }
-    for (int64_t m = 0; m < in.joint_terms; ++m) {
-      if (in.joint_index[2 * m] != lane) continue;
+    const Grouping& uses = index.sources_of_joint;
+    const int first_use = uses.start[min(lane, kJoints)];
+    for (int at = first_use; at < uses.start[min(lane + 1, kJoints)]; ++at) {
+      const int m = uses.order[at];
       const T* g = g_source + 3 * in.joint_index[2 * m + 1];
 #pragma unroll
       for (int i = 0; i < 3; ++i) g_joint[i] += in.joint_weight[m] * g[i];

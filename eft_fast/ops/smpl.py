@@ -132,7 +132,7 @@ def _mesh_backward_fake(
 
 def _points_fake(betas: Tensor, pose: Tensor, transl: Tensor | None, plan: list[Tensor]) -> Tensor:
     check_devices(betas, pose, transl, *plan)
-    return betas.new_empty(betas.shape[0], plan[-1].shape[0], 3)
+    return betas.new_empty(betas.shape[0], plan[9].shape[0], 3)
 
 
 def _points_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

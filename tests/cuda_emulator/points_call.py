@@ -31,8 +31,7 @@ class LossTerms:
 def arena_bytes(plan: PointsPlan, scalar_bytes: int) -> int:
     rows, sources = plan.basis.shape[2], len(plan.transl_weight)
     values = 218 + 288 + 72 + 360 + 6 * rows + 3 * sources + 5 * plan.num_points
-    indices = 2 * len(plan.term_index) + rows + 2 * sources + plan.num_points + 28
-    return divide_up(8 * values * scalar_bytes + 4 * indices, 16) * 16
+    return 8 * values * scalar_bytes
 
 
 def _inputs(
@@ -61,6 +60,7 @@ def _inputs(
         plan.joint_weight,
         plan.transl_weight,
         plan.output_index,
+        plan.grouping,
         betas,
         pose,
         transl,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from eft_fast.ops import _load
+from eft_fast.ops import _load, plans
 
 if __name__ == "__main__":
     _load.LIBRARY = Path(sys.argv[1])
+    plans.GROUPED_ON.append("cpu")
     sys.exit(pytest.main(sys.argv[2:]))

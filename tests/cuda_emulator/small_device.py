@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eft_fast import ops
-from eft_fast.ops import _load
+from eft_fast.ops import _load, plans
 from eft_fast.ops.map import map_solve
 from eft_fast.ops.raster import rasterize
 from tests.ops.op_inputs import make_inputs, make_plans
@@ -42,6 +42,7 @@ def check_refusals() -> None:
 
 if __name__ == "__main__":
     _load.LIBRARY = Path(sys.argv[1])
+    plans.GROUPED_ON.append("cpu")
     check_points()
     check_refusals()
     print("passed")

@@ -210,3 +210,26 @@ def test_plans_check_their_indices_once(kind, field, place, value, words):
     wrong[place] = value
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(plan, **{field: wrong})
+
+
+def test_grouping_lists_every_item_by_its_key():
+    """What the GPU kernels walk instead of searching: in order within a key, and nothing twice."""
+    _, plan = make_plans(37, "cpu", torch.float64)
+    rows, joints, sources = plan.term_index.T
+    lists = [
+        (sources, len(plan.transl_weight)),
+        (rows, plan.basis.shape[2]),
+        (plan.output_index, len(plan.transl_weight)),
+        (plan.joint_index[:, 1], len(plan.transl_weight)),
+        (plan.joint_index[:, 0], 24),
+    ]
+    grouping, at = plan.grouping, 0
+    assert grouping.dtype == torch.int32
+    for keys, count in lists:
+        start, at = grouping[at : at + count + 1], at + count + 1
+        order, at = grouping[at : at + len(keys)], at + len(keys)
+        for key in range(count):
+            items = order[start[key] : start[key + 1]]
+            assert items.tolist() == (keys == key).nonzero().flatten().tolist()
+    assert grouping[at:].tolist() == [int((joints < joint).sum()) for joint in range(25)]
+    assert torch.equal(plan.to(dtype=torch.float32).grouping, grouping)
