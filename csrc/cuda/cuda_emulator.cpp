@@ -69,6 +69,7 @@ void resume(int index) {
   threadIdx = fibre.thread;
   EFT_ASAN(__sanitizer_start_switch_fiber(&machine.asan_scheduler, fibre.stack.get(), kStackBytes));
   swapcontext(&machine.scheduler, fibre.context.get());
+  machine.current = -1;
   EFT_ASAN(__sanitizer_finish_switch_fiber(machine.asan_scheduler, nullptr, nullptr));
 }
 
@@ -94,6 +95,12 @@ std::vector<int> make_order(int64_t count) {
   std::iota(indices.begin(), indices.end(), 0);
   if (machine.order == 1) std::reverse(indices.begin(), indices.end());
   return indices;
+}
+
+// What was done before is done for all.
+void pass_barrier() {
+  ++machine.interval;
+  for (uint64_t& interval : machine.warp_intervals) ++interval;
 }
 
 // Every thread waits or is done: lets the block barrier open, or says why it cannot.
@@ -126,6 +133,7 @@ void open_barrier() {
         "__syncthreads at " + name(first->site) + " after " + counts + " threads returned");
   }
   for (int i = 0; i < machine.count; ++i) machine.fibres[i].state = State::kReady;
+  pass_barrier();
 }
 
 // Resumes the ready threads among some until none is left; returns whether there were any.
@@ -147,6 +155,7 @@ bool run_threads(int* first, int* last) {
 // all warps advance together.
 void run_block(std::vector<int>& order, const dim3& block) {
   for (int i = 0; i < machine.count; ++i) prepare_fibre(i, block);
+  pass_barrier();
   for (auto& [site, array] : machine.shared) array.fresh = true;
   machine.dynamic.fresh = true;
   const int unit = machine.order == 2 ? machine.count : 32;
@@ -284,6 +293,7 @@ void warp_operation(Site site,
   }
   if (!all_here) return leave(false);
   resolve(packets, mask);
+  if (std::strcmp(operation, "__syncwarp") == 0) ++machine.warp_intervals[first / 32];
   for (int lane = 0; lane < 32; ++lane) {
     if (mask >> lane & 1) machine.fibres[first + lane].state = State::kReady;
   }

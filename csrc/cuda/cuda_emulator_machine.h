@@ -34,10 +34,20 @@ struct Fibre {
   std::vector<std::vector<Copy>> copies;  // groups in flight, oldest first; the last one is open
 };
 
+// Who touched four bytes of shared memory; see cuda_emulator_race.cpp.
+struct Word {
+  uint64_t interval = 0, warp_interval = 0;
+  uint32_t readers = 0, writers = 0;            // warps, since the last barrier
+  uint32_t lane_readers = 0, lane_writers = 0;  // lanes of one warp, since its last __syncwarp
+  int16_t warp = -1;
+};
+
 struct SharedArray {
   std::unique_ptr<unsigned char[]> bytes;  // its own, so that AddressSanitizer sees its ends
   size_t size = 0;
   bool fresh = false;  // not yet poisoned for this block
+  std::string name = "dynamic shared memory";
+  std::vector<Word> words;  // of kernels that are watched for races
 };
 
 struct Machine {
@@ -51,6 +61,8 @@ struct Machine {
   int current = -1;
   void (*thread)(void*) = nullptr;
   void* closure = nullptr;
+  // Counts block barriers, and barriers of each warp, of all launches.
+  uint64_t interval = 1, warp_intervals[32] = {};
   std::map<std::pair<std::string, int>, SharedArray> shared;
   SharedArray dynamic;
   ucontext_t scheduler;
@@ -60,6 +72,9 @@ struct Machine {
 };
 
 extern Machine machine;
+
+// Says that the running thread reads or writes here.
+void note_access(const void* address, size_t bytes, bool writes, void* code);
 
 inline Fibre& self() { return machine.fibres[machine.current]; }
 

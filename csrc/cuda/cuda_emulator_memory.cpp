@@ -24,6 +24,7 @@ void* shared_array(Site site, size_t bytes, void (*poison)(void*, size_t)) {
     array.bytes.reset(new unsigned char[bytes]);
     array.size = bytes;
     array.fresh = true;
+    array.name = "the array of " + std::string(site.file) + ":" + std::to_string(site.line);
     size_t total = 0;
     for (const auto& [key, other] : machine.shared) total += other.size;
     if (total > kStaticShared) fail("%zu bytes of static shared memory, 48 KB are allowed", total);
@@ -47,6 +48,7 @@ void copy_async(void* shared, const void* global) {
   }
   self().copies.back().push_back({shared, global});
   poison<float>(shared, 16);
+  note_access(shared, 16, true, __builtin_return_address(0));
 }
 
 void copy_commit() { self().copies.emplace_back(); }
@@ -55,7 +57,10 @@ void copy_wait(int groups_left) {
   auto& copies = self().copies;
   // The last group is open: its copies stay in flight, as on a GPU.
   while (static_cast<int>(copies.size()) - 1 > groups_left) {
-    for (const Copy& copy : copies.front()) std::memcpy(copy.target, copy.source, 16);
+    for (const Copy& copy : copies.front()) {
+      std::memcpy(copy.target, copy.source, 16);
+      note_access(copy.target, 16, true, __builtin_return_address(0));
+    }
     copies.erase(copies.begin());
   }
 }

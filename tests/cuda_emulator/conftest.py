@@ -6,14 +6,26 @@ import os
 
 import pytest
 
-from tests.cuda_emulator.emulator import SANITIZE, CudaEmulator, KernelModule, build_kernels
+from tests.cuda_emulator.emulator import (
+    SANITIZE,
+    WATCHED,
+    CudaEmulator,
+    KernelModule,
+    build_kernels,
+)
 
 
 @pytest.fixture(scope="session")
 def kernels() -> CudaEmulator:
-    """All launchers; EFT_FAST_EMULATOR_SANITIZE=1 builds them for a sanitised Python."""
-    sanitize = os.environ.get("EFT_FAST_EMULATOR_SANITIZE") == "1"
-    return KernelModule(build_kernels(SANITIZE if sanitize else ("-O2",)))
+    """All launchers.
+
+    EFT_FAST_EMULATOR_SANITIZE=1 builds them for a sanitised Python, EFT_FAST_EMULATOR_WATCH=1 so
+    that races in shared memory fail.
+    """
+    if os.environ.get("EFT_FAST_EMULATOR_SANITIZE") == "1":
+        return KernelModule(build_kernels(SANITIZE))
+    watched = WATCHED if os.environ.get("EFT_FAST_EMULATOR_WATCH") == "1" else ()
+    return KernelModule(build_kernels(kernel_flags=watched))
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ ASCENDING, DESCENDING, RANDOM = 0, 1, 2
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 FLAGS = ("-std=c++17", "-DEFT_FAST_CUDA_EMULATOR", "-fPIC", "-g", *WARNINGS)
 SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+#: Of kernels alone: every access calls csrc/cuda/cuda_emulator_race.cpp.
+WATCHED = ("-fsanitize=thread",)
 
 
 def find_ninja() -> str:
@@ -51,6 +53,7 @@ def build(
     sources: Sequence[Path],
     flags: Sequence[str] = ("-O2",),
     link: Sequence[str] = (),
+    kernel_flags: Sequence[str] = (),
 ) -> Path:
     """Build a shared object from CUDA and C++ sources, once per content of the sources."""
     compiler = os.environ.get("CXX", "g++")
@@ -60,7 +63,7 @@ def build(
     headers = sorted(
         path for folder in ("", "cpu", "cuda", "math") for path in (CSRC / folder).glob("*.h")
     )
-    key = hashlib.sha256(" ".join([*FLAGS, *flags, *link]).encode())
+    key = hashlib.sha256(" ".join([*FLAGS, *flags, *link, *kernel_flags]).encode())
     for path in [*sources, *headers]:
         key.update(path.read_bytes())
     folder = REPO / "build" / "cuda_emulator"
@@ -70,7 +73,7 @@ def build(
     work = folder / f"{library.stem}.{os.getpid()}"
     work.mkdir(parents=True, exist_ok=True)
     partial = work / "library.so"
-    write_ninja(work / "build.ninja", sources, partial, flags, link)
+    write_ninja(work / "build.ninja", sources, partial, flags, link, kernel_flags)
     result = subprocess.run(
         [find_ninja(), "-C", str(work), "--quiet"], capture_output=True, text=True
     )
@@ -81,14 +84,19 @@ def build(
 
 
 def write_ninja(
-    target: Path, sources: Sequence[Path], output: Path, flags: Sequence[str], link: Sequence[str]
+    target: Path,
+    sources: Sequence[Path],
+    output: Path,
+    flags: Sequence[str],
+    link: Sequence[str],
+    kernel_flags: Sequence[str],
 ) -> None:
     """Say to ninja how a shared object comes of its sources."""
     compiler = os.environ.get("CXX", "g++")
     command = " ".join([compiler, "-x c++", *map(shlex.quote, [*FLAGS, *flags, f"-I{CUDA}"])])
     lines = [
         "rule compile",
-        f"  command = {command} -c $in -o $out",
+        f"  command = {command} $extra -c $in -o $out",
         "rule link",
         f"  command = {compiler} -shared {' '.join(map(shlex.quote, flags))} $in -o $out "
         + " ".join(map(shlex.quote, link)),
@@ -96,6 +104,8 @@ def write_ninja(
     objects = [f"{path.name}.o" for path in sources]
     for name, path in zip(objects, sources, strict=True):
         lines.append(f"build {name}: compile {str(path).replace(' ', '$ ')}")
+        if path.suffix == ".cu":
+            lines.append(f"  extra = {' '.join(kernel_flags)}")
     lines += [f"build {output.name}: link {' '.join(objects)}"]
     target.write_text("\n".join(lines) + "\n")
 
@@ -109,7 +119,7 @@ def launcher_names() -> list[str]:
     return names
 
 
-def build_kernels(flags: Sequence[str] = ("-O2",)) -> Path:
+def build_kernels(flags: Sequence[str] = ("-O2",), kernel_flags: Sequence[str] = ()) -> Path:
     """All kernels, and a Python module in front of their launchers."""
     folder = REPO / "build" / "cuda_emulator" / "module"
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +131,7 @@ def build_kernels(flags: Sequence[str] = ("-O2",)) -> Path:
     paths = {sysconfig.get_paths()["include"], str(Path(torch.__file__).parent / "include")}
     module_flags = [f"-isystem{path}" for path in sorted(paths)] + [f"-I{folder}"]
     sources = [Path(__file__).with_name("module.cpp"), *sorted(CUDA.glob("*.cu"))]
-    return build("kernels", sources, [*flags, *module_flags])
+    return build("kernels", sources, [*flags, *module_flags], kernel_flags=kernel_flags)
 
 
 def build_operators() -> Path:

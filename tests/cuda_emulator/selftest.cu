@@ -18,6 +18,38 @@ __global__ void racy_kernel(const float* in, float* out) {
   out[threadIdx.x] = last[0];
 }
 
+// Wrong where the halves of the block, or of a warp, exchange without a barrier of that kind.
+// barrier: 0 none, 1 __syncwarp, 2 __syncthreads; reach: which thread's number is read.
+__global__ void exchange_kernel(const float* in, int barrier, int reach, float* out) {
+  EFT_SHARED(float, row, 64);
+  row[threadIdx.x] = in[threadIdx.x];
+  if (barrier == 1) __syncwarp();
+  if (barrier == 2) __syncthreads();
+  out[threadIdx.x] = row[threadIdx.x ^ static_cast<unsigned>(reach)];
+}
+
+// Wrong without the second barrier: what is still read is overwritten.
+__global__ void overwrite_kernel(const float* in, bool waits, float* out) {
+  EFT_DYNAMIC_SHARED(float, row);
+  row[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  const float other = row[63 - threadIdx.x];
+  if (waits) __syncthreads();
+  row[threadIdx.x] = 2 * other;
+  __syncthreads();
+  out[threadIdx.x] = row[threadIdx.x];
+}
+
+// Wrong without the barrier: bytes that arrive behind a thread's back are there for it alone.
+__global__ void copied_kernel(const float* in, bool waits, float* out) {
+  EFT_SHARED(float, stage, 256);
+  cp_async_16(stage + threadIdx.x * 4, in + threadIdx.x * 4);
+  cp_async_commit();
+  cp_async_wait<0>();
+  if (waits) __syncthreads();
+  for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = stage[(63 - threadIdx.x) * 4 + i];
+}
+
 // Wrong: the two halves of the block wait at different barriers.
 __global__ void divergent_kernel(float* out) {
   if (threadIdx.x < 32) {
@@ -117,6 +149,18 @@ int reverse(const float* in, float* out, int64_t blocks) {
 }
 int racy(const float* in, float* out) {
   EFT_LAUNCH(racy_kernel, 1, 32, 0, nullptr, in, out);
+  return cudaGetLastError();
+}
+int exchange(const float* in, int64_t barrier, int64_t reach, float* out) {
+  EFT_LAUNCH(exchange_kernel, 1, 64, 0, nullptr, in, int(barrier), int(reach), out);
+  return cudaGetLastError();
+}
+int overwrite(const float* in, int64_t waits, float* out) {
+  EFT_LAUNCH(overwrite_kernel, 1, 64, 256, nullptr, in, waits != 0, out);
+  return cudaGetLastError();
+}
+int copied(const float* in, int64_t waits, float* out) {
+  EFT_LAUNCH(copied_kernel, 1, 64, 0, nullptr, in, waits != 0, out);
   return cudaGetLastError();
 }
 int divergent(float* out) {
