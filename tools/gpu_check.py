@@ -1,30 +1,59 @@
 """Everything a machine with a GPU can show, in one go and without a network: `make gpu`.
 
-Prints versions, builds, runs the tests marked ``cuda`` (a missing GPU fails them), runs
-compute-sanitizer where it is installed, and writes first timings of operators and of EFT. Each
-step has a share of the time limit; a step that fails does not stop the next ones, but the exit code
-is 1.
+Prints versions, then runs in this order: build, the tests marked ``cuda`` (a missing GPU fails
+them), rows of the SMPL operators, of ``map``, of EFT by slots, of a training step, and
+compute-sanitizer where it is installed. Before each part it prints what is planned with the time
+that is left; a part that no longer fits is skipped by name, which is no failure. A part that fails
+does not stop the next ones, but the exit code is 1. Rows are written as they are measured, and how
+each part ended is added to a file, so that a kill loses none of it.
+
+``--rehearse`` runs the same on a machine without a GPU: small sizes on the CPU, nothing measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-#: Limit of the whole check: the steps' own limits add up to little more, and few of them need what
-#: they may take.
-SECONDS = 520.0
-NEEDED = ("numpy", "PIL", "jaxtyping", "jinja2", "tqdm", "pytest", "setuptools")
+#: Seconds of the whole check.
+SECONDS: Final = 520.0
+NEEDED: Final = ("numpy", "PIL", "jaxtyping", "jinja2", "tqdm", "pytest", "setuptools")
+
+
+@dataclass
+class Part:
+    """One step of the check.
+
+    Attributes:
+        title: What it is called.
+        command: What it runs.
+        needs: Seconds without which it is not worth starting.
+        limit: Seconds that it may take; ``{seconds}`` in the command becomes what it gets of them.
+        environment: Variables beside those of this process.
+        is_vital: Whether the rest makes no sense if it fails.
+    """
+
+    title: str
+    command: Sequence[str]
+    needs: float
+    limit: float
+    environment: dict[str, str] = field(default_factory=dict)
+    is_vital: bool = False
 
 
 def output_of(*command: str) -> str:
@@ -32,10 +61,10 @@ def output_of(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not installed"
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return (result.stdout or result.stderr).strip()
+    return (result.stdout or result.stderr).strip() or f"{command[0]} says nothing"
 
 
-def versions() -> str | None:
+def versions(rehearse: bool) -> str | None:
     """Print what is installed; return what is missing, in words, or None."""
     print(f"python {platform.python_version()}, {output_of('nvcc', '--version').splitlines()[-1]}")
     missing = [name for name in ("torch", *NEEDED) if importlib.util.find_spec(name) is None]
@@ -44,6 +73,9 @@ def versions() -> str | None:
     import torch
 
     print(f"torch {torch.__version__}, CUDA {torch.version.cuda}")
+    if rehearse:
+        print("REHEARSAL: small sizes on the CPU; no time that follows is that of a GPU")
+        return None
     if torch.version.cuda is None:
         return (
             f"torch {torch.__version__} was built without CUDA; install a CUDA build of torch>=2.11"
@@ -58,74 +90,144 @@ def versions() -> str | None:
     return None
 
 
-def step(title: str, command: list[str], limit: float, **environment: str) -> bool:
-    """Run one step and say how it ended."""
-    print(f"\n== {title}: {' '.join(command)}", flush=True)
-    start = time.monotonic()
-    try:
-        code = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **environment}, timeout=max(limit, 1)
-        ).returncode
-        ending = "passed" if code == 0 else f"failed with exit code {code}"
-    except subprocess.TimeoutExpired:
-        code, ending = 1, f"stopped at its limit of {limit:.0f} s"
-    print(f"== {title} {ending} after {time.monotonic() - start:.0f} s", flush=True)
-    return code == 0
-
-
 def own_archs() -> dict[str, str]:
     """Compile for this machine's GPU alone, unless told otherwise: a third of the time."""
     import torch
 
-    if os.environ.get("EFT_FAST_ARCHS"):
+    if os.environ.get("EFT_FAST_ARCHS") or not torch.cuda.is_available():
         return {}
     major, minor = torch.cuda.get_device_capability()
     # Of Hopper the arch-specific form, as in the default build.
     return {"EFT_FAST_ARCHS": f"{major}{minor}{'a' if (major, minor) == (9, 0) else ''}"}
 
 
-def main() -> int:
-    """Run the steps; 0 if all passed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def make_parts(folder: Path, rehearse: bool) -> list[Part]:
+    """All parts in their order: what all need, then what tells most, then the long looks."""
+    python, tools = sys.executable, Path(__file__).parent
+    ops, eft = str(tools / "gpu_ops.py"), str(tools / "gpu_eft.py")
+    small = ["--rehearse"] if rehearse else []
+    required = {} if rehearse else {"EFT_FAST_REQUIRE_CUDA": "1"}
+    build = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
+    make = {"EFT_FAST_CUDA": os.environ.get("EFT_FAST_CUDA", "1")}
+    make |= {"MAX_JOBS": os.environ.get("MAX_JOBS", str(os.cpu_count() or 1)), **own_archs()}
+    tests = [python, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
+    tests += ["--continue-on-collection-errors", "--durations=5"]
+    # Those that bear the mark: reading all the others would take a part of the time.
+    marked = [
+        each for each in (ROOT / "tests").rglob("test_*.py") if "mark.cuda" in each.read_text()
+    ]
+    tests += sorted(str(each.relative_to(ROOT)) for each in marked)
+
+    def rows(script: str, part: str) -> list[str]:
+        target = str(folder / f"gpu_{part}.csv")
+        return [python, script, "--part", part, "--time", "{seconds}", "--csv", target, *small]
+
+    parts = [
+        Part("build", build, 30, 160, make, is_vital=True),
+        Part("tests of the operators", tests, 25, 130, required),
+        Part("SMPL rows", rows(ops, "smpl"), 20, 70),
+        Part("map rows", rows(ops, "map"), 10, 30),
+        Part("EFT rows by slots", rows(eft, "eft"), 40, 110),
+        Part("training step", rows(eft, "training"), 15, 25),
+    ]
+    if sanitizer := shutil.which("compute-sanitizer"):
+        for tool in ("memcheck", "racecheck"):
+            for name, script in (("operators", ops), ("EFT", eft)):
+                watch = [sanitizer, "--tool", tool, "--error-exitcode", "9"]
+                watch += [python, script, "--exercise", *small]
+                parts.append(Part(f"compute-sanitizer {tool}, {name}", watch, 25, 60))
+    else:
+        print("compute-sanitizer is not installed: memory and races are not checked")
+    return parts
+
+
+def print_plan(parts: Sequence[Part], left: float) -> None:
+    """What is planned with the seconds that are left, if every part takes what it may."""
+    print(f"\n-- plan, {left:.0f} s left:", flush=True)
+    for part in parts:
+        gets = min(part.limit, left)
+        fits = gets >= part.needs
+        word = f"up to {gets:.0f} s" if fits else f"left out if no time is saved ({part.needs:.0f})"
+        print(f"   {part.title}: {word}", flush=True)
+        left -= gets if fits else 0
+
+
+def run_part(part: Part, seconds: float) -> str:
+    """Run one part; returns how it ended: passed, or in words what was wrong."""
+    command = [word.format(seconds=f"{max(seconds - 10, 1):.0f}") for word in part.command]
+    print(f"== {part.title}: {' '.join(command)}", flush=True)
+    # A session of its own: what it started ends with it.
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **part.environment}, start_new_session=True
     )
-    parser.add_argument("--csv", type=Path, default=ROOT / "build" / "gpu_check.csv")
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"stopped at its limit of {seconds:.0f} s"
+    return "passed" if code == 0 else f"failed with exit code {code}"
+
+
+class Journal:
+    """How every part ended, written as it ends."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", newline="")
+        self._writer = csv.writer(self._file)
+        self._write(("part", "ending", "seconds"))
+        self.endings: list[tuple[str, str]] = []
+
+    def add(self, title: str, ending: str, seconds: float) -> None:
+        """Print and keep one ending."""
+        print(f"== {title} {ending} after {seconds:.0f} s", flush=True)
+        self.endings.append((title, ending))
+        self._write((title, ending, f"{seconds:.0f}"))
+
+    def _write(self, row: Sequence[str]) -> None:
+        self._writer.writerow(row)
+        self._file.flush()
+
+
+def run_all(parts: Sequence[Part], journal: Journal, deadline: float) -> None:
+    """Run the parts in order while there is time."""
+    for number, part in enumerate(parts):
+        left = deadline - time.monotonic()
+        print_plan(parts[number:], left)
+        if left < part.needs:
+            journal.add(part.title, f"skipped: {part.needs:.0f} s needed, {left:.0f} left", 0)
+            continue
+        start = time.monotonic()
+        ending = run_part(part, min(part.limit, left))
+        journal.add(part.title, ending, time.monotonic() - start)
+        if part.is_vital and ending != "passed":
+            for other in parts[number + 1 :]:
+                journal.add(other.title, f"skipped: {part.title} did not pass", 0)
+            return
+
+
+def main() -> int:
+    """Run the parts; 0 if all that ran passed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="folder for rows")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole check")
+    parser.add_argument("--rehearse", action="store_true", help="small sizes on the CPU")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
-
-    def left(most: float) -> float:
-        return min(most, deadline - time.monotonic())
-
-    problem = versions()
+    problem = versions(arguments.rehearse)
     if problem:
         print(f"gpu_check: {problem}", file=sys.stderr)
         return 2
-    python, tools = sys.executable, Path(__file__).parent
-    build = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
-    cores = str(os.cpu_count() or 1)
-    if not step("build", build, left(150), EFT_FAST_CUDA="1", MAX_JOBS=cores, **own_archs()):
-        return 1
-    tests = [python, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
-    tests += ["--continue-on-collection-errors", "--durations=5", "tests"]
-    passed = [step("tests", tests, left(150), EFT_FAST_REQUIRE_CUDA="1")]
-    ops, eft = str(tools / "gpu_ops.py"), str(tools / "gpu_eft.py")
-    measuring = [python, ops, "--time", f"{left(100) - 20:.0f}", "--csv", str(arguments.csv)]
-    passed.append(step("timings", measuring, left(100)))
-    print(f"timings are in {arguments.csv}")
-    eft_csv = arguments.csv.with_name("gpu_eft.csv")
-    fitting = [python, eft, "--seconds", f"{left(110) - 30:.0f}", "--csv", str(eft_csv)]
-    passed.append(step("EFT", fitting, left(110)))
-    print(f"people per second are in {eft_csv}")
-    if sanitizer := shutil.which("compute-sanitizer"):
-        for tool in ("memcheck", "racecheck"):
-            for name, script in (("", ops), (", EFT", eft)):
-                watch = [sanitizer, "--tool", tool, "--error-exitcode", "9"]
-                watch += [python, script, "--exercise"]
-                passed.append(step(f"compute-sanitizer {tool}{name}", watch, left(60)))
-    else:
-        print("compute-sanitizer is not installed: memory and races were not checked")
-    return 0 if all(passed) else 1
+    journal = Journal(arguments.out / "parts.csv")
+    run_all(make_parts(arguments.out, arguments.rehearse), journal, deadline)
+    print(f"\n-- rows are in {arguments.out}")
+    for title, ending in journal.endings:
+        print(f"   {title}: {ending}")
+    failed = [each for each in journal.endings if not each[1].startswith(("passed", "skipped"))]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

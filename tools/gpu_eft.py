@@ -1,6 +1,7 @@
 """EFT on a GPU: people per second beside a loop as the original writes it, and millimetres.
 
-Run by ``gpu_check.py``. ResNet-50 at 224 px with made-up weights, 20 steps, nobody stops early. The
+Run by ``gpu_check.py``: ``--part eft``, and ``--part training`` for a step of training.
+ResNet-50 at 224 px with made-up weights, 20 steps, nobody stops early. The
 original's step: one person at a time, full mesh, 49 points regressed from it, ``foreach`` Adam, all
 updates although the last one is never seen, one read of the device per step. Nothing is scaled up:
 what does not fit into the memory or the time is named and left out.
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +42,9 @@ COLUMNS = (
     "case", "slots", "precision", "state", "people", "seconds", "people_per_second",
     "ratio_to_original", "device", "torch", "commit",
 )  # fmt: skip
+#: Images of a training step, and how its products are made.
+TRAINING = (64, 256)
+TRAINING_KINDS = ("fp32", "tf32", "bf16")
 
 
 def make_regressor() -> Hmr:
@@ -126,13 +129,26 @@ def fit_all(fitter: Any, jobs: list[Prepared]) -> list[PersonFit]:
 
 def seconds_of(call: Callable[[], object]) -> float:
     """Wall time of a call and everything that it started."""
-    import torch
-
-    torch.cuda.synchronize()
+    wait()
     start = time.perf_counter()
     call()
-    torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start
+
+
+def device_name() -> str:
+    """What the rows are of."""
+    import torch
+
+    return "rehearsal" if DEVICE == "cpu" else torch.cuda.get_device_name()
+
+
+def wait() -> None:
+    """Until the device has done everything."""
+    import torch
+
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()
 
 
 def guarded(what: str, call: Callable[[], None]) -> bool:
@@ -147,7 +163,8 @@ def guarded(what: str, call: Callable[[], None]) -> bool:
         print(f"{what}: failed ({error})", flush=True)
         return False
     finally:
-        torch.cuda.empty_cache()
+        if DEVICE != "cpu":
+            torch.cuda.empty_cache()
     return True
 
 
@@ -159,6 +176,9 @@ def exercise() -> None:
     from tests.ops.test_slot_layers import operator_arguments
 
     device = torch.device(DEVICE)
+    if DEVICE == "cpu":
+        print("the per-slot kernels need a GPU: nothing to rehearse")
+        return
     assert slot_layers.has_kernels(torch.zeros(1, device=device)), "built without CUDA"
     for arithmetic in (None, *slot_layers.ARITHMETIC.values()):
         for name, values in operator_arguments(device).items():
@@ -189,10 +209,9 @@ class Report:
         self._writer = csv.writer(self._file)
         self._writer.writerow(COLUMNS)
         self.deadline, self.original, self.ok = deadline, 0.0, True
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        )
-        self._commit = commit.stdout.strip()
+        from tools.gpu_ops import current_commit
+
+        self._commit = current_commit()
 
     def add(
         self, case: str, slots: int, kind: tuple[str, str], people: int, seconds: float
@@ -200,9 +219,9 @@ class Report:
         """Print and write one row."""
         import torch
 
-        rate = people / seconds
-        ratio = f"{rate / self.original:.1f}" if self.original else ""
-        place = [torch.cuda.get_device_name(), torch.__version__, self._commit]
+        rate = people / seconds if DEVICE != "cpu" else float("nan")
+        ratio = f"{rate / self.original:.1f}" if self.original and slots else ""
+        place = [device_name(), torch.__version__, self._commit]
         row = [case, slots, *kind, people, f"{seconds:.3f}", f"{rate:.2f}", ratio, *place]
         self._writer.writerow(row)
         self._file.flush()
@@ -214,6 +233,56 @@ class Report:
             print(f"{what}: no time left", flush=True)
         else:
             self.ok &= guarded(what, call)
+
+
+def training_step(report: Report) -> None:
+    """Forward, keypoint loss, backward and AdamW of the regressor, images per second."""
+    import torch
+
+    from eft_fast.body import load_body
+    from eft_fast.eft.config import EftConfig
+    from eft_fast.losses.keypoints import eft_loss
+
+    body, weights = load_body("open", device=DEVICE), EftConfig().loss
+
+    def steps(count: int, kind: str) -> None:
+        network = make_regressor().to(DEVICE).train()
+        adam = torch.optim.AdamW(network.parameters(), lr=1e-5)
+        img = torch.randn(count, 3, network.input_size, network.input_size, device=DEVICE)
+        target = torch.rand(count, 49, 3, device=DEVICE)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = kind == "tf32"
+
+        def step() -> None:
+            half = torch.autocast(DEVICE, torch.bfloat16, enabled=kind == "bf16")
+            with half:
+                out = network(img)
+            points = body.keypoints(
+                out.pred_betas.float(), out.pred_rotmat[:, 1:].float(),
+                out.pred_rotmat[:, :1].float(), joint_set="spin49", pose2rot=False,
+            )  # fmt: skip
+            loss = eft_loss(points, out.pred_betas, out.pred_cam, target, weights).total.mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+        rounds = 1 if DEVICE == "cpu" else 5
+        step()
+        seconds = seconds_of(lambda: [step() for _ in range(rounds)])
+        report.add("training step", 0, (kind, "fp32"), rounds * count, seconds)
+
+    for count in TRAINING:
+        for kind in TRAINING_KINDS:
+            report.run(f"training, {count} images, {kind}", lambda c=count, k=kind: steps(c, k))
+
+
+def rehearse() -> None:
+    """Let everything run on the CPU, small: a few steps of a few people."""
+    changes: dict[str, Any] = {
+        "DEVICE": "cpu", "STEPS": 2, "SLOTS": (2,), "HEAD_SLOTS": (2,), "PEOPLE": 4,
+        "KINDS": (("fp32", "fp32"),), "TRAINING": (2,), "TRAINING_KINDS": ("fp32", "bf16"),
+    }  # fmt: skip
+    for name, value in changes.items():
+        setattr(sys.modules[__name__], name, value)
 
 
 def measure(report: Report) -> None:
@@ -291,20 +360,25 @@ def compare_with_cpu(regressor: Hmr, body: Smpl, cpu_body: Smpl, jobs: list[Prep
 def main() -> int:
     """Measure for so many seconds; 0 if nothing failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--csv", type=Path, default=ROOT / "build" / "gpu_eft.csv")
-    parser.add_argument("--seconds", type=float, default=100)
-    parser.add_argument("--exercise", action="store_true", help="only launch every kernel once")
+    parser.add_argument("--csv", type=Path, default=ROOT / "build" / "gpu" / "gpu_eft.csv")
+    parser.add_argument("--time", type=float, default=100, metavar="SECONDS", help="for so long")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--exercise", action="store_true", help="only launch every kernel once")
+    what.add_argument("--part", choices=("eft", "training"), help="measure this")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, small")
     arguments = parser.parse_args()
     import torch
 
-    if not torch.cuda.is_available():
+    if arguments.rehearse:
+        rehearse()
+    elif not torch.cuda.is_available():
         print("gpu_eft: torch sees no GPU; check the driver with nvidia-smi", file=sys.stderr)
         return 2
     if arguments.exercise:
         exercise()
         return 0
-    report = Report(arguments.csv, time.monotonic() + arguments.seconds)
-    measure(report)
+    report = Report(arguments.csv, time.monotonic() + arguments.time)
+    (measure if arguments.part == "eft" else training_step)(report)
     return 0 if report.ok else 1
 
 

@@ -1,7 +1,8 @@
 """Operators on a GPU: every kernel once, and their times beside plain torch and smplx.
 
 Run by ``gpu_check.py``: ``--exercise`` launches every kernel on small inputs, which is what
-compute-sanitizer watches; ``--time SECONDS`` writes a CSV of microseconds per call.
+compute-sanitizer watches; ``--part smpl`` and ``--part map`` write a CSV of microseconds per call
+for ``--time`` seconds. ``--rehearse``: the same on the CPU, small, where nothing is measured.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import csv
 import ctypes
 import importlib.util
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 DEVICE = "cuda"
 BATCHES = (1, 32, 256, 1024, 4096, 16384, 65536)
+#: People of the direct fit; plain torch up to MAP_TORCH.
+MAP_BATCHES = (1, 256, 1024, 4096, 16384)
+MAP_TORCH = 1024
 #: People for which smplx is compiled: every size costs a minute of compiling.
 COMPILED = (256, 4096)
 COLUMNS = (
@@ -74,7 +79,11 @@ def exercise() -> None:
             torch.autograd.grad(ops.smpl_points(points, *inputs).sum(), inputs)
             ops.keypoint_gradients(points, *inputs[:2], camera, keypoints, transl=inputs[2])
     exercise_raster()
-    torch.cuda.synchronize()
+    arguments, options = map_problem()
+    small = [first_people(each, 3) for each in arguments]
+    ops.map_solve(*small, **{k: first_people(v, 3) for k, v in options.items()}, steps=2)
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()
     print("every kernel ran")
 
 
@@ -187,6 +196,53 @@ def cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
 
 
 @lru_cache(maxsize=1)
+def map_problem() -> tuple[list, dict]:
+    """256 people of the shipped body about the answers of a regressor, on EFT's 49 points."""
+    import torch
+
+    from eft_fast.body import load_body
+    from tests.ops.test_map import make_case
+
+    plan = load_body("open").to(torch.float64).points_plan("spin49")
+    case = make_case(256, pinhole=True, plan=plan).to(torch.float32)
+    return [move(each) for each in case.arguments()], {k: move(v) for k, v in case.options.items()}
+
+
+def move(value: object) -> object:
+    """A tensor, a plan, or a tuple of tensors, to the device."""
+    if isinstance(value, tuple):
+        return type(value)(*(move(each) for each in value))
+    return value.to(DEVICE)  # type: ignore[attr-defined]
+
+
+def first_people(value: object, people: int) -> object:
+    """The first people of something that has 256, over and over for more."""
+    import torch
+
+    if isinstance(value, tuple):
+        return type(value)(*(first_people(each, people) for each in value))
+    if not isinstance(value, torch.Tensor) or len(value) != 256:
+        return value
+    return value.repeat(-(-people // 256), *(1,) * (value.ndim - 1))[:people].contiguous()
+
+
+def map_cases(people: int) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """(case, implementation, call) of the direct fit."""
+    from eft_fast import ops
+
+    arguments, options = map_problem()
+    arguments = [first_people(each, people) for each in arguments]
+    options = {name: first_people(each, people) for name, each in options.items()}
+
+    def solve_of(backend: str) -> Callable[[], object]:
+        return lambda: ops.map_solve(*arguments, **options, backend=backend)
+
+    yield "map solve", "eft_fast", quiet(solve_of("native"))
+    if people <= MAP_TORCH:
+        yield "map solve", "plain torch", quiet(solve_of("torch"))
+
+
+@lru_cache(maxsize=1)
 def smplx_functions() -> dict[str, tuple[Callable, Callable]]:
     """Mesh and 49 points from betas and pose through smplx.lbs: eager and compiled."""
     import torch
@@ -258,6 +314,9 @@ def measure(call: Callable[[], object], rounds: int = 30) -> list[float]:
     """Microseconds per call between CUDA events, sorted: median, 10th and 90th percentile."""
     import torch
 
+    if DEVICE == "cpu":  # a rehearsal
+        call()
+        return [float("nan")] * 3
     for _ in range(5):
         call()
     times = []
@@ -273,9 +332,11 @@ def measure(call: Callable[[], object], rounds: int = 30) -> list[float]:
     return [times[rounds // 2], times[rounds // 10], times[rounds * 9 // 10]]
 
 
-def time_everything(path: Path, seconds: float) -> None:
-    """Write a row per case, while there is time."""
+def time_everything(path: Path, seconds: float, part: str) -> None:
+    """Write a row per case of a part, while there is time."""
     import torch
+
+    batches, make_cases = (BATCHES, cases) if part == "smpl" else (MAP_BATCHES, map_cases)
 
     deadline = time.monotonic() + seconds
     commit = current_commit()
@@ -283,8 +344,8 @@ def time_everything(path: Path, seconds: float) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for people in BATCHES:
-            for case, implementation, call in cases(people):
+        for people in batches:
+            for case, implementation, call in make_cases(people):
                 if time.monotonic() > deadline:
                     print(f"no time left: the rows from {case}, {people} people on are missing")
                     return
@@ -295,7 +356,7 @@ def time_everything(path: Path, seconds: float) -> None:
                     torch.cuda.empty_cache()
                     continue
                 figures = [f"{x:.2f}" for x in (median, low, high)] + [f"{median / people:.4f}"]
-                place = [torch.cuda.get_device_name(), torch.__version__, commit]
+                place = [device_name(), torch.__version__, commit]
                 writer.writerow([case, people, implementation, *figures, *place])
                 file.flush()
                 print(f"{case:30} {people:6} {implementation:18} {median:10.1f} us", flush=True)
@@ -303,11 +364,32 @@ def time_everything(path: Path, seconds: float) -> None:
 
 def current_commit() -> str:
     """Short hash of what is measured; empty outside of a checkout."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
+    if shutil.which("git") is None:
         return ""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def device_name() -> str:
+    """What the rows are of."""
+    import torch
+
+    return "rehearsal" if DEVICE == "cpu" else torch.cuda.get_device_name()
+
+
+def rehearse() -> None:
+    """Let everything run on the CPU: few people, and stubs for what only a GPU has."""
+    module = sys.modules[__name__]
+    changes: dict[str, object] = {
+        "DEVICE": "cpu",
+        "BATCHES": (1, 3),
+        "MAP_BATCHES": (1, 3),
+        "COMPILED": (),
+        "graphed": lambda call: call,
+        "choose_arithmetic": lambda name: None,
+    }
+    for name, value in changes.items():
+        setattr(module, name, value)
 
 
 def main() -> int:
@@ -315,15 +397,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--csv", type=Path, default=ROOT / "build" / "gpu_check.csv")
+    parser.add_argument("--csv", type=Path, default=ROOT / "build" / "gpu" / "gpu_ops.csv")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--exercise", action="store_true", help="launch every kernel once")
-    what.add_argument("--time", type=float, metavar="SECONDS", help="measure for so long")
+    what.add_argument("--part", choices=("smpl", "map"), help="measure this")
+    parser.add_argument("--time", type=float, default=60, metavar="SECONDS", help="for so long")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with few people")
     options = parser.parse_args()
+    if options.rehearse:
+        rehearse()
     if options.exercise:
         exercise()
     else:
-        time_everything(options.csv, options.time)
+        time_everything(options.csv, options.time, options.part)
     return 0
 
 
