@@ -2,6 +2,7 @@
 #   make demo    install, build, and fit the sample that ships with the package
 #   make test    install, build, and run the tests
 #   make dist    an sdist, and a wheel for other Linuxes, tried in a fresh environment
+#   make docs    the pages and the API reference as a site, in site/
 # TORCH is the requirement of the PyTorch build to take. On a machine without an NVIDIA GPU, point pip at
 # PyTorch's CPU builds (PIP_EXTRA_INDEX_URL), or a plain install brings several GB of CUDA libraries.
 
@@ -13,10 +14,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo_out
 
-.PHONY: help demo test fuzz native gpu sass bench dist lint format types clean
+.PHONY: help demo test fuzz native gpu sass bench dist docs lint format types clean
 
 help:
-	@sed -n '1,7p' Makefile
+	@sed -n '1,8p' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +55,10 @@ bench: $(VENV)/.dev native
 	$(BIN)/python -m benchmarks.compare smpl
 	$(BIN)/python -m benchmarks.compare points
 
+docs: $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[docs]"
+	$(BIN)/zensical build --clean --strict
+
 dist: $(VENV)/.dev native
 	PYTHON=$(BIN)/python .ci/dist
 
@@ -78,4 +83,4 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 clean:
-	rm -rf build dist *.egg-info eft_fast/_native.so
+	rm -rf build dist site *.egg-info eft_fast/_native.so

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,26 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path
             names = names or make_names()
             with torch.random.fork_rng():
                 exec(code, names)
+
+
+def test_the_site_holds_every_page_and_public_name() -> None:
+    named = re.findall(r": ([\w.]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(page.name for page in PAGES if page.parent.name == "docs")
+    import eft_fast
+
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    documented = {line.rpartition(".")[2] for line in named}
+    assert documented == {*eft_fast.__all__, "Predictor"} - {"__version__"}
+
+
+@pytest.mark.slow
+def test_the_site_is_built(tmp_path: Path) -> None:
+    pytest.importorskip("zensical", reason="the extra docs is not installed")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "eft_fast").symlink_to(ROOT / "eft_fast")
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'id="eft_fast.api.fit_batch"' in (tmp_path / "site/api/index.html").read_text()
