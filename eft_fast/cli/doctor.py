@@ -30,6 +30,8 @@ _PACKAGES = (
     "tensorrt-cu13",
     "tensorrt-rtx-cu13",
     "smplx",
+    "usd-core",
+    "pandas",
 )
 
 
