@@ -30,13 +30,13 @@ def part(check, title: str, code: str, *, needs: float = 1, limit: float = 20, *
     return check.Part(title, [sys.executable, "-c", code], needs, limit, **rest)
 
 
-def run(check, tmp_path: Path, parts: list, seconds: float) -> dict[str, str]:
+def run(check, tmp_path: Path, parts: list, seconds: float) -> dict:
     journal = check.Journal(tmp_path / "gpu" / "parts.csv")
     check.run_all(parts, journal, time.monotonic() + seconds)
     with (tmp_path / "gpu" / "parts.csv").open() as file:
         written = {row["part"]: row["ending"] for row in csv.DictReader(file)}
     assert written == dict(journal.endings)
-    return written
+    return {**written, "failed": journal.failed}
 
 
 def test_a_failure_does_not_stop_the_next_part(check, tmp_path, capfd):
@@ -45,7 +45,7 @@ def test_a_failure_does_not_stop_the_next_part(check, tmp_path, capfd):
         part(check, "second", "print('rows of the second')"),
     ]
     endings = run(check, tmp_path, parts, 60)
-    assert endings == {"first": "failed with exit code 3", "second": "passed"}
+    assert endings == {"first": "failed with exit code 3", "second": "passed", "failed": True}
     said = capfd.readouterr().out
     assert said.count("-- plan, ") == 2
     assert said.index("second: up to 20 s") < said.index("== first:")
@@ -60,6 +60,7 @@ def test_what_no_longer_fits_is_skipped_by_name(check, tmp_path, capfd):
     endings = run(check, tmp_path, parts, 60)
     assert endings["long"].startswith("skipped: 500 s needed, ")
     assert endings["short"] == "passed"
+    assert not endings["failed"]
     assert "long: left out if no time is saved (500)" in capfd.readouterr().out
 
 
@@ -68,8 +69,10 @@ def test_a_part_ends_at_its_limit_with_all_that_it_started(check, tmp_path):
     child = f"import time, pathlib; time.sleep(4); pathlib.Path({str(mark)!r}).touch()"
     code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); "
     code += "time.sleep(60)"
-    endings = run(check, tmp_path, [part(check, "hangs", code, limit=1.5)], 60)
-    assert endings == {"hangs": "stopped at its limit of 2 s"}
+    endings = run(check, tmp_path, [part(check, "rows", code, limit=1.5)], 60)
+    assert endings == {"rows": "stopped at its limit of 2 s", "failed": False}
+    tests = part(check, "tests", "import time; time.sleep(60)", limit=0.5, needs=0, must_end=True)
+    assert run(check, tmp_path, [tests], 60)["failed"]
     time.sleep(4)
     assert not mark.exists()
 
@@ -83,6 +86,7 @@ def test_nothing_runs_behind_a_build_that_failed(check, tmp_path):
     assert endings == {
         "build": "failed with exit code 1",
         "rows": "skipped: build did not pass",
+        "failed": True,
     }
 
 
