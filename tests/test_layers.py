@@ -28,6 +28,8 @@ L0 = {
     "map_rules",
     "person",
     "person_boxes",
+    "person_keypoints",
+    "person_search",
     "pickles",
 }
 L1 = {"ops", "geometry"}
@@ -41,7 +43,8 @@ ALL = L0 | {"serving"} | L1 | L2 | L3 | L4 | L5 | L6
 #: What each module may import of the package, besides itself.
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(L0, L0),
-    "serving": L0 | {"map_fit.config"},  # the options of the fit, which need no torch
+    # The options of the fit, and the curves of keypoints: they need no torch.
+    "serving": L0 | {"map_fit.config", "models.keypoint_noise"},
     **dict.fromkeys(L1, L0),
     **dict.fromkeys(L2, L0 | L1),
     "models": L0 | L1,

@@ -20,8 +20,8 @@ from eft_fast.keypoints import JOINT_SETS, NO_JOINT, JointSet
 from eft_fast.models.base import Regressor
 from eft_fast.models.keypoint_noise import CURVES
 from eft_fast.models.movenet import MoveNet
-from eft_fast.models.movenet_keypoints import CROP_FACTOR
 from eft_fast.models.open_regressor import Landmarks, OpenRegressor
+from eft_fast.person_keypoints import CROP_FACTOR
 
 #: Standard deviation in units of the person's extent, from a visibility on.
 SIGMA_OF_VISIBILITY: Final = ((0.98, 0.09), (0.8, 0.15), (0.5, 0.21), (0.0, 0.36))

@@ -19,40 +19,21 @@ a box that holds two may get the keypoints of either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
 from eft_fast.imaging.crop import check_rgb
 from eft_fast.keypoints import JointSet
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models.base import Regressor
-from eft_fast.models.movenet import MoveNet
-from eft_fast.models.movenet_keypoints import load_movenet, movenet_keypoints
-from eft_fast.models.yolox import YoloxNano, load_published_yolox
-from eft_fast.person_boxes import find_boxes
+from eft_fast.models.movenet_keypoints import CROPS_AT_ONCE, load_movenet, run_movenet
+from eft_fast.models.yolox import YoloxNano, load_published_yolox, to_bgr
+from eft_fast.person_search import Detection, SearchNetworks, search_people
 
-
-@dataclass(frozen=True, eq=False)
-class Detection:
-    """One person in a photo.
-
-    Attributes:
-        keypoints: x, y in photo pixels and score in [0, 1] in the order of ``joint_set``; points
-            that the network does not have, or puts outside the photo, are all zeros. What a score
-            is worth, ``models.keypoint_noise`` says (``"detector"``).
-        box: x, y, w, h in photo pixels, inside the photo.
-        score: Probability that the box holds a person.
-        joint_set: Name of the order of ``keypoints``.
-    """
-
-    keypoints: Float[np.ndarray, "K 3"]
-    box: Float[np.ndarray, " 4"]
-    score: float
-    joint_set: str
+__all__ = ["Detection", "detect_people"]
 
 
 def detect_people(
@@ -86,43 +67,27 @@ def detect_people(
             f"detect_people: regressor must be a Regressor or None, got {type(regressor).__name__}"
         )
     device = torch.device("cpu") if regressor is None else next(regressor.parameters()).device
-    yolox, movenet = _load_networks(device)
-    found = find_boxes(image, lambda picture: _run(yolox, picture))
-    if not len(found):
-        return []
-    points = movenet_keypoints(movenet, image, found[:, :4])
-    return [
-        Detection(_to_order(each, image, order), row[:4], float(row[4]), order.name)
-        for row, each in zip(found, points, strict=True)
-    ]
+    return search_people(image, shared_networks(device), order, who="detect_people")
 
 
 @lru_cache(maxsize=2)
-def _load_networks(device: torch.device) -> tuple[YoloxNano, MoveNet]:
-    return load_published_yolox().to(device), load_movenet().to(device)
+def shared_networks(device: torch.device) -> SearchNetworks:
+    """The published networks on a device, the same ones at each call."""
+    yolox, movenet = load_published_yolox().to(device), load_movenet().to(device)
+    return SearchNetworks(
+        boxes=lambda picture: run_yolox(yolox, picture),
+        keypoints=lambda crops: run_movenet(movenet, crops),
+        size=movenet.input_size,
+        batch=CROPS_AT_ONCE[device.type != "cpu"],
+    )
 
 
 @torch.no_grad()
-def _run(
-    network: YoloxNano, picture: Float32[np.ndarray, "1 3 S S"]
-) -> Float32[np.ndarray, "1 N 6"]:
-    device = network.stem.weight.device
-    answer: Float32[np.ndarray, "1 N 6"] = (
-        network(torch.from_numpy(picture).to(device)).cpu().numpy()
-    )
+def run_yolox(
+    network: YoloxNano, pictures: UInt8[np.ndarray, "B h w 3"]
+) -> Float32[np.ndarray, "B N 6"]:
+    """The answer to RGB pictures, on the network's device."""
+    weight = network.stem.weight
+    bgr = to_bgr(torch.from_numpy(pictures).to(weight.device)).to(weight.dtype)
+    answer: Float32[np.ndarray, "B N 6"] = network(bgr).cpu().numpy()
     return answer
-
-
-def _to_order(
-    points: Float[np.ndarray, "17 3"], image: UInt8[np.ndarray, "H W 3"], order: JointSet
-) -> Float[np.ndarray, "K 3"]:
-    """The points in another joint set, those outside the photo and those not found as zeros."""
-    edge = np.array([image.shape[1] - 1, image.shape[0] - 1])
-    inside: Bool[np.ndarray, " 17"] = np.all((points[:, :2] >= 0) & (points[:, :2] <= edge), axis=1)
-    row_of = {name: row for row, name in enumerate(find_joint_set("coco17").names)}
-    keypoints = np.zeros((len(order), 3))
-    for index, name in enumerate(order.names):
-        row = row_of.get(name)
-        if row is not None and inside[row]:
-            keypoints[index] = points[row]
-    return keypoints

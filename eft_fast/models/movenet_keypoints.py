@@ -9,20 +9,17 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eft_fast.imaging import Crop, crop_image
-from eft_fast.imaging.crop import check_rgb
 from eft_fast.models.movenet import MoveNet
 from eft_fast.ops.ambient import plain_torch
+from eft_fast.person_keypoints import CROP_FACTOR, keypoints_in_boxes
 
 #: Thunder as published, as ``tools/convert_movenet.py`` wrote it.
 MOVENET_PATH: Final = Path(__file__).parent.parent / "assets" / "movenet_thunder.npz"
-#: Side of the crop over the longer side of the person's box. On 24 people of open COCO train photos
-#: 1.0, 1.05, 1.1 and 1.15 find .81, .80, .81 and .82 of the keypoints (PCK@0.1): no difference.
-CROP_FACTOR: Final = 1.1
-_BATCH: Final = 16
+#: Crops at once on a processor, whose cache holds the maps of one, and on other devices.
+CROPS_AT_ONCE: Final = (1, 16)
 
 
 def load_movenet() -> MoveNet:
@@ -37,7 +34,6 @@ def shared_movenet(device: torch.device) -> MoveNet:
     return load_movenet().to(device)
 
 
-@torch.no_grad()
 def movenet_keypoints(
     network: MoveNet,
     image: UInt8[np.ndarray, "H W 3"],
@@ -68,25 +64,25 @@ def movenet_keypoints(
         >>> movenet_keypoints(load_movenet(), load_image("photo.jpg"), [40, 30, 120, 310]).shape
         (17, 3)
     """
-    check_rgb(image, "movenet_keypoints")
-    rows = np.asarray(boxes, np.float64)
-    if rows.ndim not in (1, 2) or rows.shape[-1] != 4:
-        raise ValueError(
-            f"movenet_keypoints: boxes must be x, y, w, h, [4] or [N, 4], got {list(rows.shape)}"
-        )
-    size = network.input_size
-    crops = [Crop.from_box(box, size, margin=crop_factor) for box in rows.reshape(-1, 4)]
-    found = np.zeros((len(crops), 17, 3))
-    for start in range(0, len(crops), _BATCH):
-        part = crops[start : start + _BATCH]
-        pixels = torch.from_numpy(np.stack([crop_image(image, crop) for crop in part]))
-        points = network(to_rgb(pixels, network)).cpu().double().numpy()
-        # The network counts from the crop's edge, imaging from the centre of the first pixel.
-        points[..., :2] -= 0.5
-        found[start : start + len(part)] = [
-            crop.to_image(xy) for crop, xy in zip(part, points, strict=True)
-        ]
-    return found.reshape(*rows.shape[:-1], 17, 3)
+    return keypoints_in_boxes(
+        image,
+        boxes,
+        lambda crops: run_movenet(network, crops),
+        size=network.input_size,
+        crop_factor=crop_factor,
+        batch=CROPS_AT_ONCE[network.stem.weight.device.type != "cpu"],
+        who="movenet_keypoints",
+    )
+
+
+@torch.no_grad()
+def run_movenet(
+    network: MoveNet, crops: UInt8[np.ndarray, "B S S 3"]
+) -> Float32[np.ndarray, "B 17 3"]:
+    """The answer to RGB crops, on the network's device."""
+    points = network(to_rgb(torch.from_numpy(crops), network))
+    answer: Float32[np.ndarray, "B 17 3"] = points.cpu().numpy()
+    return answer
 
 
 def to_rgb(pixels: UInt8[Tensor, "B S S 3"], network: MoveNet) -> Float[Tensor, "B 3 S S"]:

@@ -1,4 +1,4 @@
-"""YOLOX-nano (Megvii, Apache-2.0) as a plain module: boxes of people in a square picture.
+"""YOLOX-nano (Megvii, Apache-2.0) as a plain module: boxes of people in a picture.
 
 The batch norms of the published network are folded into its convolutions, and of its 80 classes
 only the person is kept. ``eft_fast.person_boxes`` makes the input and turns the answer into boxes.
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from eft_fast.models.mobile import depthwise, pointwise, to_channels_last
@@ -128,7 +128,7 @@ class Head(nn.Module):
 
 
 class YoloxNano(nn.Module):
-    """Boxes of the people in square pictures; 0.9 M parameters.
+    """Boxes of the people in pictures; 0.9 M parameters.
 
     Modules are created in the order in which the published graph runs them; the converter
     (``tools/convert_yolox.py``) relies on it.
@@ -174,12 +174,12 @@ class YoloxNano(nn.Module):
         load_arrays(network, arrays, who="YoloxNano")
         return network
 
-    def forward(self, bgr: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N 6"]:
+    def forward(self, bgr: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N 6"]:
         """Look for people.
 
         Args:
-            bgr: Blue, green, red in [0, 255], not normalised; S a multiple of 32. The network was
-                trained at about 416.
+            bgr: Blue, green, red in [0, 255], not normalised; sides multiples of 32. The network
+                was trained on squares of about 416.
 
         Returns:
             For each cell of the maps at strides 8, 16 and 32, rows of each map first: x and y from
@@ -187,13 +187,14 @@ class YoloxNano(nn.Module):
             object is there, and that an object there is a person.
 
         Raises:
-            ValueError: If the pictures are not square, or of another size.
+            ValueError: If the pictures have another size.
         """
-        if bgr.dim() != 4 or bgr.shape[1] != 3 or bgr.shape[2] != bgr.shape[3]:
-            raise ValueError(f"YoloxNano: bgr must be [B, 3, S, S], got {list(bgr.shape)}")
-        if bgr.shape[2] == 0 or bgr.shape[2] % STRIDES[-1]:
+        if bgr.dim() != 4 or bgr.shape[1] != 3:
+            raise ValueError(f"YoloxNano: bgr must be [B, 3, H, W], got {list(bgr.shape)}")
+        height, width = bgr.shape[2:]
+        if height == 0 or height % STRIDES[-1] or width == 0 or width % STRIDES[-1]:
             raise ValueError(
-                f"YoloxNano: the side must be a multiple of {STRIDES[-1]}, got {bgr.shape[2]}"
+                f"YoloxNano: both sides must be multiples of {STRIDES[-1]}, got {height} x {width}"
             )
         # Each 2 x 2 pixels to one of 12 channels: upper left, lower left, upper right, lower right.
         corners = [bgr[..., y::2, x::2] for x in (0, 1) for y in (0, 1)]
@@ -211,6 +212,11 @@ class YoloxNano(nn.Module):
         z32 = self.up32(torch.cat([self.shrink16(z16), top], 1))
         levels = zip(self.heads, (y8, z16, z32), strict=True)
         return torch.cat([head(each) for head, each in levels], 1)
+
+
+def to_bgr(pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    """RGB pixels to what the network reads."""
+    return pictures.to(torch.float32).permute(0, 3, 1, 2).flip(1)
 
 
 def _twice(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 2H 2W"]:

@@ -21,10 +21,10 @@ from eft_fast.map_fit.problem import FitProblem
 from eft_fast.map_fit.robust import robust_energy, robust_factor
 from eft_fast.map_rules import BONES, SIGMA_POWER, SIGMA_SCALE, limb_pairs
 from eft_fast.models.keypoint_noise import CURVES
-from eft_fast.models.movenet_keypoints import CROP_FACTOR
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.ops.map import MapState
 from eft_fast.ops.map_reference import move
+from eft_fast.person_keypoints import CROP_FACTOR
 from tests.map_fit.people import COCO, People
 
 
