@@ -48,11 +48,11 @@ def add(subparsers: Subparsers) -> None:
         description=(
             "Write a regressor as ONNX, or for OpenVINO, TensorRT or Triton, run it in batches of "
             "1, 7 and --max-batch, and keep it only if it answers as torch does. Where the "
-            "regressor's usual error is known, people can be fitted with the export. int8 and bf16 "
-            "(OpenVINO) must pass a gate on photos and rendered people as well."
+            "regressor's usual error is known, people can be fitted with the export; with "
+            "--detector it finds them, too. int8 and bf16 (OpenVINO) must pass a gate on photos and rendered people as well."
         ),
         examples=[
-            "eft-fast export --out exported --outputs joints",
+            "eft-fast export --out exported --outputs joints --detector",
             "eft-fast export --out small --precision int8 --photos photos/ --motion cmu/",
         ],
     )
@@ -114,6 +114,11 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--motion", type=Path, metavar="DIR", help="of the gate: motion capture to render"
     )
+    parser.add_argument(
+        "--detector",
+        action="store_true",
+        help="also the detector, so that predict --find finds people; runs in ONNX Runtime",
+    )
     parser.add_argument("--licence", metavar="SPDX", help="of the weights, as an SPDX expression")
 
 
@@ -152,6 +157,11 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(
             f"--precision {options.precision} goes with --format {' or '.join(formats)}, got "
             f"{options.format}"
+        )
+    if options.detector and options.format == "triton":
+        raise UsageError(
+            "--detector goes with every format but triton, whose folder holds served models; leave "
+            "it out"
         )
     if options.outputs == "params" and options.joint_set is not None:
         raise UsageError("--joint-set goes with --outputs joints or vertices; leave it out")

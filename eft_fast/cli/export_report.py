@@ -21,6 +21,11 @@ def report_lines(report: Any, folder: str) -> list[str]:
     if report.fit_difference:
         listed = ", ".join(f"{name} {value:.2g}" for name, value in report.fit_difference.items())
         lines.append(f"  fits      in numpy differ from torch's by {listed}")
+    if report.detector_difference:
+        listed = ", ".join(
+            f"{name} {value:.2g}" for name, value in report.detector_difference.items()
+        )
+        lines.append(f"  detector  differs from torch by {listed}")
     lines += [f"  {name:9s} {found}" for name, found in report.checks.items()]
     return lines + [f"  problem: {problem}" for problem in report.problems]
 

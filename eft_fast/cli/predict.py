@@ -19,14 +19,15 @@ from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_annotations, is_one_folder, output_file
 
 if TYPE_CHECKING:
-    from eft_fast.serving import PhotoFits, PhotoPredictions
+    from eft_fast.serving import PhotoFits, PhotoPredictions, Predictor
 
 
 @dataclass
 class _Someone:
     """People to predict: a photo, its box (NaN: the whole photo) and a name for each.
 
-    With ``--keypoints``, their keypoints and the order of these as well.
+    With ``--keypoints`` or ``--find --fit``, their keypoints, the order of these, and how far off
+    they are as well.
     """
 
     photos: list[Path] = field(default_factory=list)
@@ -35,6 +36,7 @@ class _Someone:
     problems: list[str] = field(default_factory=list)
     keypoints: Any = None
     joint_set: str = ""
+    noise: Any = None
 
 
 def add(subparsers: Subparsers) -> None:
@@ -46,11 +48,13 @@ def add(subparsers: Subparsers) -> None:
         summary="run an exported regressor on photos, or fit bodies with it, without torch",
         description=(
             "Predict bodies with an exported regressor, and fit them to keypoints with "
-            "--keypoints. Needs no torch. Without --box, --annotations or --keypoints each photo "
-            "shows one person and is taken as a whole."
+            "--keypoints or --fit. Needs no torch. With --find the detector of the export finds "
+            "the people; without --find, --box, --annotations or --keypoints each photo shows one "
+            "person and is taken as a whole."
         ),
         examples=[
             "eft-fast predict skater.jpg --box 30 40 200 380 --model exported",
+            "eft-fast predict photos/ --find --fit --model exported",
             "eft-fast predict photos/ --keypoints person_keypoints.json --model exported",
         ],
     )
@@ -70,6 +74,16 @@ def add(subparsers: Subparsers) -> None:
         "--keypoints",
         metavar="FILE",
         help="fit to the keypoints of this file, COCO or OpenPose; its boxes count as well",
+    )
+    parser.add_argument(
+        "--find",
+        action="store_true",
+        help="find the people; the export must have been made with --detector",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="of --find: fit to the keypoints that the detector finds",
     )
     parser.add_argument(
         "--joint-set",
@@ -96,26 +110,39 @@ def add(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict or fit, write, print."""
-    given = [name for name in ("box", "annotations", "keypoints") if getattr(options, name)]
+    given = [name for name in ("find", "box", "annotations", "keypoints") if getattr(options, name)]
     if len(given) > 1:
         raise UsageError(f"give {' or '.join(f'--{name}' for name in given)}, not both")
     if options.joint_set is not None and options.keypoints is None:
         raise UsageError("--joint-set goes with --keypoints; leave it out")
+    if options.fit and not options.find:
+        raise UsageError(
+            "--fit goes with --find; to fit to keypoints of a file, give them with --keypoints"
+        )
     if options.annotations is not None:
         check_annotations(options.annotations)
     if options.keypoints is not None:
         check_annotations(options.keypoints, "--keypoints")
-    people = _gather(options)
-    if not people.photos:
-        why = people.problems[0] if people.problems else "the annotations name nobody"
-        raise UsageError(f"nobody to predict: {why}")
+    if options.find:
+        people = _Someone()  # known when the model is open
+    else:
+        people = _gather(options)
+        _check_somebody(people)
     with output_file(options.out) as out:
         return _predict(options, people, out)
 
 
+def _check_somebody(people: _Someone) -> None:
+    if not people.photos:
+        why = people.problems[0] if people.problems else "the annotations name nobody"
+        raise UsageError(f"nobody to predict: {why}")
+
+
 def _predict(options: argparse.Namespace, people: _Someone, out: Path) -> int:
+    from eft_fast.map_fit.config import MapConfig
     from eft_fast.serving import Predictor
 
+    photos = _photos_to_search(options) if options.find else []
     predictor = Predictor(
         options.model,
         provider=options.provider,
@@ -123,12 +150,19 @@ def _predict(options: argparse.Namespace, people: _Someone, out: Path) -> int:
         batch_size=options.batch_size,
     )
     start = time.perf_counter()
+    if options.find:
+        people = _find(options, predictor, photos)
+        _check_somebody(people)
     prediction: PhotoFits | PhotoPredictions
     if people.keypoints is None:
         prediction = predictor(people.photos, people.boxes)
     else:
         prediction = predictor.fit(
-            people.photos, people.keypoints, people.boxes, joint_set=people.joint_set
+            people.photos,
+            people.keypoints,
+            people.boxes,
+            joint_set=people.joint_set,
+            config=MapConfig(keypoint_noise=people.noise),
         )
     seconds = time.perf_counter() - start
     prediction.save(out)
@@ -173,6 +207,31 @@ def _fit_summary(fits: Any) -> dict[str, Any]:
         for name in ("init_kp_error_px", "kp_error_px")
     }
     return {**errors, "stop_reasons": dict(Counter(fits.stop_reason))}
+
+
+def _photos_to_search(options: argparse.Namespace) -> list[Path]:
+    from eft_fast.data import list_photos
+
+    return list_photos(options.photos)
+
+
+def _find(options: argparse.Namespace, predictor: Predictor, photos: list[Path]) -> _Someone:
+    """The people whom the detector finds; their keypoints only if somebody is to be fitted."""
+    found = predictor.find(photos)
+    people = _Someone(problems=[text for text in found.message if text])
+    crowd: Counter[int] = Counter()
+    for index, box in zip(found.photo_index.tolist(), found.boxes, strict=True):
+        people.photos.append(photos[index])
+        people.boxes.append(box)
+        people.ids.append(str(crowd[index]))
+        crowd[index] += 1
+    for index, (photo, message) in enumerate(zip(photos, found.message, strict=True)):
+        if not (crowd[index] or message):
+            people.problems.append(f"detector: no person was found in {photo.name}")
+    if options.fit:
+        people.keypoints, people.joint_set = found.keypoints, predictor.finder.card.joint_set
+        people.noise = found.noise
+    return people
 
 
 def _gather(options: argparse.Namespace) -> _Someone:

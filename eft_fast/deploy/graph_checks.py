@@ -17,11 +17,25 @@ _TRACES: Final = re.compile(
 
 def check_graph(path: Path, card: ModelCard, problems: list[str], checks: dict[str, str]) -> None:
     """Opset, operators, full checker with strict shape inference: needs ``onnx``."""
+    model = load_checked(path, problems, checks)
+    if model is None:
+        return
+    wrong = [*operator_faults(model, card.opset), *_shape_faults(model, card)]
+    problems += wrong
+    checks["checker"] = "failed" if wrong else "passed"
+    found = find_trace(model)
+    if found is not None:
+        problems.append(f"the file must not name places of the exporting machine, got {found}")
+    checks["traces"] = "passed" if found is None else "failed"
+
+
+def load_checked(path: Path, problems: list[str], checks: dict[str, str]) -> Any:
+    """The model if the checker takes it, else None; says which checks were left out or failed."""
     try:
         import onnx
     except ImportError:
         checks["checker"] = checks["traces"] = "left out: onnx is not installed"
-        return
+        return None
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model, full_check=True)
@@ -29,14 +43,8 @@ def check_graph(path: Path, card: ModelCard, problems: list[str], checks: dict[s
     except Exception as error:  # Protobuf, the checker and shape inference have their own kinds.
         problems.append(f"the ONNX checker refuses the file ({' '.join(str(error).split())[:200]})")
         checks["checker"] = "failed"
-        return
-    wrong = list(_graph_faults(model, card))
-    problems += wrong
-    checks["checker"] = "failed" if wrong else "passed"
-    found = find_trace(model)
-    if found is not None:
-        problems.append(f"the file must not name places of the exporting machine, got {found}")
-    checks["traces"] = "passed" if found is None else "failed"
+        return None
+    return model
 
 
 def find_trace(model: Any) -> str | None:
@@ -54,17 +62,26 @@ def find_trace(model: Any) -> str | None:
     return found[0].decode("ascii", "replace") if found else None
 
 
-def _graph_faults(model: Any, card: ModelCard) -> Iterator[str]:
+def operator_faults(model: Any, opset: int) -> Iterator[str]:
+    """Sentences on opset, operators and batch dimension."""
     opsets = {item.domain: item.version for item in model.opset_import}
-    if opsets.get("") != card.opset:
-        yield f"the opset must be {card.opset}, got {opsets.get('')}"
+    if opsets.get("") != opset:
+        yield f"the opset must be {opset}, got {opsets.get('')}"
     foreign = sorted({node.domain for node in model.graph.node} - {""})
     if foreign or len(model.functions):
         yield f"only standard operators may be used, got {foreign or 'functions'}"
     for value in (*model.graph.input, *model.graph.output):
-        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        dims = _dims(value)
         if dims[:1] != ["batch"]:
             yield f"{value.name} must have the batch first and open, got {dims}"
-        known = OUTPUT_SHAPES.get(value.name)
+
+
+def _shape_faults(model: Any, card: ModelCard) -> Iterator[str]:
+    for value in (*model.graph.input, *model.graph.output):
+        dims, known = _dims(value), OUTPUT_SHAPES.get(value.name)
         if known is not None and dims[1:] != card.outputs.get(value.name):
             yield f"{value.name} must be {card.outputs.get(value.name)}, got {dims[1:]}"
+
+
+def _dims(value: Any) -> list[Any]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -16,6 +16,7 @@ import numpy as np
 from eft_fast import conventions
 from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.body_graph import BodyGraph
+from eft_fast.deploy.detector_export import add_detector
 from eft_fast.deploy.fit_data import find_fit_asset, make_fit_samples
 from eft_fast.deploy.folder import IMAGES, PARITY_NAME, replaced_folder, write_json, write_record
 from eft_fast.deploy.formats import FORMATS, check_format, convert_folder
@@ -51,6 +52,8 @@ class ExportConfig:
         opset: ONNX opset.
         max_batch: Largest batch to verify, and that engines take.
         joint_set: Order of the joints.
+        detector: Write the package's detector as well, which finds people without torch; not in a
+            model repository.
     """
 
     format: str = "onnx"
@@ -59,6 +62,7 @@ class ExportConfig:
     opset: int = 20
     max_batch: int = 64
     joint_set: str = "smpl45"
+    detector: bool = False
 
     def __post_init__(self) -> None:
         known = {
@@ -69,6 +73,11 @@ class ExportConfig:
                 raise ValueError(
                     f"export: {name} must be one of {list(values)}, got {getattr(self, name)!r}"
                 )
+        if self.detector and self.format == "triton":
+            raise ValueError(
+                "export: a detector goes with every format but triton, whose folder holds models "
+                "that the server serves; export it into a folder of its own with format onnx"
+            )
         if not 1 <= self.max_batch <= 1024:
             raise ValueError(f"export: max_batch must be 1 to 1024, got {self.max_batch}")
         find_joint_set(self.joint_set)
@@ -138,6 +147,8 @@ def export_regressor(
     source_sha256 = source_sha256 or getattr(checkpoint, "sha256", "")
     card = replace(card, licence=licence or card.licence, source_sha256=source_sha256)
     with replaced_folder(out) as folder:
+        if config.detector:
+            add_detector(folder, opset=config.opset, eft_fast_version=card.eft_fast_version)
         report = _write_checked(to_onnx(graph, card), card, samples, folder, fit_data)
         if config.format != "onnx":
             convert_folder(folder, config.format)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from eft_fast.deploy.graph import ExportGraph
 from eft_fast.files import write_bytes
 from eft_fast.serving.card import INPUT_NAME, ModelCard
+from eft_fast.serving.detector_card import DetectorCard
 
-_EXAMPLE_BATCH: Final = 3  # more than one: sizes 0 and 1 would be taken for constants
+EXAMPLE_BATCH: Final = 3  # more than one: sizes 0 and 1 would be taken for constants
 
 
 def to_onnx(graph: ExportGraph, card: ModelCard) -> Any:
@@ -33,18 +36,43 @@ def to_onnx(graph: ExportGraph, card: ModelCard) -> Any:
         RuntimeError: If torch cannot export the module, or not in this opset.
     """
     size = card.input_size
-    example = torch.zeros(_EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+    return trace_onnx(graph, example, {}, list(card.outputs), card.opset)
+
+
+def trace_onnx(
+    module: nn.Module,
+    example: UInt8[Tensor, "B H W 3"],
+    sides: Mapping[int, Any],
+    outputs: Sequence[str],
+    opset: int,
+) -> Any:
+    """Export a module that takes pictures; the batch is open.
+
+    Args:
+        module: From pictures to one or more tensors.
+        example: A batch of ``EXAMPLE_BATCH`` pictures.
+        sides: ``torch.export.Dim`` of the other open dimensions.
+        outputs: Names of the tensors.
+        opset: ONNX opset.
+
+    Returns:
+        The ``onnx.ModelProto``.
+
+    Raises:
+        RuntimeError: If torch cannot export the module, or not in this opset.
+    """
     batch = torch.export.Dim("batch", min=1, max=1024)
     with _silence(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                graph,
+                module,
                 (example,),
                 dynamo=True,
-                opset_version=card.opset,
+                opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=list(card.outputs),
-                dynamic_shapes={INPUT_NAME: {0: batch}},
+                output_names=list(outputs),
+                dynamic_shapes={INPUT_NAME: {0: batch, **sides}},
                 verbose=False,
             )
         except Exception as error:  # The exporter's kinds are not public.
@@ -56,8 +84,8 @@ def to_onnx(graph: ExportGraph, card: ModelCard) -> Any:
     model = program.model_proto
     # An opset that cannot be had is answered with a newer one and no error.
     found = {item.domain: item.version for item in model.opset_import}.get("")
-    if found != card.opset:
-        raise RuntimeError(f"export: opset {card.opset} was asked for, the exporter gave {found}")
+    if found != opset:
+        raise RuntimeError(f"export: opset {opset} was asked for, the exporter gave {found}")
     strip_traces(model)
     return model
 
@@ -76,7 +104,7 @@ def strip_traces(model: Any) -> None:
     graph.name = "eft_fast"
 
 
-def save_onnx(model: Any, card: ModelCard, path: Path) -> None:
+def save_onnx(model: Any, card: ModelCard | DetectorCard, path: Path) -> None:
     """Write the model with the card as its metadata."""
     import onnx
 

@@ -28,6 +28,7 @@ from eft_fast.deploy.quantise import quantise_file
 from eft_fast.deploy.verify import Report, load_samples, verify_folder
 from eft_fast.models.base import Regressor
 from eft_fast.serving.card import FIT_NAME, MODEL_NAMES, load_card
+from eft_fast.serving.detector_card import DETECTOR_FOLDER
 from eft_fast.serving.session import open_session
 
 #: Precision -> the formats that have it.
@@ -92,6 +93,8 @@ def export_reduced(
         else:
             shutil.copy(source, target)
         fit_data = (exact / FIT_NAME).read_bytes() if card.fit_sha256 else None
+        if config.detector:
+            shutil.copytree(exact / DETECTOR_FOLDER, folder / DETECTOR_FOLDER)
         write_record(folder, card, samples, fit_data)
         if config.format != "onnx":
             convert_folder(folder, config.format)

@@ -18,7 +18,7 @@ from eft_fast.deploy.folder import IMAGES, ROUNDING
 from eft_fast.deploy.verify import difference
 from eft_fast.models.base import Regressor
 
-_DEMO: Final = Path(__file__).resolve().parent.parent / "assets" / "demo"
+DEMO: Final = Path(__file__).resolve().parent.parent / "assets" / "demo"
 #: Parts of the sample photos (x, y, side as shares of the width) and how they are tinted: a swap of
 #: the colour channels must show.
 _PARTS: Final = (
@@ -86,7 +86,7 @@ def _answers(
 def photo_crops(size: int) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
     """Parts of the photos and renders that ship with the package."""
     for name, (x, y, side), tint in _PARTS:
-        photo = imaging.load_image(_DEMO / name)
+        photo = imaging.load_image(DEMO / name)
         box = np.array([x, y, side, side]) * photo.shape[1]
         crop = imaging.crop_image(photo, imaging.Crop.from_box(box, size, margin=1.0))
         yield np.asarray(np.rint(crop * np.array(tint)), np.uint8)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from eft_fast.archives import NUMPY_ERRORS
+from eft_fast.deploy.detector_verify import verify_detector
 from eft_fast.deploy.folder import FIT_SAMPLES, IMAGES, ROUNDING, hash_files
 from eft_fast.deploy.graph_checks import check_graph
 from eft_fast.map_fit.config import MapConfig
@@ -60,6 +61,8 @@ class Report:
         orthonormality: Largest ``|R^T R - I|``.
         fit_difference: Largest difference of fits in numpy to torch's, as ``FIT_TOLERANCES``; empty
             where the export holds nothing to fit with.
+        detector_difference: Largest difference of the detector's answers to torch's, as
+            ``detector_verify.TOLERANCES``; empty without one.
         checks: Check -> ``passed``, or why it was left out.
         problems: What is wrong, a sentence each; empty if all is well.
     """
@@ -71,6 +74,7 @@ class Report:
     torch_rounding: dict[str, float]
     orthonormality: float
     fit_difference: dict[str, float] = field(default_factory=dict)
+    detector_difference: dict[str, float] = field(default_factory=dict)
     checks: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -122,8 +126,15 @@ def verify_folder(
         )
     limits = TOLERANCES[card.precision]
     fit_difference = _check_fits(files.folder, card, samples, problems, checks)
+    found = verify_detector(
+        files.folder,
+        provider="cuda" if session.provider in ("cuda", "tensorrt") else "cpu",
+        threads=threads,
+        problems=problems,
+        checks=checks,
+    )
     report = compare(session, samples, limits, checks=checks, problems=problems)
-    return replace(report, fit_difference=fit_difference)
+    return replace(report, fit_difference=fit_difference, detector_difference=found)
 
 
 def load_samples(folder: Path, card: ModelCard) -> dict[str, np.ndarray]:

@@ -141,7 +141,7 @@ class ModelCard:
             )
         values = {**_UNSTATED, **values}
         wanted = {item.name: str(item.type) for item in fields(cls)}
-        wrong = [name for name, kind in wanted.items() if not _fits(values.get(name), kind)]
+        wrong = [name for name, kind in wanted.items() if not has_kind(values.get(name), kind)]
         if wrong:
             raise ValueError(f"{who} does not describe itself: {wrong[0]} is missing or wrong")
         card = cls(**{name: values[name] for name in wanted})
@@ -187,11 +187,14 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
-def _fits(value: Any, kind: str) -> bool:
+def has_kind(value: Any, kind: str) -> bool:
+    """Whether a value of JSON is what a field of a card, by its annotation, asks for."""
     if kind.startswith("list[") and isinstance(value, list):
-        return all(_fits(item, kind[5:-1]) for item in value)
+        return all(has_kind(item, kind[5:-1]) for item in value)
     if kind.startswith("dict[str, ") and isinstance(value, dict):
-        return all(isinstance(key, str) and _fits(item, kind[10:-1]) for key, item in value.items())
+        return all(
+            isinstance(key, str) and has_kind(item, kind[10:-1]) for key, item in value.items()
+        )
     return isinstance(value, _KINDS.get(kind, ())) and not isinstance(value, bool)
 
 
@@ -251,7 +254,7 @@ def check_files(files: ModelFiles) -> None:
         raise ValueError(f"serving: {path} is damaged; export it again")
     for name, digest in stated.items():
         # Nothing outside of the folder is the model's.
-        if name == SAMPLES_NAME or Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).name == SAMPLES_NAME or Path(name).is_absolute() or ".." in Path(name).parts:
             continue
         file = files.folder / name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:

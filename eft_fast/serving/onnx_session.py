@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,59 +36,14 @@ class OnnxSession(Session):
     """
 
     def __init__(self, files: ModelFiles, provider: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ImportError(
-                "serving: ONNX Runtime is not installed; pip install onnxruntime"
-            ) from None
-        wanted = _NAMES[provider]
-        available = onnxruntime.get_available_providers()
-        if wanted not in available:
-            raise RuntimeError(
-                f"serving: provider {provider} was asked for, but this ONNX Runtime has only "
-                f"{_short_names(available)}; install onnxruntime-gpu in place of onnxruntime, or "
-                "ask for cpu"
-            )
-        chain: list[Any] = [(wanted, _provider_options(provider, files))]
-        if provider == "tensorrt":
-            chain.append((_NAMES["cuda"], _provider_options("cuda", files)))
-        try:
-            with _silence(onnxruntime):
-                if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
-                    onnxruntime.preload_dlls()
-                self._session = onnxruntime.InferenceSession(
-                    str(files.path), _session_options(onnxruntime, threads), providers=chain
-                )
-        except Exception as error:  # The runtime has a dozen kinds, none of them public.
-            raise _opening_error(files.path, provider, error) from error
-        self._check_provider(provider, onnxruntime)
+        options = _provider_options(provider, files)
+        others = {"cuda": _provider_options("cuda", files)} if provider == "tensorrt" else {}
+        self._session = open_runtime(files.path, {provider: options} | others, threads)
         self.provider = provider
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.card = ModelCard.from_strings(metadata, f"serving: {files.path}")
         self.check_outputs([item.name for item in self._session.get_outputs()])
         self._check_input(files.path)
-
-    def _check_provider(self, provider: str, onnxruntime: Any) -> None:
-        """Raise RuntimeError unless the provider is there and the heavy operators are its own."""
-        used = self._session.get_providers()
-        if not used or used[0] != _NAMES[provider]:
-            raise RuntimeError(
-                f"serving: provider {provider} was asked for, but the model would run on "
-                f"{_short_names(used)} ({_why_not(onnxruntime, provider)}); mend that, or ask for "
-                "cpu"
-            )
-        if provider == "cpu" or not hasattr(self._session, "get_provider_graph_assignment_info"):
-            return
-        parts = self._session.get_provider_graph_assignment_info()
-        left = heavy_on_cpu(
-            (part.ep_name, [node.op_type for node in part.get_nodes()]) for part in parts
-        )
-        if left:
-            raise RuntimeError(
-                f"serving: provider {provider} was asked for, but {', '.join(left)} of this model "
-                "would run on the CPU; export it again for this provider, or ask for cpu"
-            )
 
     def _check_input(self, path: Path) -> None:
         size, inputs = self.card.input_size, self._session.get_inputs()
@@ -102,10 +57,86 @@ class OnnxSession(Session):
             )
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
-        try:
-            return list(self._session.run(None, {INPUT_NAME: images}))
-        except Exception as error:
-            raise RuntimeError(f"serving: ONNX Runtime failed ({one_line(error)})") from error
+        return run_runtime(self._session, images)
+
+
+def open_runtime(path: Path, providers: Mapping[str, dict[str, str]], threads: int) -> Any:
+    """Open a file on the first of the providers, or raise.
+
+    Args:
+        path: The ONNX file.
+        providers: ``cpu``, ``cuda`` or ``tensorrt`` with its options; the others run what the first
+            does not.
+        threads: Threads on the CPU.
+
+    Returns:
+        The ``onnxruntime.InferenceSession``.
+
+    Raises:
+        ImportError: If ONNX Runtime is not installed.
+        RuntimeError: If the provider does not run here, or not the heavy operators.
+        ValueError: If the file is damaged.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError(
+            "serving: ONNX Runtime is not installed; pip install onnxruntime"
+        ) from None
+    provider = next(iter(providers))
+    available = onnxruntime.get_available_providers()
+    if _NAMES[provider] not in available:
+        raise RuntimeError(
+            f"serving: provider {provider} was asked for, but this ONNX Runtime has only "
+            f"{_short_names(available)}; install onnxruntime-gpu in place of onnxruntime, or "
+            "ask for cpu"
+        )
+    chain: list[Any] = [(_NAMES[name], options) for name, options in providers.items()]
+    try:
+        with _silence(onnxruntime):
+            if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+                onnxruntime.preload_dlls()
+            session = onnxruntime.InferenceSession(
+                str(path), _session_options(onnxruntime, threads), providers=chain
+            )
+    except Exception as error:  # The runtime has a dozen kinds, none of them public.
+        raise _opening_error(path, provider, error) from error
+    _check_provider(session, provider, onnxruntime)
+    return session
+
+
+def run_runtime(session: Any, images: np.ndarray) -> list[np.ndarray]:
+    """The outputs of a session for pictures.
+
+    Raises:
+        RuntimeError: If the runtime fails.
+    """
+    try:
+        return list(session.run(None, {INPUT_NAME: images}))
+    except Exception as error:
+        raise RuntimeError(f"serving: ONNX Runtime failed ({one_line(error)})") from error
+
+
+def _check_provider(session: Any, provider: str, onnxruntime: Any) -> None:
+    """Raise RuntimeError unless the provider is there and the heavy operators are its own."""
+    used = session.get_providers()
+    if not used or used[0] != _NAMES[provider]:
+        raise RuntimeError(
+            f"serving: provider {provider} was asked for, but the model would run on "
+            f"{_short_names(used)} ({_why_not(onnxruntime, provider)}); mend that, or ask for "
+            "cpu"
+        )
+    if provider == "cpu" or not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    parts = session.get_provider_graph_assignment_info()
+    left = heavy_on_cpu(
+        (part.ep_name, [node.op_type for node in part.get_nodes()]) for part in parts
+    )
+    if left:
+        raise RuntimeError(
+            f"serving: provider {provider} was asked for, but {', '.join(left)} of this model "
+            "would run on the CPU; export it again for this provider, or ask for cpu"
+        )
 
 
 def heavy_on_cpu(parts: Iterable[tuple[str, Sequence[str]]]) -> list[str]:

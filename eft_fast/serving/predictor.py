@@ -21,6 +21,7 @@ from eft_fast.person import PlacedPerson, place_person
 from eft_fast.plausible import box_text, meets_photo
 from eft_fast.sample import Sample
 from eft_fast.serving.card import ModelCard, find_model
+from eft_fast.serving.detector import FoundPeople, PersonFinder
 from eft_fast.serving.fitting.asset import FitAsset, load_asset
 from eft_fast.serving.fitting.fit import check_config
 from eft_fast.serving.fitting.photos import fit_placed
@@ -116,6 +117,7 @@ class Predictor:
         self.folder = find_model(model).folder
         self.batch_size = min(batch_size, self.card.max_batch)
         self._pads = self.session.provider in ("cuda", "tensorrt")
+        self._threads = threads
 
     def __call__(
         self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None
@@ -130,6 +132,37 @@ class Predictor:
         """
         crops, pixels, messages = self.preprocess(photos, boxes)
         return self.postprocess(self.infer(pixels), crops, messages)
+
+    @cached_property
+    def finder(self) -> PersonFinder:
+        """The detector of the export, in ONNX Runtime; opened with the first search.
+
+        Raises:
+            FileNotFoundError: If the export has none.
+            ValueError: If a file of it is damaged.
+            ImportError: If ONNX Runtime is not installed.
+        """
+        provider = "cuda" if self._pads else "cpu"
+        return PersonFinder(self.folder, provider=provider, threads=self._threads)
+
+    def find(self, photos: Sequence[ImageSource]) -> FoundPeople:
+        """Find the people in photos, with their keypoints, by the detector of the export.
+
+        Args:
+            photos: Whole photos: paths, encoded bytes or RGB arrays. One that cannot be read has
+                nobody and a message, and changes nobody else.
+
+        Raises:
+            FileNotFoundError: If the export has no detector.
+
+        Example:
+            >>> people = predictor.find(["street.jpg"])
+            >>> bodies = predictor(people.photos, people.boxes)
+            >>> config = MapConfig(keypoint_noise=people.noise)
+            >>> fits = predictor.fit(people.photos, people.keypoints, people.boxes, config=config)
+        """
+        _check_sequence(photos)
+        return self.finder.find_all(photos)
 
     @cached_property
     def fit_asset(self) -> FitAsset:
@@ -203,8 +236,7 @@ class Predictor:
         self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None
     ) -> tuple[list[Crop | None], UInt8[np.ndarray, "N S S 3"], list[str]]:
         """Read and crop: the square of each person (None if that failed), its pixels, a message."""
-        if isinstance(photos, str | bytes | os.PathLike):
-            raise TypeError("Predictor: photos must be a sequence, got a single one; use a list")
+        _check_sequence(photos)
         given = _check_boxes(boxes, len(photos))
         size = self.card.input_size
         crops: list[Crop | None] = []
@@ -315,6 +347,11 @@ def _is_same(item: ImageSource, other: Any) -> bool:
     """Whether both are one photo; arrays are compared by identity, paths and bytes by value."""
     plain = (str, bytes, os.PathLike)
     return item == other if isinstance(item, plain) and isinstance(other, plain) else item is other
+
+
+def _check_sequence(photos: Any) -> None:
+    if isinstance(photos, str | bytes | os.PathLike):
+        raise TypeError("Predictor: photos must be a sequence, got a single one; use a list")
 
 
 def _check_keypoints(keypoints: ArrayLike, count: int, points: JointSet) -> np.ndarray:
