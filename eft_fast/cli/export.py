@@ -49,7 +49,8 @@ def add(subparsers: Subparsers) -> None:
             "Write a regressor as ONNX, or for OpenVINO, TensorRT or Triton, run it in batches of "
             "1, 7 and --max-batch, and keep it only if it answers as torch does. Where the "
             "regressor's usual error is known, people can be fitted with the export; with "
-            "--detector it finds them, too. int8 and bf16 (OpenVINO) must pass a gate on photos and rendered people as well."
+            "--detector it finds them, too. int8 and bf16 (OpenVINO) must pass a gate on photos "
+            "and rendered people as well."
         ),
         examples=[
             "eft-fast export --out exported --outputs joints --detector",

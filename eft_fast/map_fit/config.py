@@ -51,6 +51,8 @@ class MapConfig:
         robust_rounds: Rounds of reweighting.
         robust_steps: Solves of each round at most.
         fill: One of ``FILLS``.
+        fill_above: Least score of the keypoints of MoveNet that fill. What is hidden or outside of
+            the picture mostly has less than 0.3.
         posterior: Say how sure each joint is.
         batch: People fitted at once.
     """
@@ -78,6 +80,7 @@ class MapConfig:
     robust_rounds: int = 6
     robust_steps: int = 6
     fill: str = "none"
+    fill_above: float = 0.0
     posterior: bool = True
     batch: int = 256
 
@@ -86,6 +89,15 @@ class MapConfig:
         if self.fill not in FILLS:
             raise ValueError(
                 f"MapConfig: fill must be one of {', '.join(FILLS)}, got {self.fill!r}"
+            )
+        if not 0 <= self.fill_above <= 1:
+            raise ValueError(
+                f"MapConfig: fill_above must be a score, 0 to 1, got {self.fill_above}"
+            )
+        if self.fill_above and self.fill != "movenet":
+            raise ValueError(
+                "MapConfig: fill_above goes with fill='movenet', got fill="
+                f"{self.fill!r}; leave it out"
             )
         for name in ("max_steps", "flip_steps", "robust_rounds", "robust_steps", "batch"):
             value = getattr(self, name)

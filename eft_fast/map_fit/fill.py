@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -59,6 +60,7 @@ def movenet_as_fill(
     img: Float[Tensor, "B 3 S S"],
     regressor: Regressor,
     joint_set: str,
+    least_score: float = 0.0,
 ) -> Float[Tensor, "B K 3"]:
     """Look at the crops of a regressor with MoveNet: x and y in [-1, 1] of the crop, and sigma.
 
@@ -70,6 +72,7 @@ def movenet_as_fill(
         img: Crops as the regressor takes them.
         regressor: Says how they are normalised.
         joint_set: Order of the keypoints; points that MoveNet does not have get sigma 0.
+        least_score: Points of a lower score get sigma 0 as well.
     """
     mean, std = (
         img.new_tensor(part).reshape(3, 1, 1) for part in (regressor.img_mean, regressor.img_std)
@@ -85,7 +88,8 @@ def movenet_as_fill(
     found = network(inner.to(network.stem.weight.dtype))
     points = zoom * ((found[..., :2] - 0.5) * (2.0 / size) - 1.0)
     noise = CURVES["movenet"]
-    sigma = noise.sigma_of(found[..., 2].cpu().numpy())
+    score = found[..., 2].cpu().numpy()
+    sigma = np.where(score >= least_score, noise.sigma_of(score), 0.0)
     spread = torch.from_numpy(sigma).to(points)
     return _reorder(torch.cat([points, spread[..., None]], -1), _MOVENET, joint_set)
 

@@ -110,7 +110,13 @@ class MapFitter(Fitter):
             fill = landmarks_as_fill(to_landmarks(features), person.joint_set)
         elif self._config.fill == "movenet":
             network = shared_movenet(person.crop.device)
-            fill = movenet_as_fill(network, person.crop[None], self._regressor, person.joint_set)
+            fill = movenet_as_fill(
+                network,
+                person.crop[None],
+                self._regressor,
+                person.joint_set,
+                self._config.fill_above,
+            )
         return MapStart(answer, fill, outputs)
 
     def solve(self, people: list[tuple[Prepared, MapStart]]) -> MapFits:
