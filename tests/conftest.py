@@ -144,3 +144,16 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ExportConfig(outputs="vertices", max_batch=16)
     export_regressor(regressor, out, body=load_body(), config=config, covariance=covariance)
     return out
+
+
+@pytest.fixture(scope="session")
+def detector_export(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny export with the package's detector beside the model; takes most of a minute."""
+    from eft_fast.deploy.detector_export import add_detector
+    from eft_fast.deploy.folder import hash_files, write_json
+    from eft_fast.serving.card import HASHES_NAME
+
+    out = shutil.copytree(tiny_export, tmp_path_factory.mktemp("detector") / "export")
+    add_detector(out, opset=20, eft_fast_version="test")
+    write_json(out / HASHES_NAME, hash_files(out))
+    return out

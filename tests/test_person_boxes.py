@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from eft_fast.imaging import crop_image
 from eft_fast.person_boxes import (
     INPUT_SIZE,
     LEAST_SIDE,
@@ -19,17 +20,17 @@ from eft_fast.person_boxes import (
 SHAPES = [(427, 640), (640, 427), (640, 640), (1500, 900), (90, 120), (333, 77), (1, 1)]
 
 
-def answer_with(boxes, size: int = INPUT_SIZE) -> np.ndarray:
+def answer_with(boxes, shape=(INPUT_SIZE, INPUT_SIZE)) -> np.ndarray:
     """The answer of a network that sees these boxes (x, y, w, h, score in the picture)."""
-    sides = [size // stride for stride in STRIDES]
-    answer = np.zeros((sum(side * side for side in sides), 6), np.float32)
+    grids = [(shape[0] // stride, shape[1] // stride) for stride in STRIDES]
+    counts = [rows * columns for rows, columns in grids]
+    answer = np.zeros((sum(counts), 6), np.float32)
     for index, (x, y, w, h, score) in enumerate(boxes):
         level = index % len(STRIDES)
-        stride, side = STRIDES[level], sides[level]
+        stride = STRIDES[level]
         middle = np.array([x + w / 2, y + h / 2]) / stride
         column, row = middle.astype(int)
-        first = sum(other * other for other in sides[:level])
-        answer[first + row * side + column] = [
+        answer[sum(counts[:level]) + row * grids[level][1] + column] = [
             *(middle - (column, row)), *np.log(np.array([w, h]) / stride), score, 1.0,
         ]  # fmt: skip
     return answer
@@ -48,20 +49,41 @@ def test_the_whole_photo_is_in_the_picture(shape):
     np.testing.assert_allclose(square.to_image(inside), corners, atol=1e-9)
     assert square.side == max(shape)
 
-    picture = to_picture(image, square)
-    assert picture.shape == (3, INPUT_SIZE, INPUT_SIZE)
-    assert picture.dtype == np.float32
-    middle = picture[:, INPUT_SIZE // 2, INPUT_SIZE // 2]
-    np.testing.assert_array_equal(middle, [60, 30, 200])  # blue, green, red
-    if shape[0] < shape[1] - 40:
-        np.testing.assert_array_equal(picture[:, 0], 114)
+    picture, corner = to_picture(image, square)
+    assert picture.dtype == np.uint8
+    assert picture.flags.c_contiguous
+    sides = np.array(picture.shape[1::-1])
+    for pixels in (sides, corner):
+        np.testing.assert_array_equal(pixels % STRIDES[-1], 0)
+    middle = INPUT_SIZE // 2 - corner
+    np.testing.assert_array_equal(picture[middle[1], middle[0]], [200, 30, 60])
+    # All of the photo, and of the grey beside it what fills the outer cells.
+    assert (inside + 0.5 >= corner).all()
+    assert (inside + 0.5 <= corner + sides).all()
+    covered = np.array(shape[::-1]) * pixel_of(shape)
+    assert (sides < covered + 2 * STRIDES[-1]).all()
+    assert max(sides) == INPUT_SIZE
+    whole = crop_image(image, square, fill=114)
+    kept = whole[corner[1] :, corner[0] :][: sides[1], : sides[0]]
+    np.testing.assert_array_equal(picture, kept)
+    is_left_out = np.ones(whole.shape[:2], bool)
+    is_left_out[corner[1] : corner[1] + sides[1], corner[0] : corner[0] + sides[0]] = False
+    # Resampling blends half a pixel of the photo's edge into the grey, no more.
+    assert (whole[is_left_out] != 114).sum() <= 0.02 * is_left_out.sum()
+
+
+def pixel_of(shape) -> float:
+    """Pixels of the picture for one of the photo."""
+    return INPUT_SIZE / max(shape)
 
 
 def test_a_photo_of_the_pictures_size_is_not_resampled():
     image = np.random.default_rng(0).integers(0, 256, (427, INPUT_SIZE, 3), np.uint8)
-    picture = to_picture(image, letterbox(image))
-    rows = (INPUT_SIZE - 427) // 2
-    np.testing.assert_array_equal(picture[::-1, rows : rows + 427].transpose(1, 2, 0), image)
+    picture, corner = to_picture(image, letterbox(image))
+    first = (INPUT_SIZE - 427) // 2 - corner[1]
+    assert picture.shape == (448, INPUT_SIZE, 3)
+    np.testing.assert_array_equal(picture[first : first + 427], image)
+    np.testing.assert_array_equal(picture[first + 427 :], 114)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if min(shape) > 70])
@@ -76,9 +98,11 @@ def test_boxes_come_back_to_the_photo(shape):
         [width * 0.7, -20, width * 0.5, 60],
     ])  # fmt: skip
     low, high = (square.to_crop(xy) + 0.5 for xy in (boxes[:, :2], boxes[:, :2] + boxes[:, 2:]))
+    low -= to_picture(image, square)[1]
+    high -= to_picture(image, square)[1]
     scores = np.array([0.5, 0.9, 0.7])
-    answer = answer_with(np.column_stack([low, high - low, scores]))
-    found = find_boxes(image, lambda picture: answer[None])
+    rows = np.column_stack([low, high - low, scores])
+    found = find_boxes(image, lambda picture: answer_with(rows, picture.shape[1:3])[None])
     expected = boxes[[1, 2, 0]]
     expected[1] = [width * 0.7, 0, width - 1 - width * 0.7, 40]
     np.testing.assert_allclose(found[:, :4], expected, atol=2e-3)
@@ -100,6 +124,7 @@ def test_small_unsure_and_outside_boxes_are_nobody():
     answer[1] = np.nan
     answer[2] = [0.0, 0.0, np.inf, 99.0, 0.1, 1.0]
     assert find_boxes(image, lambda picture: answer[None]).shape == (0, 5)
+    assert find_boxes(image[:90], lambda p: answer_with([], p.shape[1:3])[None]).shape == (0, 5)
 
 
 def test_the_score_is_of_an_object_that_is_a_person():
@@ -129,5 +154,7 @@ def test_of_boxes_that_cover_each_other_the_surest_stays():
 def test_rejects_bad_input():
     with pytest.raises(TypeError, match="find_boxes: image must be a uint8 array"):
         find_boxes(np.zeros((9, 9, 3)), lambda picture: picture)
-    with pytest.raises(ValueError, match=r"decode: the answer for 640 pixels must be \[8400, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"decode: the answer for 640 x 640 pixels must be \[8400, 6\]"
+    ):
         find_boxes(np.zeros((9, 9, 3), np.uint8), lambda picture: np.zeros((1, 9, 6)))

@@ -12,12 +12,7 @@ from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.deploy.graph_checks import find_trace, load_checked, operator_faults
 from eft_fast.serving.card import SAMPLES_NAME
 from eft_fast.serving.detector import PersonFinder
-from eft_fast.serving.detector_card import (
-    BOXES_NAME,
-    DETECTOR_FOLDER,
-    KEYPOINTS_NAME,
-    load_detector_card,
-)
+from eft_fast.serving.detector_card import BOXES_NAME, DETECTOR_FOLDER, KEYPOINTS_NAME
 
 #: Names of the stored pictures, before a number, and of the stored crops.
 PICTURE: Final = "picture"
@@ -51,13 +46,13 @@ def verify_detector(
     worst: dict[str, float] = {}
     try:
         samples = _load_samples(place)
-        worst = compare_detector(PersonFinder(folder, provider=provider, threads=threads), samples)
+        finder = PersonFinder(folder, provider=provider, threads=threads)
+        worst = compare_detector(finder, samples)
         found += detector_problems(worst)
+        for name in (BOXES_NAME, KEYPOINTS_NAME):
+            found += _graph_faults(place / name, finder.card.opset)
     except (OSError, ValueError) as error:
         found.append(str(error))
-    found += [
-        fault for name in (BOXES_NAME, KEYPOINTS_NAME) for fault in _graph_faults(place / name)
-    ]
     problems += found
     checks["detector"] = "failed" if found else "passed"
     return worst
@@ -110,14 +105,12 @@ def _load_samples(place: Path) -> dict[str, np.ndarray]:
     return samples
 
 
-def _graph_faults(path: Path) -> list[str]:
+def _graph_faults(path: Path, opset: int) -> list[str]:
     """What the checker, if ``onnx`` is installed, has against a file."""
     problems: list[str] = []
-    if not path.is_file():
-        return problems  # Whoever opened it has said so.
     model = load_checked(path, problems, {})
     if model is not None:
-        problems += operator_faults(model, load_detector_card(path.parent).opset)
+        problems += operator_faults(model, opset)
         trace = find_trace(model)
         if trace is not None:
             problems.append(f"the file must not name places of the exporting machine, got {trace}")

@@ -23,7 +23,7 @@ from eft_fast.sample import Sample
 from eft_fast.serving.card import ModelCard, find_model
 from eft_fast.serving.detector import FoundPeople, PersonFinder
 from eft_fast.serving.fitting.asset import FitAsset, load_asset
-from eft_fast.serving.fitting.fit import check_config
+from eft_fast.serving.fitting.fit import checked_config
 from eft_fast.serving.fitting.photos import fit_placed
 from eft_fast.serving.fitting.record import PhotoFits
 from eft_fast.serving.session import open_session
@@ -206,8 +206,7 @@ class Predictor:
             >>> fits.joint_sigma_mm.shape
             (1, 24)
         """
-        points, config = find_joint_set(joint_set), config or MapConfig()
-        check_config(config)
+        points, config = find_joint_set(joint_set), checked_config(config)
         asset = self.fit_asset
         asset.points(points)
         given = _check_keypoints(keypoints, len(photos), points)

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from eft_fast import person_search
 from eft_fast.imaging import load_image
 from eft_fast.keypoints import joint_set
-from eft_fast.models import detector
 from eft_fast.models.detector import Detection, detect_people
 from eft_fast.models.open_regressor import OpenRegressor
 from tests.conftest import REPO
@@ -25,13 +25,13 @@ def made_up(monkeypatch) -> np.ndarray:
     points = np.random.default_rng(3).uniform(0, 1, (2, 17, 3))
     points[..., :2] = boxes[:, None, :2] + points[..., :2] * boxes[:, None, 2:4]
     points[1, 3, 0], points[1, 4, 1] = 100.5, -0.5
-    monkeypatch.setattr(detector, "find_boxes", lambda image, network: boxes)
+    monkeypatch.setattr(person_search, "find_boxes", lambda image, network: boxes)
 
-    def keypoints(network, image, given):
+    def keypoints(image, given, network, **_):
         np.testing.assert_array_equal(given, boxes[:, :4])
         return points
 
-    monkeypatch.setattr(detector, "movenet_keypoints", keypoints)
+    monkeypatch.setattr(person_search, "keypoints_in_boxes", keypoints)
     return points
 
 

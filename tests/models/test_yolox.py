@@ -69,22 +69,24 @@ def test_answers_of_the_onnx_file(shared_dir):
     """The graph itself, with its own weights, on a photo: 1e-3; and what rounded weights cost."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from eft_fast.imaging import load_image
-    from eft_fast.person_boxes import decode, letterbox, to_picture
+    from eft_fast.imaging import crop_image, load_image
+    from eft_fast.models.detector import run_yolox
+    from eft_fast.person_boxes import decode, letterbox
     from tools.convert_yolox import convert
 
     path = shared_dir / "data" / "yolox" / "yolox_nano_416.onnx"
     photos = sorted((shared_dir / "data" / "coco_photos_open" / "train").glob("*.jpg"))
     photo = load_image(photos[0])
-    picture = to_picture(photo, letterbox(photo, 416))[None]
+    pixels = crop_image(photo, letterbox(photo, 416), fill=114)[None]
+    picture = np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2), np.float32)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected = session.run(None, {"images": picture})[0][0, :, :6]
     network = YoloxNano.from_arrays(convert(path)).eval()
     answer = network(torch.from_numpy(picture))[0].numpy()
     np.testing.assert_allclose(answer, expected, atol=1e-3)
     # Measured on 5 photos: 0.6 pixels and 0.005 of a probability.
-    rounded = decode(load_published_yolox()(torch.from_numpy(picture))[0].numpy(), 416)
-    boxes = decode(expected, 416)
+    rounded = decode(run_yolox(load_published_yolox(), pixels)[0], (416, 416))
+    boxes = decode(expected, (416, 416))
     sure = boxes[:, 4] > 0.2
     assert sure.any()
     np.testing.assert_allclose(rounded[sure, :4], boxes[sure, :4], atol=1)
@@ -99,10 +101,11 @@ def test_every_weight_can_be_tuned():
 
 def test_rejects_bad_input():
     network = YoloxNano()
-    with pytest.raises(ValueError, match=r"bgr must be \[B, 3, S, S\], got \[1, 3, 64, 32\]"):
-        network(torch.zeros(1, 3, 64, 32))
-    with pytest.raises(ValueError, match="side must be a multiple of 32, got 100"):
-        network(torch.zeros(1, 3, 100, 100))
+    with pytest.raises(ValueError, match=r"bgr must be \[B, 3, H, W\], got \[1, 4, 64, 32\]"):
+        network(torch.zeros(1, 4, 64, 32))
+    with pytest.raises(ValueError, match="both sides must be multiples of 32, got 64 x 100"):
+        network(torch.zeros(1, 3, 64, 100))
+    assert network(torch.zeros(1, 3, 64, 96)).shape == (1, (4 * 4 + 2 * 2 + 1) * 6, 6)
     with np.load(PUBLISHED_PATH) as archive:
         arrays = {name: archive[name] for name in archive.files}
     arrays["more.weight"] = arrays.pop("stem.weight")

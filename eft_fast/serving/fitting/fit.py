@@ -17,6 +17,7 @@ from eft_fast.keypoints import JointSet, is_labelled
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_rules import LIMB_JOINTS, MIN_FRAME, MIN_SCALE
+from eft_fast.models.keypoint_noise import find_keypoint_noise
 from eft_fast.serving.fitting.asset import FitAsset
 from eft_fast.serving.fitting.body import BodyPoints
 from eft_fast.serving.fitting.energy import Problem, State
@@ -128,8 +129,7 @@ def fit_people(
     Raises:
         ValueError: If shapes disagree, or there is no such joint set on this body.
     """
-    config, points = config or MapConfig(), find_joint_set(joint_set)
-    check_config(config)
+    config, points = checked_config(config), find_joint_set(joint_set)
     asset.points(points)
     people = len(init.betas)
     for name, value, shape in (
@@ -147,23 +147,25 @@ def fit_people(
     return _join(pieces)
 
 
-def check_config(config: MapConfig) -> None:
-    """Raise ValueError for options that belong to torch's fit alone."""
+def checked_config(config: MapConfig | None) -> MapConfig:
+    """The options, or the defaults, with the curve of keypoints read where it has a name.
+
+    Raises:
+        FileNotFoundError: If the curve is neither a name nor a file.
+        ValueError: For options that belong to torch's fit alone, or a file that holds no curve.
+    """
+    config = config or MapConfig()
     if config.fill != "none":
         raise ValueError(
             f"serving: fill must be 'none', got {config.fill!r}: an export gives no landmarks; use "
             "fit_batch"
-        )
-    if isinstance(config.keypoint_noise, str | Path):
-        raise ValueError(
-            f"serving: keypoint_noise must be None or a KeypointNoise, got "
-            f"{config.keypoint_noise!r}; names and files of curves are read by fit_batch alone"
         )
     if config.covariance is not None:
         raise ValueError(
             f"serving: covariance must be None, got {config.covariance}: it lies in the exported "
             "folder; export again with --covariance"
         )
+    return replace(config, keypoint_noise=find_keypoint_noise(config.keypoint_noise))
 
 
 def _pieces(people: int) -> list[np.ndarray]:
@@ -246,7 +248,7 @@ def _make_problem(
     given = is_labelled(keypoints_2d)
     keypoints = np.where(given[..., None], keypoints_2d, 0.0)
     confidence, noise = keypoints[..., 2], config.keypoint_noise
-    if noise is None or isinstance(noise, str | Path):  # Names and files: see ``check_config``.
+    if noise is None or isinstance(noise, str | Path):  # Read before, see ``checked_config``.
         spread = np.where(confidence > config.sure_above, config.sigma, config.sigma_unsure)
     else:
         spread = noise.sigma_of(confidence)
