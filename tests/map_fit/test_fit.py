@@ -261,6 +261,8 @@ def test_wrong_shapes_are_refused(
     ("options", "words"),
     [
         ({"fill": "guess"}, "fill must be one of none, landmarks, movenet"),
+        ({"fill": "movenet", "fill_above": 1.5}, "fill_above must be a score, 0 to 1, got 1.5"),
+        ({"fill": "landmarks", "fill_above": 0.3}, "fill_above goes with fill='movenet'"),
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"distance": -1.0}, "distance must be positive, or None"),
         ({"max_steps": 0}, "max_steps must be at least 1"),

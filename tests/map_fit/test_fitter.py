@@ -97,6 +97,9 @@ def test_fill_takes_what_a_network_sees(network, covariance, given, kind) -> Non
     keypoints[:, 9] = 0
     plain, filled = (fit(network, covariance, photos, keypoints, fill=f) for f in ("none", kind))
     assert not torch.equal(plain.pred_cam, filled.pred_cam)
+    if kind == "movenet":
+        unsure = fit(network, covariance, photos, keypoints, fill=kind, fill_above=1.0)
+        assert torch.equal(unsure.pred_cam, plain.pred_cam)
     alone = fit(network, covariance, photos[3:4], keypoints[3:4], fill=kind)
     assert torch.equal(alone.pred_cam, filled.pred_cam[3:4])
 

@@ -225,6 +225,13 @@ def test_movenet_fills_in_the_frame_of_the_crop() -> None:
     np.testing.assert_allclose(fill[0, :, :2], expected[:, :2], atol=1e-5)
     np.testing.assert_allclose(fill[0, :, 2], CURVES["movenet"].sigma_of(answer[:, 2]), rtol=1e-5)
 
+    limit = float(np.median(answer[:, 2]))
+    sure = movenet_as_fill(network, torch.from_numpy(img)[None], regressor, COCO, limit)
+    is_sure = torch.from_numpy(answer[:, 2] >= limit)
+    assert 0 < int(is_sure.sum()) < 17
+    assert torch.equal(sure[0, is_sure], fill[0, is_sure])
+    assert (sure[0, ~is_sure, 2] == 0).all()
+
     of_all = movenet_as_fill(network, torch.from_numpy(img)[None], regressor, "spin49")
     assert of_all[0, 19].tolist() == [0.0, 0.0, 0.0]  # a big toe, which it has not
     assert torch.equal(of_all[0, 25 + 6], fill[0, JOINT_SETS[COCO].names.index("rwri")])
