@@ -347,6 +347,18 @@ def test_photos_may_be_tensors_and_opened_files(people, regressor, body, tmp_pat
     assert torch.equal(streamed.pred_cam, listed.pred_cam[:1])
 
 
+@pytest.mark.parametrize(("layout", "device"), [("sparse", "cpu"), ("dense", "meta")])
+def test_tensors_without_pixels_cost_nobody_else(people, regressor, body, layout, device):
+    photos, keypoints, boxes = people
+    odd = torch.zeros(90, 120, 3, dtype=torch.uint8, device=device)
+    images = [odd.to_sparse() if layout == "sparse" else odd, *photos[1:]]
+    listed = fit(people, regressor, body, method="none")
+    result = fit((images, keypoints, boxes), regressor, body, method="none")
+    assert result.stop_reason[0] == "bad_image"
+    assert "a torch tensor must hold its pixels one by one" in result.message[0]
+    assert torch.equal(result.pred_cam[1:], listed.pred_cam[1:])
+
+
 @pytest.mark.parametrize(
     ("shape", "hint"),
     [

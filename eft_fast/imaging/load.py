@@ -78,12 +78,19 @@ def plain_image(source: Any) -> Any:
     be channels as well.
 
     Raises:
-        ValueError: If the file is closed, or holds text.
+        ValueError: If the file is closed, or holds text; if the tensor is sparse or has no numbers.
     """
     if hasattr(source, "detach") and hasattr(source, "cpu"):
-        tensor = source.detach().cpu()
-        # numpy has no bfloat16.
-        array = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+        try:
+            tensor = source.detach().cpu()
+            # numpy has no bfloat16.
+            array = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, or without numbers ("meta")
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"load_image: a torch tensor must hold its pixels one by one, got one of layout "
+                f"{source.layout} on {source.device} ({reason:.120})"
+            ) from None
         is_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         return np.ascontiguousarray(np.moveaxis(array, 0, 2)) if is_first else array
     if hasattr(source, "read") and not isinstance(source, np.ndarray | Image.Image | os.PathLike):
