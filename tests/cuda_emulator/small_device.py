@@ -1,4 +1,6 @@
-"""What a GPU of little shared memory does with calls that want more: a process of its own.
+"""What the CUDA side refuses or does another way, on a GPU of little shared memory.
+
+A process of its own.
 
 Argument: the library of ``emulator.build_operators``; EFT_FAST_EMULATOR_SHARED holds the limit.
 """
@@ -6,6 +8,7 @@ Argument: the library of ``emulator.build_operators``; EFT_FAST_EMULATOR_SHARED 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,9 +43,33 @@ def check_refusals() -> None:
         map_solve(*case.arguments(), **case.options, backend="native")
 
 
+def check_plans() -> None:
+    """Bases that 16 bytes cannot start in, and plans without the lists that kernels walk."""
+    mesh, points = make_plans(37, "cpu", torch.float64)
+    betas, pose, transl = make_inputs(2, dtype=torch.float64)
+
+    def shifted(values: torch.Tensor) -> torch.Tensor:
+        return values.new_empty(values.numel() + 1)[1:].reshape(values.shape).copy_(values)
+
+    words = "a basis must start at a multiple of 16 bytes; clone it"
+    with pytest.raises(RuntimeError, match=f"smpl_mesh: {words}"):
+        ops.smpl_mesh(replace(mesh, basis=shifted(mesh.basis)), betas, pose, transl)
+    for name in ("basis", "basis_t"):
+        with pytest.raises(RuntimeError, match=f"smpl_points: {words}"):
+            ops.smpl_points(
+                replace(points, **{name: shifted(getattr(points, name))}), betas, pose, transl
+            )
+    operator = torch.ops.eft_fast.smpl_points
+    with pytest.raises(RuntimeError, match="on a GPU a plan must hold its grouping"):
+        operator(betas, pose, transl, points.tensors[:10])
+    with pytest.raises(RuntimeError, match=r"grouping must be \[\d+\], got"):
+        operator(betas, pose, transl, [*points.tensors[:10], points.grouping[1:]])
+
+
 if __name__ == "__main__":
     _load.LIBRARY = Path(sys.argv[1])
     plans.GROUPED_ON.append("cpu")
     check_points()
     check_refusals()
+    check_plans()
     print("passed")
