@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 #: Channel mean of the network input, RGB in [0, 1] (torchvision's ImageNet constants).
@@ -15,6 +16,8 @@ HMR_CROP: Final = 224
 OPEN_CROP: Final = 256
 #: Crop side over the longer side of the person's box, as in EFT's readers of COCO and LSP.
 BOX_MARGIN: Final = 1.2
+#: The same of networks that see people best in another crop, by ``Regressor.id``.
+BOX_MARGINS: Final[Mapping[str, float]] = {"open-2": 1.1}
 #: ``bbox_scale`` counts in units of this many pixels: side = BOX_UNIT * bbox_scale.
 BOX_UNIT: Final = 200.0
 #: Nominal focal length in pixels of a 224 px crop. A convention of HMR, not a calibration.
@@ -44,3 +47,8 @@ PARENTS: Final = (
 #: Camera conventions of ``pred_cam`` = (s, tx, ty). Ours is the first.
 SCALE_SHIFT: Final = "scale_shift"  # u = s * X + t
 SHIFT_SCALE: Final = "shift_scale"  # u = s * (X + t)
+
+
+def box_margin_of(regressor_id: str) -> float:
+    """Crop side over the longer side of the box, by ``Regressor.id`` or ``full_id``."""
+    return BOX_MARGINS.get(regressor_id.split(":", 1)[0], BOX_MARGIN)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eft_fast.body.measures import joint_angles_deg, measure_bodies, rest_heights
-from eft_fast.conventions import BOX_MARGIN, BOX_UNIT, NUM_BETAS, NUM_JOINTS
+from eft_fast.conventions import BOX_UNIT, NUM_BETAS, NUM_JOINTS, box_margin_of
 from eft_fast.files import save_npz
 from eft_fast.geometry.cameras import (
     crop_intrinsics,
@@ -377,7 +377,7 @@ class FitResult:
     @property
     def box_side_px(self) -> Float[Tensor, " N"]:
         """Longer side of each person's box without the crop's margin, photo pixels."""
-        side: Tensor = BOX_UNIT * self.bbox_scale / BOX_MARGIN
+        side: Tensor = BOX_UNIT * self.bbox_scale / box_margin_of(self.regressor_id)
         return side
 
     def with_body(self, body: Smpl) -> FitResult:

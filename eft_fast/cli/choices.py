@@ -46,3 +46,8 @@ BODY_FORMATS: Final = ("obj", "ply", "glb", "bvh", "usd")
 SPLITS: Final = ("train", "test", "val")
 #: Stages of a training run.
 STAGES: Final = ("render", "head", "finetune", "evaluate")
+
+#: ``models.registry``: the regressors of the package by name.
+REGRESSORS: Final = ("open", "open-1", "open-2")
+#: Networks that a training run on rendered people can make.
+NETWORKS: Final = ("open-1", "open-2")

@@ -94,10 +94,12 @@ def _bench(options: argparse.Namespace, names: list[str] | None, table: Path) ->
     from eft_fast.api import load_body, load_regressor
     from eft_fast.evaluation.bench_table import to_markdown
     from eft_fast.models.identity import weights_sha256
+    from eft_fast.training.measure import in_crops_of
 
     regressor, body = load_regressor(options.regressor), load_body()
     methods = chosen_methods(names, regressor)
     arrays, digest = _render(options, regressor.input_size)
+    arrays = in_crops_of(regressor, arrays)
     levels = [_run_level(options, methods, regressor, body, arrays, n) for n in options.noise]
     summary = {
         "people": len(arrays),

@@ -56,12 +56,13 @@ def _measure(options: argparse.Namespace, out: Path) -> int:
     count = options.count
     from eft_fast.body import load_body
     from eft_fast.models import load_regressor
+    from eft_fast.models.movenet_regressor import MoveNetRegressor
     from eft_fast.models.open_regressor import OpenRegressor
     from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
     from eft_fast.training.measure import score_renders
 
     regressor = load_regressor(options.regressor)
-    if not isinstance(regressor, OpenRegressor):
+    if not isinstance(regressor, OpenRegressor | MoveNetRegressor):
         raise UsageError(
             f"renders needs a network for the body that is drawn, got "
             f"{regressor.id}; pass open or a weights file of the open regressor"

@@ -74,7 +74,8 @@ def add_regressor(parser: argparse.ArgumentParser) -> None:
         "--regressor",
         default="open",
         metavar="R",
-        help="open, weights of it, or a SPIN or EFT checkpoint (default open)",
+        help="open, open-1, open-2, weights of one of them, or a SPIN or EFT checkpoint (default "
+        "open)",
     )
 
 

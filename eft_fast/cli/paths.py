@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from eft_fast.cli.choices import REGRESSORS
 from eft_fast.cli.output import UsageError
 from eft_fast.conventions import COVARIANCE_SUFFIX
 from eft_fast.files import remove_partials, why_not_written
@@ -55,14 +56,14 @@ def check_annotations(path: str, option: str = "--annotations") -> None:
 
 
 def check_regressor(source: str) -> None:
-    """Raise unless it is ``open`` or a file."""
-    if source != "open":
+    """Raise unless it is ``open``, one that ships by its id, or a file."""
+    if source not in REGRESSORS:
         check_file("--regressor", source)
 
 
 def find_covariance(options: argparse.Namespace) -> str | None:
     """The file of the regressor's usual error: as given, else that beside the weights."""
-    if options.covariance is not None or options.regressor == "open":
+    if options.covariance is not None or options.regressor in REGRESSORS:
         return None if options.covariance is None else str(options.covariance)
     beside = Path(options.regressor).with_suffix(COVARIANCE_SUFFIX)
     return str(beside) if beside.is_file() else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.cli import train_labels
-from eft_fast.cli.choices import STAGES
+from eft_fast.cli.choices import NETWORKS, STAGES
 from eft_fast.cli.options import at_least, device_name
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
@@ -30,6 +30,8 @@ _PLACES: Final = {
     "varied": "recipe.varied",
     "val": "recipe.val",
     "test": "recipe.test",
+    "network": "network",
+    "skeletons": "recipe.skeletons",
     "head_steps": "recipe.head.steps",
     "finetune_steps": "recipe.finetune_config.steps",
     "stages": "stages",
@@ -87,6 +89,17 @@ def add(subparsers: Subparsers) -> None:
         "--finetune-steps", type=at_least(0), metavar="N", help="updates of everything"
     )
     parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        help="which one to make (default open-1); open-2 is a head on MoveNet, whose trunk stays",
+    )
+    parser.add_argument(
+        "--skeletons",
+        type=Path,
+        metavar="FILE",
+        help="of open-2: labelled people without photos, an .npz with kp, bbox_xywh and val",
+    )
+    parser.add_argument(
         "--stages",
         choices=STAGES,
         nargs="+",
@@ -120,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{option} goes with --data; give both or leave it out")
     if options.config is None and (options.work is None or options.motion is None):
         raise UsageError("--config, or --work and --motion, expected; got neither")
-    for name in ("trunk", "start"):
+    for name in ("trunk", "start", "skeletons"):
         if getattr(options, name) is not None:
             check_file(f"--{name}", getattr(options, name))
     for name in ("motion", "backgrounds"):
@@ -153,6 +166,8 @@ def _read_job(options: argparse.Namespace) -> TrainingRun:
     }
     if options.seed is not None:
         seeded = ("recipe.synth.seed", "recipe.head.seed", "recipe.finetune_config.seed")
+        if _makes_open_2(options):
+            seeded = ("recipe.synth.seed", "recipe.lift.seed", "recipe.head.seed")
         changes |= dict.fromkeys(seeded, options.seed)
     if options.config is None:
         job = run_from_table({}, Path(), changes)
@@ -160,6 +175,15 @@ def _read_job(options: argparse.Namespace) -> TrainingRun:
         job = load_run(options.config, changes)
     find_device("train", job.device)
     return job
+
+
+def _makes_open_2(options: argparse.Namespace) -> bool:
+    """Whether the options or the file say so; the options win."""
+    if options.network is not None or options.config is None:
+        return options.network == "open-2"
+    from eft_fast.training.config_file import network_of
+
+    return network_of(options.config) == "open-2"
 
 
 def _train(job: TrainingRun, options: argparse.Namespace) -> int:

@@ -217,7 +217,7 @@ def _make_card(
         input_size=regressor.input_size,
         mean=list(regressor.img_mean),
         std=list(regressor.img_std),
-        box_margin=conventions.BOX_MARGIN,
+        box_margin=regressor.box_margin,
         camera_convention=regressor.camera_convention,
         joint_set=config.joint_set if body is not None else "",
         joint_names=list(names),

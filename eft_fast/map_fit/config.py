@@ -53,6 +53,8 @@ class MapConfig:
         fill: One of ``FILLS``.
         fill_above: Least score of the keypoints of MoveNet that fill. What is hidden or outside of
             the picture mostly has less than 0.3.
+        read_keypoints: Let a regressor that can read keypoints (``Regressor.reads_keypoints``) see
+            those that are given, if it is known how wrong it is then.
         posterior: Say how sure each joint is.
         batch: People fitted at once.
     """
@@ -81,6 +83,7 @@ class MapConfig:
     robust_steps: int = 6
     fill: str = "none"
     fill_above: float = 0.0
+    read_keypoints: bool = True
     posterior: bool = True
     batch: int = 256
 

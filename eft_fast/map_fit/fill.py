@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from eft_fast.conventions import BOX_MARGIN
 from eft_fast.keypoints import JOINT_SETS, NO_JOINT, JointSet
 from eft_fast.models.base import Regressor
 from eft_fast.models.keypoint_noise import CURVES
@@ -50,7 +49,7 @@ def landmarks_as_fill(landmarks: Landmarks, joint_set: str) -> Float[Tensor, "B 
     sigma = torch.zeros_like(visible)
     for above, value in reversed(SIGMA_OF_VISIBILITY):
         sigma = torch.where(visible >= above, value, sigma)
-    return _reorder(
+    return reorder(
         torch.cat([landmarks.points[..., :2], sigma[..., None]], -1), _LANDMARKS, joint_set
     )
 
@@ -64,13 +63,13 @@ def movenet_as_fill(
 ) -> Float[Tensor, "B K 3"]:
     """Look at the crops of a regressor with MoveNet: x and y in [-1, 1] of the crop, and sigma.
 
-    The crop is taken to be that of a box with the package's margin; MoveNet gets the square inside
+    The crop is taken to be that of a box with the regressor's margin; MoveNet gets the square inside
     of it that it likes (``CROP_FACTOR``), resampled.
 
     Args:
         network: As ``load_movenet`` returns it.
         img: Crops as the regressor takes them.
-        regressor: Says how they are normalised.
+        regressor: Says how they are normalised, and what margin they have.
         joint_set: Order of the keypoints; points that MoveNet does not have get sigma 0.
         least_score: Points of a lower score get sigma 0 as well.
     """
@@ -78,7 +77,7 @@ def movenet_as_fill(
         img.new_tensor(part).reshape(3, 1, 1) for part in (regressor.img_mean, regressor.img_std)
     )
     rgb = (img * std + mean).clamp(0, 1)
-    size, zoom = network.input_size, CROP_FACTOR / BOX_MARGIN
+    size, zoom = network.input_size, CROP_FACTOR / regressor.box_margin
     # Pixel k of a crop of S pixels lies at 2 k / S - 1, as imaging has it; grid_sample counts from
     # edges, where it lies at (2 k + 1) / S - 1.
     steps = zoom * (torch.arange(size, device=img.device, dtype=img.dtype) * (2.0 / size) - 1.0)
@@ -91,11 +90,17 @@ def movenet_as_fill(
     score = found[..., 2].cpu().numpy()
     sigma = np.where(score >= least_score, noise.sigma_of(score), 0.0)
     spread = torch.from_numpy(sigma).to(points)
-    return _reorder(torch.cat([points, spread[..., None]], -1), _MOVENET, joint_set)
+    return reorder(torch.cat([points, spread[..., None]], -1), _MOVENET, joint_set)
 
 
-def _reorder(points: Float[Tensor, "B P 3"], source: str, joint_set: str) -> Float[Tensor, "B K 3"]:
-    """Points of one joint set in the order of another; zeros where there is none."""
+def reorder(points: Float[Tensor, "B P 3"], source: str, joint_set: str) -> Float[Tensor, "B K 3"]:
+    """Points of one joint set in the order of another; zeros where there is none.
+
+    Args:
+        points: x, y, and a third number.
+        source: Their joint set.
+        joint_set: The other one.
+    """
     place = find_places(JOINT_SETS[source], JOINT_SETS[joint_set])
     rows = [torch.zeros_like(points[:, 0]) if k == NO_JOINT else points[:, k] for k in place]
     return torch.stack(rows, 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from eft_fast.conventions import NUM_JOINTS
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
-from eft_fast.map_fit.fill import check_can_fill, landmarks_as_fill, movenet_as_fill
+from eft_fast.map_fit.fill import check_can_fill, landmarks_as_fill, movenet_as_fill, reorder
 from eft_fast.map_fit.fit import MapFits, fit_map
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
@@ -44,8 +44,12 @@ class MapStart(NamedTuple):
     answer: RegressorOutput
     fill: Tensor | None
     outputs: dict[str, Tensor]
+    #: Whether it read the given keypoints.
+    reads: bool = False
 
 
+#: Fewest given keypoints that the network is shown. Its errors are known for people with more.
+MIN_READ: Final = 4
 #: Sentences about keypoints, see ``PersonFit.notes``.
 ARMS_NOTE: Final = "left and right of the arms look exchanged, and were fitted so"
 LEGS_NOTE: Final = "left and right of the legs look exchanged; they were fitted as given"
@@ -75,6 +79,10 @@ class MapFitter(Fitter):
         like = next(regressor.parameters())
         covariance = load_error_covariance(regressor, config.covariance)
         self._precision = torch.from_numpy(covariance.precision()).to(like)
+        self._precision_given: Tensor | None = None
+        reads = config.read_keypoints and regressor.reads_keypoints is not None
+        if reads and covariance.second_moment_given is not None:
+            self._precision_given = torch.from_numpy(covariance.precision(given=True)).to(like)
 
     @property
     def outputs(self) -> Mapping[str, tuple[int, ...]]:
@@ -88,10 +96,11 @@ class MapFitter(Fitter):
         """Yield each person's index and fit, a batch at a time."""
         waiting: list[tuple[Prepared, MapStart]] = []
         for person in people:
-            if waiting and waiting[0][0].joint_set != person.joint_set:
+            pair = (person, self.start(person))
+            if waiting and group_of(waiting[0]) != group_of(pair):
                 yield from self._fit_batch(waiting)
                 waiting = []
-            waiting.append((person, self.start(person)))
+            waiting.append(pair)
             if len(waiting) == self._config.batch:
                 yield from self._fit_batch(waiting)
                 waiting = []
@@ -101,9 +110,12 @@ class MapFitter(Fitter):
     @torch.no_grad()
     def start(self, person: Prepared) -> MapStart:
         """Ask the network: one crop at a time, since other batch sizes round differently."""
+        given = self._readable(person)
         with evaluating(self._regressor):
             features = self._regressor.features(person.crop[None])
-            answer, said = self._regressor.head_with_confidence(features)
+            # Only networks that read keypoints know the argument.
+            told = {} if given is None else {"given": given}
+            answer, said = self._regressor.head_with_confidence(features, **told)
         outputs = {} if said is None else {CONFIDENCE: said}
         fill = None
         if self._config.fill == "landmarks":
@@ -117,10 +129,20 @@ class MapFitter(Fitter):
                 person.joint_set,
                 self._config.fill_above,
             )
-        return MapStart(answer, fill, outputs)
+        return MapStart(answer, fill, outputs, reads=given is not None)
+
+    def _readable(self, person: Prepared) -> Float[Tensor, "1 K 3"] | None:
+        """The given keypoints in the order of the network; None: it sees the picture alone."""
+        order = self._regressor.reads_keypoints
+        if self._precision_given is None or order is None:
+            return None
+        given = reorder(_keypoints(person)[None], person.joint_set, order)
+        given = torch.where((given.isfinite().all(-1) & (given[..., 2] > 0))[..., None], given, 0.0)
+        return given if int((given[..., 2] > 0).sum()) >= MIN_READ else None
 
     def solve(self, people: list[tuple[Prepared, MapStart]]) -> MapFits:
-        """Fit people of one joint set together."""
+        """Fit people together who are of one group (``group_of``)."""
+        precision = self._precision_given if people[0][1].reads else None
         answers = [start.answer for _, start in people]
         fills = [start.fill for _, start in people if start.fill is not None]
         keypoints = torch.stack([_keypoints(person) for person, _ in people])
@@ -128,7 +150,7 @@ class MapFitter(Fitter):
             self._body,
             RegressorOutput(*(torch.cat(parts) for parts in zip(*answers, strict=True))),
             keypoints,
-            self._precision,
+            self._precision if precision is None else precision,
             joint_set=people[0][0].joint_set,
             config=self._config,
             intrinsics=stack_intrinsics([person for person, _ in people]),
@@ -155,6 +177,12 @@ class MapFitter(Fitter):
             zip(people, stop_reasons(codes), strict=True)
         ):
             yield person.index, _person_fit(fits, row, person, start, reason)
+
+
+def group_of(pair: tuple[Prepared, MapStart]) -> tuple[str, bool]:
+    """Who can be fitted together: people of one joint set and one prior."""
+    person, start = pair
+    return person.joint_set, start.reads
 
 
 def _stack_points(people: list[tuple[Prepared, MapStart]], keypoints: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
-from eft_fast.map_fit.fitter import MapFitter, MapStart, given_weights, tell_keypoints
+from eft_fast.map_fit.fitter import MapFitter, MapStart, given_weights, group_of, tell_keypoints
 from eft_fast.map_fit.robust import exchange
 from eft_fast.map_rules import ARM, limb_pairs
 from eft_fast.models.base import Regressor
@@ -95,9 +95,9 @@ class WeighedFitter(Fitter):
         """Fit those who have keypoints, each joint set by itself, and hand on what was found."""
         weighed = {person.index: person for person in people}
         labelled = [person for person in people if person.is_labelled]
-        for name in dict.fromkeys(person.joint_set for person in labelled):
-            some = [person for person in labelled if person.joint_set == name]
-            pairs = [self._start(person) for person in some]
+        started = [self._start(person) for person in labelled]
+        for group in dict.fromkeys(group_of(pair) for pair in started):
+            pairs = [pair for pair in started if group_of(pair) == group]
             fits = self._direct.solve(pairs)
             finite = fits.finite.tolist()
             for row, (person, _) in enumerate(pairs):

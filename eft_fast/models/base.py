@@ -56,6 +56,10 @@ class Regressor(nn.Module, ABC):
     stages: tuple[str, ...] = ("head",)
     #: Whether ``joint_confidence`` says anything; who does not is not asked.
     has_confidence: bool = False
+    #: Joint set of the keypoints that the network can read beside the picture: ``head_forward`` and
+    #: ``head_with_confidence`` then take ``given``, x and y in [-1, 1] of the crop and confidence.
+    #: None: it reads none.
+    reads_keypoints: str | None = None
     #: The last ``weights_hash``, and the stamp of the weights that it is of.
     _hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
 
@@ -77,6 +81,11 @@ class Regressor(nn.Module, ABC):
     def full_id(self) -> str:
         """``id`` and ``weights_hash``, for example ``"open-1:2d9ea62d0ab9f4fd"``."""
         return f"{self.id}:{self.weights_hash}"
+
+    @property
+    def box_margin(self) -> float:
+        """Side of a crop over the longer side of the person's box."""
+        return conventions.box_margin_of(self.id)
 
     @property
     def camera_convention(self) -> str:

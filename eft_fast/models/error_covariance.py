@@ -8,6 +8,7 @@ about the mean error: a bias of the network widens it, as it should. Its inverse
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,11 @@ from eft_fast.models.registry import OPEN_REGRESSOR_PATH
 FORMAT: Final = "eft_fast-error-covariance-1"
 #: The covariance of the weights that ship with the package.
 OPEN_COVARIANCE_PATH: Final = OPEN_REGRESSOR_PATH.with_name("open_error_covariance.npz")
+#: Those of all regressors of the package, by ``Regressor.id``.
+OPEN_COVARIANCES: Final[Mapping[str, Path]] = {
+    "open-1": OPEN_COVARIANCE_PATH,
+    "open-2": OPEN_REGRESSOR_PATH.with_name("open_error_covariance_2.npz"),
+}
 #: What off-diagonal entries count: a thousand people do not know 3,570 of them better.
 OFF_DIAGONAL: Final = 0.95
 #: Added to the diagonal, so that numbers that hardly move keep a finite weight.
@@ -36,6 +42,8 @@ FLOOR: Final = 1e-6
 MIN_PEOPLE: Final = NUM_STATE
 #: Smallest eigenvalue over the largest; below, rounding alone decides the inverse.
 _MIN_CONDITION: Final = 1e-10
+#: Where a file holds the matrix of answers that read given keypoints.
+_GIVEN: Final = "second_moment_given"
 _HOW: Final = "make one with `eft-fast calibrate --regressor R --out FILE`"
 
 
@@ -50,6 +58,8 @@ class ErrorCovariance:
         body_id: ``Regressor.body_id``: the body that the betas belong to.
         people: How many people it was measured on.
         source: On which people, in a few words.
+        second_moment_given: The matrix of answers that read given keypoints, of a network that does
+            (``Regressor.reads_keypoints``); None: not known.
     """
 
     second_moment: Float[np.ndarray, "85 85"]
@@ -57,21 +67,36 @@ class ErrorCovariance:
     body_id: str
     people: int
     source: str
+    second_moment_given: Float[np.ndarray, "85 85"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a matrix that is no covariance."""
         check_second_moment(self.second_moment, "ErrorCovariance")
+        if self.second_moment_given is not None:
+            check_second_moment(self.second_moment_given, "ErrorCovariance, of given keypoints")
 
-    def covariance(self) -> Float[np.ndarray, "85 85"]:
-        """Sigma as it is used: off-diagonal entries times 0.95, 1e-6 on the diagonal."""
-        sigma = OFF_DIAGONAL * self.second_moment
-        diagonal = np.diagonal(self.second_moment)
-        sigma[np.diag_indices(NUM_STATE)] = diagonal + FLOOR
+    def covariance(self, *, given: bool = False) -> Float[np.ndarray, "85 85"]:
+        """Sigma as it is used: off-diagonal entries times 0.95, 1e-6 on the diagonal.
+
+        Args:
+            given: Of answers that read given keypoints.
+
+        Raises:
+            ValueError: If that is not known.
+        """
+        moment = self.second_moment_given if given else self.second_moment
+        if moment is None:
+            raise ValueError(
+                f"ErrorCovariance: nothing is known of answers of weights {self.weights_hash} that "
+                "read given keypoints; measure them with `eft-fast calibrate`"
+            )
+        sigma = OFF_DIAGONAL * moment
+        sigma[np.diag_indices(NUM_STATE)] = np.diagonal(moment) + FLOOR
         return sigma
 
-    def precision(self) -> Float[np.ndarray, "85 85"]:
-        """Sigma^-1, symmetric to the last bit."""
-        inverse = np.linalg.inv(self.covariance())
+    def precision(self, *, given: bool = False) -> Float[np.ndarray, "85 85"]:
+        """Sigma^-1, symmetric to the last bit; arguments as of ``covariance``."""
+        inverse = np.linalg.inv(self.covariance(given=given))
         return (inverse + inverse.T) / 2
 
     def save(self, path: str | Path) -> None:
@@ -83,7 +108,10 @@ class ErrorCovariance:
             "people": self.people,
             "source": self.source,
         }
-        save_npz(path, {"card": np.array(json.dumps(card)), "second_moment": self.second_moment})
+        arrays = {"card": np.array(json.dumps(card)), "second_moment": self.second_moment}
+        if self.second_moment_given is not None:
+            arrays[_GIVEN] = self.second_moment_given
+        save_npz(path, arrays)
 
 
 def covariance_beside(weights: str | Path) -> Path:
@@ -92,7 +120,11 @@ def covariance_beside(weights: str | Path) -> Path:
 
 
 def estimate_covariance(
-    states: Float[Tensor, "N 85"], *, regressor: Regressor, source: str
+    states: Float[Tensor, "N 85"],
+    *,
+    regressor: Regressor,
+    source: str,
+    given: Float[Tensor, "M 85"] | None = None,
 ) -> ErrorCovariance:
     """Take the second moment of errors.
 
@@ -101,10 +133,24 @@ def estimate_covariance(
             finite is left out.
         regressor: The network that answered.
         source: On which people, in a few words.
+        given: The same of answers that read given keypoints; None: not known.
 
     Raises:
         ValueError: If there are fewer people than numbers, or some number never moves.
     """
+    people, moment = _second_moment(states)
+    return ErrorCovariance(
+        second_moment=moment,
+        weights_hash=weights_hash(regressor),
+        body_id=regressor.body_id,
+        people=people,
+        source=source,
+        second_moment_given=None if given is None else _second_moment(given)[1],
+    )
+
+
+def _second_moment(states: Float[Tensor, "N 85"]) -> tuple[int, Float[np.ndarray, "85 85"]]:
+    """How many people have finite errors, and the second moment of theirs."""
     rows = states.detach().double().cpu().numpy()
     rows = rows[np.isfinite(rows).all(1)]
     if len(rows) < MIN_PEOPLE:
@@ -113,13 +159,7 @@ def estimate_covariance(
             f"got {len(rows)}; 1,000 or more are better"
         )
     moment = rows.T @ rows / len(rows)
-    return ErrorCovariance(
-        second_moment=(moment + moment.T) / 2,
-        weights_hash=weights_hash(regressor),
-        body_id=regressor.body_id,
-        people=len(rows),
-        source=source,
-    )
+    return len(rows), (moment + moment.T) / 2
 
 
 def load_error_covariance(regressor: Regressor, path: str | Path | None = None) -> ErrorCovariance:
@@ -148,8 +188,10 @@ def find_error_covariance(
     regressor: Regressor, path: str | Path | None = None
 ) -> ErrorCovariance | None:
     """As ``load_error_covariance``; without a path None, if nothing is known of the regressor."""
-    found = _read_open_covariance() if path is None else read_error_covariance(path)
     own = weights_hash(regressor)
+    found = _read_open_covariance(regressor.id) if path is None else read_error_covariance(path)
+    if found is None:
+        return None
     if found.weights_hash != own and path is None:
         return None
     if found.weights_hash != own:
@@ -165,11 +207,16 @@ def find_error_covariance(
     return found
 
 
-@lru_cache(maxsize=1)
-def _read_open_covariance() -> ErrorCovariance:
-    """The file of the package, read once; nobody may write to it."""
-    found = read_error_covariance(OPEN_COVARIANCE_PATH)
-    found.second_moment.setflags(write=False)
+@lru_cache(maxsize=len(OPEN_COVARIANCES))
+def _read_open_covariance(regressor_id: str) -> ErrorCovariance | None:
+    """The file of the package for a kind of network, read once; nobody may write to it."""
+    path = OPEN_COVARIANCES.get(regressor_id)
+    if path is None or not path.is_file():
+        return None
+    found = read_error_covariance(path)
+    for moment in (found.second_moment, found.second_moment_given):
+        if moment is not None:
+            moment.setflags(write=False)
     return found
 
 
@@ -182,6 +229,7 @@ def read_error_covariance(path: str | Path) -> ErrorCovariance:
         with np.load(path, allow_pickle=False) as file:
             card: Any = json.loads(str(file["card"]))
             moment = np.asarray(file["second_moment"], np.float64)
+            given = np.asarray(file[_GIVEN], np.float64) if _GIVEN in file.files else None
         if card["format"] != FORMAT:
             raise KeyError(FORMAT)
         texts = [str(card[key]) for key in ("weights_hash", "body_id", "source")]
@@ -192,7 +240,9 @@ def read_error_covariance(path: str | Path) -> ErrorCovariance:
             f"({type(error).__name__}); {_HOW}"
         ) from error
     check_second_moment(moment, f"load_error_covariance: {path}")
-    return ErrorCovariance(moment, texts[0], texts[1], people, texts[2])
+    if given is not None:
+        check_second_moment(given, f"load_error_covariance: {path}, of given keypoints")
+    return ErrorCovariance(moment, texts[0], texts[1], people, texts[2], given)
 
 
 def check_second_moment(moment: Float[np.ndarray, "85 85"], who: str) -> None:

@@ -301,6 +301,20 @@ def read_out(maps: MoveNetMaps) -> Float[Tensor, "B 17 3"]:
     return torch.cat([_to_pixels(cells, maps), score], -1)
 
 
+class SoftKeypoints(NamedTuple):
+    """Means over the cells in place of the greatest ones; places in crop pixels.
+
+    Attributes:
+        points: x, y, and the score in [0, 1].
+        about: About where the keypoints of a person are who is centred where this one is.
+        spread: Root mean square distance of the cells of a keypoint from their mean, as weighed.
+    """
+
+    points: Float[Tensor, "B 17 3"]
+    about: Float[Tensor, "B 17 2"]
+    spread: Float[Tensor, "B 17"]
+
+
 def soft_read_out(maps: MoveNetMaps, sharpness: float = 4.0) -> Float[Tensor, "B 17 3"]:
     """``read_out`` with means in place of the greatest cells: its gradient reaches every head.
 
@@ -312,15 +326,25 @@ def soft_read_out(maps: MoveNetMaps, sharpness: float = 4.0) -> Float[Tensor, "B
     Returns:
         x and y in crop pixels, and the score in [0, 1].
     """
+    return soft_keypoints(maps, sharpness).points
+
+
+def soft_keypoints(maps: MoveNetMaps, sharpness: float) -> SoftKeypoints:
+    """``soft_read_out``, and what stands behind it."""
     grid = _cells(maps.center)
     log_center = F.logsigmoid(maps.center) + _center_weight(maps.center).log()
     weight = (sharpness * log_center.flatten(2)).softmax(2)[..., None]  # [B, 1, N, 1]
     about = (weight * (_pairs(maps.regression) + grid)).sum(2)
     log_odds = F.logsigmoid(maps.heatmaps).flatten(2)
     weight = (sharpness * (log_odds - _distance(grid, about).log())).softmax(2)
-    cells = (weight[..., None] * (_pairs(maps.offsets) + grid)).sum(2)
+    places = _pairs(maps.offsets) + grid
+    cells = (weight[..., None] * places).sum(2)
     score = (weight * log_odds.exp()).sum(2)
-    return torch.cat([_to_pixels(cells, maps), score[..., None]], -1)
+    away = (places - cells[:, :, None]).square().sum(-1)
+    # The floor goes under the root: its derivative at zero would be infinite.
+    spread = (weight * away).sum(2).clamp_min(1e-6).sqrt() * CELL
+    points = torch.cat([_to_pixels(cells, maps), score[..., None]], -1)
+    return SoftKeypoints(points, _to_pixels(about, maps), spread)
 
 
 def _cells(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "N 2"]:

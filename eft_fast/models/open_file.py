@@ -7,6 +7,7 @@ of the weights as they are stored is beside them, and a file that holds others i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import numpy as np
 from eft_fast.archives import NUMPY_ERRORS, check_unpacked
 from eft_fast.conventions import OPEN_CROP, SCALE_SHIFT
 from eft_fast.files import save_npz
+from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import VARIANTS, BlazePose
 from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
@@ -52,20 +54,14 @@ def save_open_regressor(
         "use_features": regressor.use_features,
         "certainty": regressor.head.certainty is not None,
     }
-    trained = {name for name, _ in regressor.named_parameters()}
-    state = {
-        name: tensor.detach().cpu().numpy().astype(np.float16 if name in trained else np.float32)
-        for name, tensor in regressor.state_dict().items()
-    }
+    state = stored_state(regressor)
     card["weights_hash"] = arrays_sha256(state)[:HASH_DIGITS]
-    arrays: dict[str, Any] = {_CARD_KEY: np.array(json.dumps(card))}
-    arrays |= {_STATE + name: array for name, array in state.items()}
-    save_npz(path, arrays)
+    write_weights(path, card, state)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """Read the metadata of a weights file."""
-    return _read(Path(path))[0]
+    """Read the metadata of a weights file, of any network."""
+    return read_weights(path)[0]
 
 
 def load_open_regressor(path: str | Path) -> OpenRegressor:
@@ -76,7 +72,8 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
         ValueError: If it is damaged, not a file of this network, or its weights are not those
             whose hash it states; files of earlier versions state none.
     """
-    card, arrays = _read(Path(path))
+    card, arrays = read_weights(path)
+    _check_card(card, Path(path))
     network = OpenRegressor(
         BlazePose(card["trunk"]),
         width=int(card["width"]),
@@ -85,16 +82,47 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
         confidence=bool(card.get("certainty", False)),
     )
     load_arrays(network, arrays, who=f"load_regressor: {path}")
+    check_hash(card, network, path)
+    return network.eval()
+
+
+def check_hash(card: Mapping[str, Any], network: Regressor, path: str | Path) -> None:
+    """Raise ValueError unless the weights are those whose hash the card states, if it does."""
     stated = card.get("weights_hash", network.weights_hash)
     if stated != network.weights_hash:
         raise ValueError(
             f"load_regressor: {path} must hold the weights {stated}, got {network.weights_hash}; "
             "they were changed after they were written, fetch the file again"
         )
-    return network.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+def write_weights(
+    path: str | Path, card: Mapping[str, Any], state: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    """Write a file that ``read_weights`` reads."""
+    arrays: dict[str, Any] = {_CARD_KEY: np.array(json.dumps(dict(card)))}
+    save_npz(path, arrays | {_STATE + name: array for name, array in state.items()})
+
+
+def stored_state(regressor: Regressor) -> dict[str, np.ndarray[Any, Any]]:
+    """Weights as they are stored: parameters in float16, buffers in float32."""
+    trained = {name for name, _ in regressor.named_parameters()}
+    return {
+        name: tensor.detach().cpu().numpy().astype(np.float16 if name in trained else np.float32)
+        for name, tensor in regressor.state_dict().items()
+    }
+
+
+def read_weights(
+    source: str | Path,
+) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    """Read card and weights, whichever network they are of.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no weights file, or damaged.
+    """
+    path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(
             f"load_regressor: no file {path}; pass 'open' for the regressor of the package"
@@ -109,18 +137,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
             f"load_regressor: {path} is not a weights file of the open regressor, or damaged "
             f"({type(error).__name__}); fetch it again"
         ) from error
-    _check_card(card, path)
+    if not isinstance(card, dict):
+        raise ValueError(f"load_regressor: {path} does not describe its network; fetch it again")
     return card, {name.removeprefix(_STATE): array for name, array in content.items()}
 
 
-def _check_card(card: Any, path: Path) -> None:
+def _check_card(got: Mapping[str, Any], path: Path) -> None:
     expected = {
         "format": FORMAT,
         "id": REGRESSOR_ID,
         "body_id": BODY_ID,
         "camera_convention": SCALE_SHIFT,
     }
-    got = card if isinstance(card, dict) else {}
     for key, value in expected.items():
         if got.get(key) != value:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -9,12 +10,19 @@ import torch
 
 from eft_fast.models.base import Regressor
 from eft_fast.models.checkpoint import load_hmr
-from eft_fast.models.open_file import load_open_regressor
+from eft_fast.models.movenet_file import FORMAT as MOVENET_FORMAT
+from eft_fast.models.movenet_file import load_movenet_regressor
+from eft_fast.models.open_file import load_open_regressor, read_card
 from eft_fast.ops import find_device
 from eft_fast.ops.ambient import plain_torch
 
 #: Weights that ship with the package.
 OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
+#: All of them by ``Regressor.id``.
+OPEN_REGRESSORS: Final[Mapping[str, Path]] = {
+    "open-1": OPEN_REGRESSOR_PATH,
+    "open-2": OPEN_REGRESSOR_PATH.with_name("open_regressor_2.npz"),
+}
 
 
 def load_regressor(
@@ -23,8 +31,9 @@ def load_regressor(
     """Load a regressor, ready to predict.
 
     Args:
-        source: ``"open"``: the regressor that ships with the package. A path to a ``.npz``: weights
-            of the open regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
+        source: ``"open"``: the regressor that ships with the package; ``"open-1"``, ``"open-2"``:
+            one of those that ship with it by its id. A path to a ``.npz``: weights of an open
+            regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
             ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the options).
         device: Where to put it; default: the CPU.
 
@@ -52,8 +61,17 @@ def load_regressor(
         regressor: Regressor
         if source == "open":
             regressor = load_open_regressor(OPEN_REGRESSOR_PATH)
+        elif str(source) in OPEN_REGRESSORS:
+            regressor = _load_npz(OPEN_REGRESSORS[str(source)])
         elif Path(source).suffix == ".npz":
-            regressor = load_open_regressor(source)
+            regressor = _load_npz(source)
         else:
             regressor = load_hmr(source)
         return regressor if device is None else regressor.to(device)
+
+
+def _load_npz(path: str | Path) -> Regressor:
+    """Weights of an open regressor, of whichever kind the file says."""
+    if read_card(path).get("format") == MOVENET_FORMAT:
+        return load_movenet_regressor(path)
+    return load_open_regressor(path)

@@ -143,7 +143,9 @@ def prepare_person(
         strict: Truncate corners and keypoints to integers, fit a black picture where no crop can
             be cut, and always apply the rule for ankles at the border, as the reference does.
     """
-    placed = place_person(sample, photo, size=regressor.input_size, strict=strict)
+    placed = place_person(
+        sample, photo, size=regressor.input_size, margin=regressor.box_margin, strict=strict
+    )
     if isinstance(placed, UnplacedPerson):
         known = replace(sample, keypoints_2d_px=placed.keypoints_px)
         return without_photo(known, placed.message, index=index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.body import load_body
+from eft_fast.conventions import BOX_UNIT
 from eft_fast.files import make_folder, save_npz
+from eft_fast.imaging import Crop, crop_image
 from eft_fast.synth.config import SynthConfig
 from eft_fast.synth.motion import Split
 from eft_fast.synth.render import Renderer, make_renderer
@@ -44,6 +46,27 @@ class SynthArrays:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def cropped(self, zoom: float, size: int) -> SynthArrays:
+        """The same people in the middle of their pictures, for a network of another crop.
+
+        Labels follow, and tell as before what could be seen in the whole picture.
+
+        Args:
+            zoom: Side of the part over that of the picture; beyond 1 the rest is black.
+            size: Side of the new pictures, pixels.
+        """
+        if zoom == 1 and self.image.shape[1:3] == (size, size):
+            return self
+        old = self.image.shape[1]
+        # As ``imaging`` has it: pixel k of S lies at 2 k / S - 1.
+        part = Crop(np.array([old / 2, old / 2]), zoom * old / BOX_UNIT, size)
+        image = np.stack([crop_image(each, part) for each in self.image])
+        landmarks = np.concatenate(
+            [self.landmarks_2d[..., :2] / zoom, self.landmarks_2d[..., 2:]], -1
+        ).astype(np.float32)
+        camera = (self.camera / zoom).astype(np.float32)
+        return replace(self, image=image, landmarks_2d=landmarks, camera=camera)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _CUT_ROWS: Final = {"elbows": (7, 8), "hips": (11, 12), "knees": (13, 14)}
 #: Shape coefficients of children, and their ranges. The first one is stature: at -3 the open body
 #: is 1.40 m tall, and the head takes 16.2 % of that, against 14.7 % of the mean body; the fourth
 #: makes the head larger still.
-_CHILD_BETAS: Final = {0: (-3.0, -2.2), 3: (-2.5, -0.5)}
+CHILD_BETAS: Final = {0: (-3.0, -2.2), 3: (-2.5, -0.5)}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def sample_person(
     rotmat, view = sample_viewed_pose(rng, pool, config.pose)
     betas = np.clip(rng.normal(size=NUM_BETAS) * config.beta_sigma, -3, 3)
     if config.child > 0 and rng.random() < config.child:
-        betas[list(_CHILD_BETAS)] = [rng.uniform(*ends) for ends in _CHILD_BETAS.values()]
+        betas[list(CHILD_BETAS)] = [rng.uniform(*ends) for ends in CHILD_BETAS.values()]
     return Person(rotmat, betas, wardrobe.draw(rng, loose=config.loose), view[:, 1])
 
 

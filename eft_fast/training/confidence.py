@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from eft_fast import conventions
 from eft_fast.body import Smpl
+from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.training.cache import Source, run_source
 from eft_fast.training.targets import Targets, body_points
@@ -41,7 +42,7 @@ def observe(
 
 
 def train_confidence(
-    network: OpenRegressor,
+    network: OpenRegressor | MoveNetRegressor,
     trained: tuple[Tensor, Tensor],
     validation: tuple[Tensor, Tensor],
 ) -> None:

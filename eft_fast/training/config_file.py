@@ -19,6 +19,7 @@ else:
 
 from eft_fast.training.config import check_numbers
 from eft_fast.training.label_run import FRESH, OPEN, LabelRun
+from eft_fast.training.movenet_training import MoveNetTraining
 from eft_fast.training.regressor import RegressorTraining
 
 #: Stages that a run may consist of, in their order.
@@ -35,7 +36,8 @@ class TrainingRun:
     """A recipe and how it is run.
 
     Attributes:
-        recipe: What to train, and in which folder.
+        recipe: What to train, and in which folder. With ``network = "open-2"`` in the file its
+            fields are those of ``MoveNetTraining``, else of ``RegressorTraining``.
         stages: Which stages, of ``STAGES``.
         processes: Worker processes of the stage ``render``.
         threads: Threads of the others.
@@ -44,7 +46,7 @@ class TrainingRun:
         source_sha256: Hash of the trunk's source file; an export names it.
     """
 
-    recipe: RegressorTraining
+    recipe: RegressorTraining | MoveNetTraining
     stages: tuple[str, ...] = STAGES
     processes: int = 1
     threads: int = 1
@@ -63,6 +65,32 @@ class TrainingRun:
             )
         check_numbers(self, "train")
         _check_device(self.device)
+
+
+@dataclass(frozen=True)
+class OpenTraining(TrainingRun):
+    """A run that makes ``open-1``."""
+
+    recipe: RegressorTraining
+
+
+@dataclass(frozen=True)
+class MoveNetRun(TrainingRun):
+    """A run that makes ``open-2``, whose trunk stays as it is."""
+
+    recipe: MoveNetTraining
+    stages: tuple[str, ...] = ("render", "head", "evaluate")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "finetune" in self.stages:
+            raise ValueError(
+                "train: open-2 has no stage finetune, its trunk stays as published; leave it out"
+            )
+
+
+#: Runs by the network that they make.
+_RUNS: Final[Mapping[str, type[TrainingRun]]] = {"open-1": OpenTraining, "open-2": MoveNetRun}
 
 
 def _check_device(device: str) -> None:
@@ -100,7 +128,16 @@ def run_from_table(
     table: Mapping[str, Any], folder: Path, changes: Mapping[str, Any] | None = None
 ) -> TrainingRun:
     """Make a run of nested tables; see ``load_run``."""
-    return _fill(TrainingRun, _merge(table, changes), _FILE, folder)
+    merged = _merge(table, changes)
+    network = merged.pop("network", "open-1")
+    if network not in _RUNS:
+        raise ValueError(f"train: network must be one of {', '.join(_RUNS)}, got {network!r}")
+    return _fill(_RUNS[network], merged, _FILE, folder)
+
+
+def network_of(path: str | Path) -> str:
+    """Which network a file makes."""
+    return str(_parse(Path(path)).get("network", "open-1"))
 
 
 def is_label_run(path: str | Path) -> bool:

@@ -13,16 +13,19 @@ from torch import Tensor
 
 from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.body import Smpl
+from eft_fast.evaluation.bench_people import make_people
 from eft_fast.geometry.cameras import fit_weak_camera
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import ErrorCovariance, estimate_covariance
 from eft_fast.models.error_state import answer_frame, error_state
 from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_shards, render_shards
-from eft_fast.training.measure import predict
+from eft_fast.training.measure import in_crops_of, predict
 from eft_fast.training.targets import make_targets
 
 #: Of the rendered people of a covariance: training renders with seed 0, the bench with 20.
 CALIBRATION_SEED: Final = 101
+#: Noise of the keypoints of networks that read them, over the longer side of the person.
+GIVEN_NOISE: Final = (0.0, 0.012, 0.02)
 #: People whose joints are in memory at once.
 _CHUNK: Final = 256
 _ANSWER: Final = ("pred_rotmat", "pred_betas", "pred_cam")
@@ -44,10 +47,23 @@ def measure_error_covariance(
     Raises:
         ValueError: If there are too few people.
     """
+    people = in_crops_of(regressor, people)
     answer = predict(regressor, people.image)
     targets = make_targets(people, body)
     truth = RegressorOutput(targets.rotmat, targets.betas, targets.camera)
-    return estimate_covariance(errors_of(body, answer, truth), regressor=regressor, source=source)
+    states, given = errors_of(body, answer, truth), None
+    if regressor.reads_keypoints == "coco17":
+        parts = []
+        for level in GIVEN_NOISE:
+            shown = make_people(
+                people.image, people.landmarks_2d, people.rotmat, people.betas, noise=level
+            )
+            keypoints = torch.from_numpy(shown.keypoints_2d.astype(np.float32))
+            told = predict(regressor, people.image, given=keypoints)
+            parts.append(errors_of(body, told, truth))
+        given = torch.cat(parts)
+        source += f"; given keypoints with noise of {', '.join(f'{n:g}' for n in GIVEN_NOISE)}"
+    return estimate_covariance(states, regressor=regressor, source=source, given=given)
 
 
 def calibration_job(
@@ -63,7 +79,7 @@ def calibration_job(
     """The people that ``measure_on_renders`` wants: of the validation motion, in its own crops.
 
     Args:
-        regressor: Says how large a crop is.
+        regressor: Says how large a picture is.
         out: Folder of the renders.
         count: People.
         body: As ``load_body`` takes it.

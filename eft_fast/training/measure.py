@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eft_fast.body import Smpl
+from eft_fast.conventions import BOX_MARGIN
 from eft_fast.evaluation import metrics
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.models.base import Regressor, RegressorOutput
@@ -73,20 +74,42 @@ class SynthScore:
 
 @torch.no_grad()
 def predict(
-    network: Regressor, images: Iterable[np.ndarray], *, batch: int = 16
+    network: Regressor,
+    images: Iterable[np.ndarray],
+    *,
+    batch: int = 16,
+    given: Float[Tensor, "N K 3"] | None = None,
 ) -> RegressorOutput:
-    """Run a regressor over uint8 crops of its input size."""
+    """Run a regressor over uint8 crops of its input size.
+
+    Args:
+        network: The regressor.
+        images: Crops.
+        batch: How many at a time.
+        given: Keypoints of ``Regressor.reads_keypoints``, for a network that reads some.
+    """
     stack = list(images)
-    outputs = [
-        network(normalise_images(np.stack(stack[start : start + batch]), network))
-        for start in range(0, len(stack), batch)
-    ]
+    outputs = []
+    for start in range(0, len(stack), batch):
+        rows = slice(start, start + batch)
+        told = {} if given is None else {"given": given[rows]}
+        outputs.append(network(normalise_images(np.stack(stack[rows]), network), **told))
     return RegressorOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
+
+
+def in_crops_of(network: Regressor, arrays: SynthArrays) -> SynthArrays:
+    """Rendered people in the crops that a network takes.
+
+    Pictures are rendered as crops of a box with the package's margin; who takes another margin gets
+    the part of them that it would cut out of a photo.
+    """
+    return arrays.cropped(network.box_margin / BOX_MARGIN, network.input_size)
 
 
 @torch.no_grad()
 def score_renders(network: Regressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:
     """Return the summary of a regressor's errors on rendered people; ``body`` is who they show."""
+    arrays = in_crops_of(network, arrays)
     output = predict(network, arrays.image)
     return score_output(output, make_targets(arrays, body), body).summary()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,17 @@ from eft_fast.models.blazepose import BlazePose
 from eft_fast.models.error_covariance import covariance_beside, load_error_covariance
 from eft_fast.models.open_file import load_open_regressor, save_open_regressor
 from eft_fast.models.open_regressor import BodyHead, OpenRegressor
-from eft_fast.synth import SynthConfig, SynthJob, load_motion, load_shards
-from eft_fast.synth.config import varied
-from eft_fast.synth.dataset import render_shards
-from eft_fast.synth.motion import SPLITS, Split
+from eft_fast.synth import load_motion, load_shards
+from eft_fast.synth.motion import Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
 from eft_fast.training.confidence import observe, train_confidence
-from eft_fast.training.config import FinetuneConfig, HeadConfig, check_numbers
-from eft_fast.training.error_covariance import CALIBRATION_SEED, measure_on_renders
+from eft_fast.training.config import FinetuneConfig, HeadConfig
+from eft_fast.training.error_covariance import measure_on_renders
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
 from eft_fast.training.measure import choice_score, score_renders
 from eft_fast.training.memory import keep_freed_memory
+from eft_fast.training.rendered_sets import RenderedSets
 from eft_fast.training.targets import Targets, make_targets
 
 #: Licence of the weights: that of the trunk and of this package.
@@ -35,82 +34,20 @@ _CONFIDENCE_PEOPLE = 4000
 
 
 @dataclass(frozen=True)
-class RegressorTraining:
+class RegressorTraining(RenderedSets):
     """Options of a run.
 
     Attributes:
-        work: Folder of the run: shards, states, weights.
-        motion: Folder of motion capture.
-        backgrounds: Folder of photographs, or None.
         trunk: Weights of the untrained trunk, from ``tools/convert_blazepose.py``.
         start: Weights to fine-tune; None: those of the stage ``head``.
-        train: Rendered training images.
-        varied: Further training images, of scenes with everything (``synth.config.varied``).
-        val: Rendered images that weights are chosen on.
-        test: Rendered held-out images.
-        calibration: Further images of the validation motion, on which the errors of the finished
-            weights are measured; 0: they are not.
-        synth: How pictures look, and their seed.
         head: Options of the first stage.
         finetune_config: Options of the second stage.
     """
 
-    work: Path
-    motion: Path
-    backgrounds: Path | None = None
     trunk: Path | None = None
     start: Path | None = None
-    train: int = 20_000
-    varied: int = 0
-    val: int = 500
-    test: int = 1000
-    calibration: int = 1000
-    synth: SynthConfig = field(default_factory=SynthConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "train")
-
-    def job(self, split: Split) -> SynthJob:
-        """Return the set of one split."""
-        return SynthJob(
-            out=self.work / "shards",
-            split=split,
-            count={"train": self.train, "val": self.val, "test": self.test}[split],
-            motion=self.motion,
-            backgrounds=self.backgrounds,
-            config=self.synth,
-        )
-
-    def jobs(self, split: Split) -> list[SynthJob]:
-        """Return the sets of one split: training may have one of varied scenes beside the first."""
-        job = self.job(split)
-        if split != "train" or not self.varied:
-            return [job]
-        # Another seed, so that picture i of the two sets is not the same pose.
-        config = varied(self.synth.size, self.synth.seed + 1)
-        out = self.work / "varied"
-        return [job, replace(job, out=out, count=self.varied, config=config)]
-
-    def calibration_job(self) -> SynthJob:
-        """Return the set of the error covariance: other people than weights are chosen on."""
-        config = replace(self.synth, seed=self.synth.seed + CALIBRATION_SEED)
-        out = self.work / "calibration"
-        return replace(self.job("val"), out=out, count=self.calibration, config=config)
-
-    def shards(self, split: Split) -> list[Path]:
-        """Return the files of one split."""
-        return [
-            job.shard_path(shard) for job in self.jobs(split) for shard in range(job.num_shards)
-        ]
-
-    def render(self, *, processes: int = 1) -> None:
-        """Render all splits."""
-        jobs = [job for split in SPLITS for job in self.jobs(split)]
-        jobs += [self.calibration_job()] if self.calibration else []
-        for job in jobs:
-            render_shards(job, processes=processes)
 
     def train_head(self) -> dict[str, float]:
         """Train the head on the stored outputs of the trunk; return its held-out score."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from eft_fast.conventions import BOX_MARGIN, BOX_UNIT
+from eft_fast.conventions import BOX_MARGIN, BOX_UNIT, box_margin_of
 from eft_fast.data.formats.fits import (
     EXTRAS,
     Fits,
@@ -178,7 +178,8 @@ def humandata_from_fits(fits: Fits) -> HumanData:
     points[:, SPIN49_TO_190] = spin49
     mask = np.zeros(NUM_POINTS, bool)
     mask[list(SPIN49_TO_190)] = True
-    side = np.asarray(fits.bbox_scale, np.float64) * BOX_UNIT / BOX_MARGIN
+    margin = np.array([box_margin_of(name) for name in fits.regressor_ids])
+    side = np.asarray(fits.bbox_scale, np.float64) * BOX_UNIT / margin
     corner = np.asarray(fits.bbox_center, np.float64) - side[:, None] / 2
     pose = to_axis_angle(fits.rotmat)
     return HumanData(

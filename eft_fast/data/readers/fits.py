@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eft_fast.conventions import BOX_MARGIN, BOX_UNIT
+from eft_fast.conventions import BOX_UNIT, box_margin_of
 from eft_fast.data.formats.detect import load_foreign
 from eft_fast.data.formats.fits import Fits, to_axis_angle
 from eft_fast.data.formats.hmr2_tar import Hmr2Photo, hmr2_photos_to_fits, load_hmr2_tars
@@ -166,7 +166,8 @@ def _people(fits: Fits, solid: np.ndarray | None) -> Iterator[Found]:
     """People of fits. A pose that the file does not trust is left out, keypoints stay."""
     pose = to_axis_angle(fits.rotmat)
     order = fits.joint_set
-    side = np.asarray(fits.bbox_scale, np.float64) * BOX_UNIT / BOX_MARGIN
+    margin = np.array([box_margin_of(name) for name in fits.regressor_ids])
+    side = np.asarray(fits.bbox_scale, np.float64) * BOX_UNIT / margin
     center = np.asarray(fits.bbox_center, np.float64)
     taken: dict[str, int] = {}
     for row in range(len(fits)):

@@ -1,0 +1,295 @@
+"""Train the head of ``MoveNetRegressor``: it lifts keypoints, and reads the frozen trunk's maps.
+
+A batch has three kinds of people. Rendered ones, with what the trunk made of their pictures, half of
+them with given keypoints as well; simulated ones without a picture, in any number, with keypoints as
+the trunk would find them; and real skeletons, which know places in the picture only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from eft_fast.body import Smpl
+from eft_fast.geometry.cameras import weak_project
+from eft_fast.geometry.rotations import matrix_to_axis_angle, matrix_to_rot6d
+from eft_fast.losses.priors import mixture_loss
+from eft_fast.models.base import RegressorOutput
+from eft_fast.models.movenet_regressor import Answers, Evidence, MoveNetHead, find_frame
+from eft_fast.smplify.prior import PosePrior
+from eft_fast.synth.landmarks import NUM_COCO
+from eft_fast.training.config import LossConfig, check_numbers
+from eft_fast.training.given_keypoints import TrunkErrors, give_keypoints
+from eft_fast.training.loss import regression_loss
+from eft_fast.training.movenet_cache import VIEW, CachedEvidence
+from eft_fast.training.simulated_people import Dice, PeopleSimulator
+from eft_fast.training.skeletons import Skeletons
+from eft_fast.training.state import Run, append_log
+from eft_fast.training.targets import Targets
+
+#: Errors of skeletons count no more than this many frame sizes.
+_CLAMP: Final = 3.0
+
+
+@dataclass(frozen=True)
+class LiftConfig:
+    """Training of the head on stored evidence.
+
+    Attributes:
+        seed: Seed of the weights and of every batch.
+        steps: Updates.
+        batch: People per update.
+        lr: Peak learning rate of AdamW; linear warm-up, then cosine.
+        warmup: Updates of the warm-up.
+        weight_decay: Of AdamW.
+        width: Width of the hidden layers.
+        blocks: Residual blocks of the first pass.
+        refine_blocks: Of the passes after it.
+        passes: How many passes follow the first.
+        dropout: Inside the blocks.
+        simulated: Share of a batch that was never rendered.
+        skeletons: Share that are real people without a picture, if there are any.
+        given: Odds of a rendered or simulated person to have given keypoints.
+        drop_picture: Share of rendered people of whose picture only the keypoints are shown.
+        map_dropout: Share of what is read of the maps that is blanked.
+        skeleton_prior: Weight of the pose prior, for people of whom no pose is known.
+        skeleton_betas: Weight of their mean squared shape.
+        ema: Decay of the moving average of the weights, which is what is kept.
+        max_norm: Gradients longer than this are shortened.
+        validate_every: Updates between two looks at the validation split. The weights that did
+            best there are kept.
+        loss: Weights of the terms.
+    """
+
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 256
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.02
+    width: int = 512
+    blocks: int = 3
+    refine_blocks: int = 2
+    passes: int = 2
+    dropout: float = 0.05
+    simulated: float = 0.4
+    skeletons: float = 0.1
+    given: float = 0.5
+    drop_picture: float = 0.1
+    map_dropout: float = 0.15
+    skeleton_prior: float = 0.0005
+    skeleton_betas: float = 0.05
+    ema: float = 0.997
+    max_norm: float = 5.0
+    validate_every: int = 500
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "train")
+        if self.simulated + self.skeletons > 1:
+            raise ValueError(
+                f"train: simulated and skeletons must be at most 1 together, got "
+                f"{self.simulated + self.skeletons:g}"
+            )
+
+    @property
+    def head_options(self) -> dict[str, float | int]:
+        """Arguments of the head."""
+        names = ("width", "blocks", "refine_blocks", "passes", "dropout", "map_dropout")
+        return {name: getattr(self, name) for name in names}
+
+
+class RenderedPeople(NamedTuple):
+    """Rendered people as the head sees them.
+
+    Attributes:
+        evidence: What the trunk says.
+        targets: Labels, mirrored where the evidence is.
+        seen: Of the 17 keypoints: 2 visible, 1 hidden, 0 outside the picture.
+    """
+
+    evidence: CachedEvidence
+    targets: Targets
+    seen: Int[Tensor, "N 17"]
+
+
+class HeadData(NamedTuple):
+    """What the head learns from.
+
+    Attributes:
+        rendered: Rendered people.
+        simulator: Draws people who were not.
+        skeletons: Real people without pictures, or None.
+        prior: Pose prior of people of whom no pose is known.
+    """
+
+    rendered: RenderedPeople
+    simulator: PeopleSimulator
+    skeletons: Skeletons | None
+    prior: PosePrior
+
+
+def set_mean_pose(head: MoveNetHead, rotmat: Float[Tensor, "N 24 3 3"]) -> None:
+    """Let a silent head answer the mean pose, upright, seen from the front."""
+    mean = matrix_to_rot6d(rotmat).mean(0)
+    # The mean of directions all around is no direction.
+    mean[0] = matrix_to_rot6d(torch.diag(torch.tensor([1.0, -1.0, -1.0])))
+    with torch.no_grad():
+        head.mean_pose.copy_(mean.reshape(-1))
+
+
+def train_head(
+    head: MoveNetHead,
+    body: Smpl,
+    data: HeadData,
+    config: LiftConfig,
+    *,
+    state: Path | None = None,
+    save_every: int = 250,
+    on_save: Callable[[], None] | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
+) -> list[float]:
+    """Train the head, all but its view of the maps and its confidence.
+
+    It ends with the moving average of its weights; with ``validate``, with the average that did
+    best.
+
+    Args:
+        head: With view and mean pose set; changed in place.
+        body: The body model that the labels belong to.
+        data: Whom it learns from.
+        config: Steps, rates and odds.
+        state: File to resume from and to save to, or None. A log lies beside it.
+        save_every: Updates between two saves.
+        on_save: Called after each save.
+        validate: Scores a head on people who are not trained on; lower is better.
+
+    Returns:
+        Loss of each update of this call.
+    """
+    fixed = {id(p) for name in (*VIEW, "certainty") for p in getattr(head, name).parameters()}
+    trained = [each for each in head.parameters() if id(each) not in fixed]
+    run = Run(head, [{"params": trained, "lr": config.lr}], config, ema=config.ema)
+    if state is not None:
+        run.resume(state)
+    errors = TrunkErrors(*data.rendered)
+    losses: list[float] = []
+    head.train()
+    with tqdm(total=config.steps, initial=run.step, desc="lift", unit="step") as bar:
+        while not run.finished:
+            losses.append(run.update(_batch_loss(run, body, data, errors)))
+            bar.update()
+            if run.step % 20 == 0:
+                mean = float(np.mean(losses[-50:]))
+                bar.set_postfix(loss=f"{mean:.3f}", best=f"{run.best_score:.1f}")
+            score = run.validate_when_due(validate)
+            if score is not None and state is not None:
+                recent = losses[-config.validate_every :]
+                append_log(state, step=run.step, loss=float(np.mean(recent)), score=score)
+            run.save_when_due(state, save_every, on_save)
+    run.finish()
+    return losses
+
+
+def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Tensor:
+    """The mean loss of one update's people, all passes together."""
+    config: LiftConfig = run.config
+    head = run.model
+    assert isinstance(head, MoveNetHead)
+    dice = Dice(run.generator())
+    real = round(config.batch * config.skeletons) if data.skeletons is not None else 0
+    simulated = round(config.batch * config.simulated)
+    rendered = config.batch - real - simulated
+    blind = round(rendered * config.drop_picture)
+
+    rows = dice.integers(rendered, len(data.rendered.seen))
+    people, seen = data.rendered.targets.take(rows), data.rendered.seen[rows]
+    given = _maybe_given(people, seen, config.given, dice)
+    evidence = data.rendered.evidence.take(rows[blind:])
+    loss = _answer_loss(head(evidence, given[blind:]), people.take(torch.arange(blind, rendered)),
+                        body, config.loss)
+    total = loss.sum()
+
+    # Everybody without a picture goes together.
+    without = data.rendered.evidence.take(rows[:blind])._replace(coarse=None, fine=None)
+    drawn = data.simulator.draw(simulated, dice.generator)
+    found = errors.find(drawn.targets, drawn.seen, dice)
+    labels = Targets(*(torch.cat([a[:blind], b]) for a, b in zip(people, drawn.targets, strict=True)))
+    told = torch.cat([given[:blind], _maybe_given(drawn.targets, drawn.seen, config.given, dice)])
+    seen_by_trunk = _concatenate(without, found)
+    answers: Answers = head(seen_by_trunk, told)
+    total = total + _answer_loss(answers, labels, body, config.loss).sum()
+    if real:
+        assert data.skeletons is not None, "no share without people"
+        total = total + _skeleton_loss(head, body, data, config, real, dice).sum()
+    return total / config.batch
+
+
+def _answer_loss(
+    answers: Answers, people: Targets, body: Smpl, config: LossConfig
+) -> Float[Tensor, " B"]:
+    losses = [regression_loss(each, people, body, config) for each in answers.outputs]
+    return torch.stack(losses).sum(0)
+
+
+def _maybe_given(
+    people: Targets, seen: Int[Tensor, "N 17"], odds: float, dice: Dice
+) -> Float[Tensor, "N 17 3"]:
+    """Given keypoints of some of the people; nothing of the others."""
+    size = (people.landmarks_2d.amax(1) - people.landmarks_2d.amin(1)).amax(1)
+    given = give_keypoints(people.landmarks_2d[:, :NUM_COCO], seen, size, dice)
+    return given * dice.happens(len(given), odds)[:, None, None]
+
+
+def _concatenate(first: Evidence, second: Evidence) -> Evidence:
+    """Two groups without pictures."""
+    found = [torch.cat([a, b]) for a, b in zip(first[:3], second[:3], strict=True) if a is not None]
+    return Evidence(found[0], found[1], found[2], None, None)
+
+
+def _skeleton_loss(
+    head: MoveNetHead, body: Smpl, data: HeadData, config: LiftConfig, count: int, dice: Dice
+) -> Float[Tensor, " B"]:
+    """Places of all labels, the withheld ones among them, and the priors of pose and shape."""
+    assert data.skeletons is not None, "asked for with people only"
+    given, labels = data.skeletons.draw(count, dice)
+    nothing = Evidence(
+        torch.zeros_like(given), torch.zeros_like(given[..., :2]), torch.zeros_like(given[..., 0]),
+        None, None,
+    )  # fmt: skip
+    frame = find_frame(labels[..., :2], labels[..., 2] > 0, nothing)
+    answers: Answers = head(nothing, given)
+    total = given.new_zeros(count)
+    for output in answers.outputs:
+        total = total + _label_error(output, labels, frame.size, body, config.loss)
+        pose = matrix_to_axis_angle(output.pred_rotmat[:, 1:]).flatten(1)
+        mixture = data.prior.to(pose).mixture
+        total = total + config.skeleton_prior * mixture_loss(mixture, pose)
+        total = total + config.skeleton_betas * output.pred_betas.square().mean(1)
+    return total
+
+
+def _label_error(
+    output: RegressorOutput,
+    labels: Float[Tensor, "B 17 3"],
+    size: Float[Tensor, "B 1"],
+    body: Smpl,
+    config: LossConfig,
+) -> Float[Tensor, " B"]:
+    """Weighted mean absolute error of labelled keypoints in frame sizes."""
+    rotmat, betas, camera = output
+    points = body.keypoints(
+        betas, rotmat[:, 1:], rotmat[:, :1], joint_set="coco17", pose2rot=False
+    )
+    gap = (weak_project(points, camera) - labels[..., :2]).abs() / size[:, None]
+    there = labels[..., 2:]
+    mean = (gap.clamp(max=_CLAMP) * there).sum((1, 2)) / (2 * there.sum((1, 2))).clamp_min(1)
+    return config.points_2d * mean
