@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from eft_fast import conventions
 from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.body_graph import BodyGraph
 from eft_fast.deploy.detector_export import add_detector

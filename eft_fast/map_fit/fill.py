@@ -63,8 +63,8 @@ def movenet_as_fill(
 ) -> Float[Tensor, "B K 3"]:
     """Look at the crops of a regressor with MoveNet: x and y in [-1, 1] of the crop, and sigma.
 
-    The crop is taken to be that of a box with the regressor's margin; MoveNet gets the square inside
-    of it that it likes (``CROP_FACTOR``), resampled.
+    The crop is taken to be that of a box with the regressor's margin; MoveNet gets the square in
+    its middle that it likes (``CROP_FACTOR``), resampled.
 
     Args:
         network: As ``load_movenet`` returns it.

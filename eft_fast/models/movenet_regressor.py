@@ -157,7 +157,9 @@ class PointLens(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         bound = inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(NUM_KEYPOINTS, inputs, outputs).uniform_(-bound, bound))
+        self.weight = nn.Parameter(
+            torch.empty(NUM_KEYPOINTS, inputs, outputs).uniform_(-bound, bound)
+        )
         self.bias = nn.Parameter(torch.zeros(NUM_KEYPOINTS, 1, outputs))
 
     def forward(self, x: Float[Tensor, "B 17 I"]) -> Float[Tensor, "B 17 O"]:
@@ -232,9 +234,7 @@ class MoveNetHead(nn.Module):
         points, about, spread, top, fine = features
         return Evidence(points, about, spread, self.neck(top), self.fine_neck(fine))
 
-    def forward(
-        self, evidence: Evidence, given: Float[Tensor, "B 17 3"] | None = None
-    ) -> Answers:
+    def forward(self, evidence: Evidence, given: Float[Tensor, "B 17 3"] | None = None) -> Answers:
         """Answer, and look again.
 
         Args:
@@ -478,9 +478,7 @@ class MoveNetRegressor(Regressor):
         return (pixels - 0.5) * (2.0 / self.input_size) - 1.0
 
 
-def find_frame(
-    known: Float[Tensor, "B 17 2"], is_given: Tensor, evidence: Evidence
-) -> PointFrame:
+def find_frame(known: Float[Tensor, "B 17 2"], is_given: Tensor, evidence: Evidence) -> PointFrame:
     """The frame of given keypoints, and of found ones by their scores."""
     weight = torch.where(is_given, 1.0, evidence.points[..., 2]) + _MIN_WEIGHT
     weight = (weight / weight.sum(1, keepdim=True))[..., None]

@@ -60,7 +60,9 @@ def give_keypoints(
         return torch.rand(shape, generator=dice.generator)
 
     level = torch.where(
-        is_exact, dice.uniform(count, 0, _EXACT_NOISE)[:, None], dice.uniform(count, 0, _NOISE)[:, None]
+        is_exact,
+        dice.uniform(count, 0, _EXACT_NOISE)[:, None],
+        dice.uniform(count, 0, _NOISE)[:, None],
     )
     is_visible = seen == 2
     spread = torch.where(is_visible, level, _WORSE * level)

@@ -47,9 +47,6 @@ class CachedEvidence(NamedTuple):
         """The evidence of some people, in float32."""
         return Evidence(*(part[rows].float() for part in self[:5]))
 
-    def __len__(self) -> int:
-        return len(self.points)
-
 
 @torch.no_grad()
 def set_view(network: MoveNetRegressor, shard: Path) -> None:

@@ -1,8 +1,8 @@
 """Train the head of ``MoveNetRegressor``: it lifts keypoints, and reads the frozen trunk's maps.
 
-A batch has three kinds of people. Rendered ones, with what the trunk made of their pictures, half of
-them with given keypoints as well; simulated ones without a picture, in any number, with keypoints as
-the trunk would find them; and real skeletons, which know places in the picture only.
+A batch has three kinds of people. Rendered ones, with what the trunk made of their pictures, half
+of them with given keypoints as well; simulated ones without a picture, in any number, with
+keypoints as the trunk would find them; and real skeletons, which know places in the picture only.
 """
 
 from __future__ import annotations
@@ -214,15 +214,18 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     people, seen = data.rendered.targets.take(rows), data.rendered.seen[rows]
     given = _maybe_given(people, seen, config.given, dice)
     evidence = data.rendered.evidence.take(rows[blind:])
-    loss = _answer_loss(head(evidence, given[blind:]), people.take(torch.arange(blind, rendered)),
-                        body, config.loss)
+    loss = _answer_loss(
+        head(evidence, given[blind:]), people.take(torch.arange(blind, rendered)), body, config.loss
+    )
     total = loss.sum()
 
     # Everybody without a picture goes together.
     without = data.rendered.evidence.take(rows[:blind])._replace(coarse=None, fine=None)
     drawn = data.simulator.draw(simulated, dice.generator)
     found = errors.find(drawn.targets, drawn.seen, dice)
-    labels = Targets(*(torch.cat([a[:blind], b]) for a, b in zip(people, drawn.targets, strict=True)))
+    labels = Targets(
+        *(torch.cat([a[:blind], b]) for a, b in zip(people, drawn.targets, strict=True))
+    )
     told = torch.cat([given[:blind], _maybe_given(drawn.targets, drawn.seen, config.given, dice)])
     seen_by_trunk = _concatenate(without, found)
     answers: Answers = head(seen_by_trunk, told)
@@ -286,9 +289,7 @@ def _label_error(
 ) -> Float[Tensor, " B"]:
     """Weighted mean absolute error of labelled keypoints in frame sizes."""
     rotmat, betas, camera = output
-    points = body.keypoints(
-        betas, rotmat[:, 1:], rotmat[:, :1], joint_set="coco17", pose2rot=False
-    )
+    points = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="coco17", pose2rot=False)
     gap = (weak_project(points, camera) - labels[..., :2]).abs() / size[:, None]
     there = labels[..., 2:]
     mean = (gap.clamp(max=_CLAMP) * there).sum((1, 2)) / (2 * there.sum((1, 2))).clamp_min(1)

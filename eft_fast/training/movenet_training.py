@@ -116,7 +116,9 @@ class MoveNetTraining(RenderedSets):
         people, chosen = self._people(trained, body), self._people(seen, body)
         set_mean_pose(network.head, people.targets.rotmat)
         margin = network.box_margin
-        skeletons = None if self.skeletons is None else Skeletons.load(self.skeletons, margin=margin)
+        skeletons = (
+            None if self.skeletons is None else Skeletons.load(self.skeletons, margin=margin)
+        )
         simulator = PeopleSimulator(body, load_motion(self.motion, "train"), self._simulated())
         data = HeadData(people, simulator, skeletons, load_pose_prior())
         validate = HeadScore(chosen, body)
@@ -180,9 +182,7 @@ class MoveNetTraining(RenderedSets):
 
     def _simulated(self) -> SynthConfig:
         """How people are drawn who are not rendered: a mix of plain and varied scenes."""
-        pose: PoseConfig = replace(
-            self.synth.pose, procedural=_ODDS_POSTURE, lying=_ODDS_LYING
-        )
+        pose: PoseConfig = replace(self.synth.pose, procedural=_ODDS_POSTURE, lying=_ODDS_LYING)
         return replace(self._tight(self.synth), child=_ODDS_CHILD, pose=pose)
 
     def _make_network(self, body: Smpl) -> MoveNetRegressor:
@@ -203,7 +203,9 @@ class MoveNetTraining(RenderedSets):
             save_npz(path, arrays, compressed=False)
         with np.load(path, allow_pickle=False) as archive:
             for name, layer in layers.items():
-                parts = {key: torch.from_numpy(archive[f"{name}.{key}"]) for key in layer.state_dict()}
+                parts = {
+                    key: torch.from_numpy(archive[f"{name}.{key}"]) for key in layer.state_dict()
+                }
                 layer.load_state_dict(parts)
         return network
 

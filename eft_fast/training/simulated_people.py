@@ -1,9 +1,9 @@
 """People who were never rendered: poses, views, crops, and which of their keypoints can be seen.
 
 Everything that a picture decides is drawn for many people at once, without the picture: poses by
-the renderer's rules (``synth.poses``), its cameras and cuts, flat things in front, other people, and
-limbs that hide behind the body. A head that reads keypoints learns lifting from them, at thousands
-of people a second.
+the renderer's rules (``synth.poses``), its cameras and cuts, flat things in front, other people,
+and limbs that hide behind the body. A head that reads keypoints learns lifting from them, at
+thousands of people a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eft_fast.synth.scene import CHILD_BETAS
 from eft_fast.training.targets import Targets, body_points, frame_size
 
 #: Procedural postures that are drawn once.
-_POSTURES: Final = 8000
+_POSTURES: Final = 3000
 _SEED_BRANCH: Final = 77
 #: Ends among the kinematic joints and radius, metres, of the capsules that hide keypoints.
 _CAPSULES: Final = (

@@ -82,7 +82,9 @@ class Skeletons:
         side = boxes[:, 2:].max(1)
         usable = ~is_val & ((points[..., 2] > 0).sum(1) >= _MIN_LABELLED) & (side >= _MIN_SIDE)
         if not usable.any():
-            raise ValueError(f"train: {path} must hold people with labels, got none that can be used")
+            raise ValueError(
+                f"train: {path} must hold people with labels, got none that can be used"
+            )
         center = (boxes[:, :2] + boxes[:, 2:] / 2)[:, None]
         half = np.maximum(margin * side / 2, 1.0)[:, None, None]
         labels = np.concatenate([(points[..., :2] - center) / half, points[..., 2:]], -1)

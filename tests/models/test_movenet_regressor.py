@@ -1,0 +1,328 @@
+"""The regressor on MoveNet: its two inputs, frames, gradients, and its file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from eft_fast import conventions, fit_batch, imaging
+from eft_fast.body import load_body
+from eft_fast.eft.config import EftConfig
+from eft_fast.eft.modes import share
+from eft_fast.geometry.cameras import weak_project
+from eft_fast.geometry.rotations import rot6d_to_matrix
+from eft_fast.models import load_regressor
+from eft_fast.models.keypoint_rig import KeypointRig
+from eft_fast.models.movenet import MoveNet
+from eft_fast.models.movenet_file import load_movenet_regressor, save_movenet_regressor
+from eft_fast.models.movenet_keypoints import load_movenet
+from eft_fast.models.movenet_regressor import (
+    Evidence,
+    MoveNetRegressor,
+    find_frame,
+    keypoint_inputs,
+)
+from eft_fast.models.registry import OPEN_REGRESSORS
+
+
+def random_crops(batch: int, size: int = 64) -> torch.Tensor:
+    """Blurred noise."""
+    coarse = torch.rand(batch, 3, 8, 8)
+    return torch.nn.functional.interpolate(coarse, size, mode="bilinear")
+
+
+def random_given(batch: int) -> torch.Tensor:
+    """Keypoints of a person of about the crop's size, a third of them missing."""
+    given = torch.cat([torch.randn(batch, 17, 2) * 0.4, torch.rand(batch, 17, 1) * 0.5 + 0.5], -1)
+    given[:, ::3] = 0
+    return given
+
+
+def network() -> MoveNetRegressor:
+    return MoveNetRegressor.make_tiny()
+
+
+def test_forward_is_features_then_head():
+    regressor, img = network(), random_crops(3)
+    with torch.no_grad():
+        whole = regressor(img)
+        split = regressor.head_forward(regressor.features(img))
+    assert whole.pred_rotmat.shape == (3, 24, 3, 3)
+    assert whole.pred_betas.shape == (3, 10)
+    assert whole.pred_cam.shape == (3, 3)
+    for a, b in zip(whole, split, strict=True):
+        assert torch.equal(a, b)
+    identity = whole.pred_rotmat @ whole.pred_rotmat.mT
+    torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), rtol=0, atol=1e-5)
+    # Another picture gives another body.
+    assert (whole.pred_rotmat[0] - whole.pred_rotmat[1]).abs().max() > 1e-4
+
+
+def test_without_keypoints_it_answers_as_from_the_picture_alone():
+    """None, and keypoints of which none is given, wherever they lie."""
+    regressor, img = network(), random_crops(2)
+    absent = random_given(2)
+    absent[..., 2] = 0
+    with torch.no_grad():
+        alone = regressor(img)
+        for given in (None, torch.zeros(2, 17, 3), absent):
+            for a, b in zip(alone, regressor(img, given=given), strict=True):
+                assert torch.equal(a, b)
+        told = regressor(img, given=random_given(2))
+    assert (told.pred_rotmat - alone.pred_rotmat).abs().max() > 1e-4
+
+
+def test_keypoints_of_one_person_leave_the_others():
+    regressor, img, given = network(), random_crops(3), random_given(3)
+    with torch.no_grad():
+        first = regressor(img, given=given)
+        given[1] = random_given(1)[0]
+        second = regressor(img, given=given)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]])
+        assert not torch.equal(a[1], b[1])
+
+
+def test_what_it_finds_is_what_movenet_finds():
+    """Places of the published network in crop units, pixel 0 at -1."""
+    regressor, img = network(), random_crops(2)
+    with torch.no_grad():
+        found = regressor.features(img)
+        soft = regressor.trunk.maps(img)
+    assert torch.equal(found.top, soft.encoder[-1])
+    crop = imaging.Crop(np.array([32.0, 32.0]), 64 / conventions.BOX_UNIT, 64)
+    pixels = (found.points[0, :, :2].double().numpy() + 1) * 32  # pixels of the centres
+    assert np.allclose(crop.normalise(pixels), found.points[0, :, :2], atol=1e-6)
+    assert ((found.points[..., 2] > 0) & (found.points[..., 2] < 1)).all()
+
+
+def test_inputs_do_not_depend_on_place_and_size():
+    """Moving and scaling all keypoints changes the frame only."""
+    points = torch.cat([torch.randn(4, 17, 2) * 0.3, torch.rand(4, 17, 1)], -1).double()
+    given, about = random_given(4).double(), torch.randn(4, 17, 2).double() * 0.3
+    shift, zoom = torch.tensor([0.2, -0.1]).double(), 0.6
+
+    def read(move):
+        placed = torch.cat([move(points[..., :2]), points[..., 2:]], -1)
+        told = torch.cat([move(given[..., :2]), given[..., 2:]], -1) * (given[..., 2:] > 0)
+        spread = torch.full((4, 17), 0.1).double() * (zoom if move(shift)[0] != shift[0] else 1)
+        evidence = Evidence(placed, move(about), spread, None, None)
+        is_given = told[..., 2] > 0
+        known = torch.where(is_given[..., None], told[..., :2], placed[..., :2])
+        frame = find_frame(known, is_given, evidence)
+        return keypoint_inputs(evidence, told, frame), frame
+
+    first, frame = read(lambda xy: xy)
+    second, moved = read(lambda xy: zoom * xy + shift)
+    torch.testing.assert_close(first[:, :-4], second[:, :-4])
+    torch.testing.assert_close(moved.size, zoom * frame.size)
+    torch.testing.assert_close(moved.center, zoom * frame.center + shift)
+
+
+def test_a_silent_head_stands_on_its_frame():
+    regressor, img = network(), random_crops(2)
+    for net in (regressor.head.first, regressor.head.refine):
+        torch.nn.init.zeros_(net.leave.weight)
+    given = random_given(2)
+    with torch.no_grad():
+        output = regressor(img, given=given)
+        evidence = regressor.head.look(regressor.features(img))
+    is_given = given[..., 2] > 0
+    known = torch.where(is_given[..., None], given[..., :2], evidence.points[..., :2])
+    frame = find_frame(known, is_given, evidence)
+    torch.testing.assert_close(output.pred_cam[:, 1:], frame.center)
+    torch.testing.assert_close(output.pred_cam[:, :1], 1.9 * frame.size)
+    torch.testing.assert_close(output.pred_rotmat, torch.eye(3).expand(2, 24, 3, 3))
+
+
+def test_keypoints_in_one_place_give_finite_gradients():
+    regressor = network()
+    img = torch.zeros(1, 3, 64, 64).requires_grad_()
+    given = torch.zeros(1, 17, 3)
+    given[..., 2] = 1
+    regressor(img, given=given).pred_rotmat.sum().backward()
+    assert img.grad is not None
+    assert torch.isfinite(img.grad).all()
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_every_tuned_weight_receives_gradient(is_training):
+    regressor = network().train(is_training)
+    answers = regressor.head(regressor.head.look(regressor.features(random_crops(4))))
+    outputs = answers.outputs if is_training else answers.outputs[-1:]
+    for output in outputs:
+        total = sum(value.square().sum() for value in output[1:])
+        (total + output.pred_rotmat[..., 0].sum()).backward(retain_graph=True)
+    tuned = [*regressor.trunk_parameters(), *regressor.head_parameters()]
+    names = {id(p): name for name, p in regressor.named_parameters()}
+    for parameter in tuned:
+        assert parameter.grad is not None, names[id(parameter)]
+        assert parameter.grad.abs().max() > 0, names[id(parameter)]
+    left_out = sorted(names[i] for i in set(names) - {id(p) for p in tuned})
+    assert left_out == ["head.certainty.bias", "head.certainty.weight"]
+
+
+@pytest.mark.parametrize("stage", MoveNetRegressor.stages)
+def test_cut_networks_are_whole(stage):
+    """Up to a stage and on from there is the forward pass; its weights are those that matter."""
+    regressor, img = network(), random_crops(1)
+    with torch.no_grad():
+        want = regressor(img)
+        got = regressor.run_from(stage, regressor.run_to(stage, img))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    copy, mapping = share(regressor, list(regressor.parameters()))
+    with torch.no_grad():
+        state = copy.run_to(stage, img)
+    output = copy.run_from(stage, state)
+    total = sum(value.square().sum() for value in output[1:]) + output.pred_rotmat[..., 0].sum()
+    own = {name: mapping[id(p)] for name, p in regressor.named_parameters()}
+    grads = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+    moved = {name for name, grad in zip(own, grads, strict=True) if grad is not None}
+    names = {id(p): name for name, p in regressor.named_parameters()}
+    assert {names[id(p)] for p in regressor.parameters_from(stage)} == moved
+
+
+def test_answer_and_confidence_of_one_run_are_those_of_two():
+    regressor = network()
+    torch.nn.init.normal_(regressor.head.certainty.weight)
+    features = regressor.features(random_crops(2))
+    for given in (None, random_given(2)):
+        answer, said = regressor.head_with_confidence(features, given=given)
+        for part, other in zip(answer, regressor.head_forward(features, given=given), strict=True):
+            assert torch.equal(part, other)
+        assert torch.equal(said, regressor.joint_confidence(features, given=given))
+        assert said.shape == (2, 24)
+        assert answer.pred_betas.requires_grad
+        assert not said.requires_grad
+
+
+def test_rig_is_the_body():
+    body = load_body()
+    rig = KeypointRig.from_plan(body.points_plan("coco17"))
+    rotmat, betas = rot6d_to_matrix(torch.randn(3, 24, 6)), torch.randn(3, 10)
+    want = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="coco17", pose2rot=False)
+    torch.testing.assert_close(rig(rotmat, betas), want, rtol=0, atol=1e-6)
+    # Buffers may be written again, as by load_state_dict.
+    other = KeypointRig(rig.sizes)
+    assert other(rotmat, betas).abs().max() == 0
+    other.load_state_dict(rig.state_dict())
+    assert torch.equal(other(rotmat, betas), rig(rotmat, betas))
+    assert torch.equal(rig.double().float()(rotmat, betas), other(rotmat, betas))
+
+
+def test_crops_are_tighter_than_those_of_others():
+    regressor = network()
+    assert regressor.box_margin == conventions.BOX_MARGINS["open-2"] == 1.1
+    assert conventions.box_margin_of(regressor.full_id) == 1.1
+    assert conventions.box_margin_of("open-1:2d9ea62d0ab9f4fd") == conventions.BOX_MARGIN
+    assert load_regressor("open-1").box_margin == conventions.BOX_MARGIN
+
+
+def test_rejects_wrong_crop():
+    with pytest.raises(ValueError, match=r"img must be \[B, 3, 64, 64\], got \[1, 3, 32, 32\]"):
+        network()(torch.rand(1, 3, 32, 32))
+
+
+def save(regressor, path):
+    save_movenet_regressor(regressor, path, licence="Apache-2.0", source_sha256="0" * 64)
+
+
+def test_file_round_trip(tmp_path):
+    """Half precision costs little; a second save gives the same bytes."""
+    regressor = network()
+    save(regressor, tmp_path / "a.npz")
+    loaded = load_regressor(tmp_path / "a.npz")
+    save(loaded, tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert not loaded.training
+    assert loaded.full_id == f"open-2:{loaded.weights_hash}"
+    img, given = random_crops(2), random_given(2)
+    with torch.no_grad():
+        pairs = zip(loaded(img, given=given), regressor(img, given=given), strict=True)
+        for got, want in pairs:
+            torch.testing.assert_close(got, want, rtol=0, atol=5e-3)
+
+
+def test_a_published_trunk_is_not_written_again(tmp_path):
+    """The file of a head alone gives back the whole network; a changed trunk is written."""
+    regressor = MoveNetRegressor(load_movenet(), network().head.rig, width=16, blocks=1, neck=8)
+    save(regressor, tmp_path / "head.npz")
+    loaded = load_movenet_regressor(tmp_path / "head.npz")
+    assert (tmp_path / "head.npz").stat().st_size < 1_000_000
+    for name, value in load_movenet().state_dict().items():
+        assert torch.equal(loaded.trunk.state_dict()[name], value), name
+    with torch.no_grad():
+        regressor.trunk.top.bias += 0.25
+    save(regressor, tmp_path / "whole.npz")
+    assert (tmp_path / "whole.npz").stat().st_size > 9_000_000
+    changed = load_movenet_regressor(tmp_path / "whole.npz")
+    assert torch.equal(changed.trunk.top.bias, regressor.trunk.top.bias.half().float())
+
+
+def rewrite(path, target, **changes):
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    card = json.loads(str(arrays["card"])) | changes
+    np.savez(target, **arrays | {"card": np.array(json.dumps(card))})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": "open-3"}, "must have id 'open-2', got 'open-3'"),
+        ({"weights_hash": "0" * 16}, "must hold the weights 0000000000000000, got"),
+        ({"head": {"width": 16}}, "does not describe its network"),
+        ({"rig": {"points": 10**9}}, "does not describe its network"),
+        ({"trunk": "heavy"}, "does not describe its network"),
+        ({"published_trunk": "0" * 16}, "needs MoveNet with the weights 0000000000000000"),
+        ({"format": "eft_fast-open-regressor-9"}, "must have format"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, changes, message):
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
+    save(network(), good)
+    rewrite(good, bad, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_regressor(bad)
+
+
+def test_shipped_weights_if_they_are_there():
+    if not OPEN_REGRESSORS["open-2"].is_file():
+        pytest.skip("eft_fast/assets/open_regressor_2.npz is absent")
+    regressor = load_regressor("open-2")
+    assert isinstance(regressor, MoveNetRegressor)
+    assert regressor.input_size == 256
+    # Its rig is that of the body of the package.
+    body = load_body()
+    rotmat, betas = rot6d_to_matrix(torch.randn(1, 24, 6)), torch.randn(1, 10)
+    want = body.keypoints(betas, rotmat[:, 1:], rotmat[:, :1], joint_set="coco17", pose2rot=False)
+    torch.testing.assert_close(regressor.head.rig(rotmat, betas), want, rtol=0, atol=1e-4)
+    camera = torch.tensor([[0.9, 0.0, 0.0]])
+    assert weak_project(want, camera).shape == (1, 17, 2)
+
+
+def test_size_of_the_full_head():
+    rig = KeypointRig(dict(points=17, rows=48, terms=39, joints=1, sources=17))
+    head = sum(p.numel() for p in MoveNetRegressor(MoveNet("thunder"), rig).head_parameters())
+    assert head == 3_962_634
+
+
+@pytest.mark.parametrize("mode", ["full", "layer3", "layer4", "head", "lora"])
+def test_it_can_be_fine_tuned_in_every_mode_that_it_has(mode):
+    """One by one and in slots, to the same fit; a mode that it has not is refused."""
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 255, (90, 80, 3), dtype=np.uint8) for _ in range(2)]
+    keypoints = np.ones((2, 17, 3), np.float32)
+    keypoints[..., :2] = rng.uniform(10, 70, (2, 17, 2))
+    config = EftConfig(max_steps=6, lr=3e-4, tie=None)
+    options = {"regressor": network(), "method": "eft", "config": config, "progress": False}
+    result = fit_batch(photos, keypoints, mode=mode, **options)
+    assert float(result.loss.mean()) < float(result.init_loss.mean())
+    slots = fit_batch(photos, keypoints, mode=mode, slots=2, **options)
+    torch.testing.assert_close(slots.pred_cam, result.pred_cam, rtol=1e-4, atol=1e-5)
+    if mode == "head":
+        with pytest.raises(ValueError, match="needs a regressor that can be cut at 'feature'"):
+            fit_batch(photos, keypoints, mode="feature", **options)
