@@ -7,21 +7,25 @@ with sizes read in Python, which freeze the batch dimension.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eft_fast.body.plan import make_mesh_plan, make_points_plan
 from eft_fast.body.smpl import Smpl
+from eft_fast.models.base import Regressor
+from eft_fast.models.keypoint_rig import KeypointRig
+from eft_fast.ops.plans import PointsPlan
 
 
 class BodyGraph(nn.Module):
     """Joints, and vertices if asked for, of bodies given by shape and rotation matrices.
 
     Args:
-        body: The body model.
-        joint_set: Order of the joints.
-        with_vertices: Whether to compute the mesh as well.
+        plan: The joints, in their order.
+        mesh: The body whose vertices are computed as well; None: no mesh.
     """
 
     rest_base: Tensor
@@ -37,10 +41,9 @@ class BodyGraph(nn.Module):
     mesh_basis: Tensor
     weights: Tensor
 
-    def __init__(self, body: Smpl, joint_set: str, *, with_vertices: bool) -> None:
+    def __init__(self, plan: PointsPlan, mesh: Smpl | None = None) -> None:
         super().__init__()
-        self.with_vertices = with_vertices
-        plan = make_points_plan(body.arrays, body.joint_points(joint_set).rows)
+        self.with_vertices = mesh is not None
         plan = plan.to("cpu", torch.float64)
         self._set_chain(plan.skeleton, plan.parents.tolist())
 
@@ -59,8 +62,14 @@ class BodyGraph(nn.Module):
         self._keep("from_terms", from_terms.index_select(0, order))
         self._keep("from_joints", from_joints.index_select(0, order))
         self.register_buffer("term_joint", term_joint, persistent=False)
-        if with_vertices:
-            self._set_mesh(body)
+        if mesh is not None:
+            self._set_mesh(mesh)
+
+    @classmethod
+    def of(cls, body: Smpl, joint_set: str, *, with_vertices: bool) -> BodyGraph:
+        """The joints of a body in the order of a set, and perhaps its vertices."""
+        plan = make_points_plan(body.arrays, body.joint_points(joint_set).rows)
+        return cls(plan, body if with_vertices else None)
 
     def _keep(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.float().contiguous(), persistent=False)
@@ -136,6 +145,33 @@ class BodyGraph(nn.Module):
         rotations = torch.cat(worlds, 1).index_select(1, self.level_order)
         joints = torch.cat(places, 1).index_select(1, self.level_order).squeeze(-1)
         return rotations, joints
+
+
+class RigGraph(nn.Module):
+    """A ``KeypointRig`` in such operations; called in the same way."""
+
+    def __init__(self, rig: KeypointRig) -> None:
+        super().__init__()
+        self.graph = BodyGraph(rig.plan)
+
+    def forward(
+        self, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
+    ) -> Float[Tensor, "B K 3"]:
+        """Place the keypoints."""
+        points: Tensor = self.graph(betas, rotmat)[0]
+        return points
+
+
+def with_rig_graphs(regressor: Regressor) -> Regressor:
+    """The network with ``RigGraph`` in place of its rigs; itself if it has none."""
+    if not any(isinstance(module, KeypointRig) for module in regressor.modules()):
+        return regressor
+    copied = copy.deepcopy(regressor)
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, KeypointRig):
+                setattr(parent, name, RigGraph(child))
+    return copied
 
 
 def _from_basis(features: Tensor, basis: Tensor) -> Tensor:

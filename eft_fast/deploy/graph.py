@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from eft_fast.deploy.body_graph import BodyGraph
+from eft_fast.deploy.body_graph import BodyGraph, with_rig_graphs
 from eft_fast.models.base import Regressor, RegressorOutput
 
 PRECISIONS: Final = ("fp32", "fp16")
@@ -37,6 +37,7 @@ class ExportGraph(nn.Module):
         self, regressor: Regressor, body: BodyGraph | None = None, precision: str = "fp32"
     ) -> None:
         super().__init__()
+        regressor = with_rig_graphs(regressor)
         self.regressor = HalfTrunk(regressor) if precision == "fp16" else regressor
         self.body = body
         mean, std = torch.tensor(regressor.img_mean), torch.tensor(regressor.img_std)

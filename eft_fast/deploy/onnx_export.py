@@ -188,7 +188,7 @@ def _check_body(regressor: Regressor, body: Smpl | None, config: ExportConfig) -
 def _make_graph(regressor: Regressor, body: Smpl | None, config: ExportConfig) -> ExportGraph:
     part = None
     if body is not None:
-        part = BodyGraph(body, config.joint_set, with_vertices=config.outputs == "vertices")
+        part = BodyGraph.of(body, config.joint_set, with_vertices=config.outputs == "vertices")
     return ExportGraph(regressor, part, config.precision).eval()
 
 

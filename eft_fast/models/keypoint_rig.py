@@ -77,14 +77,15 @@ class KeypointRig(nn.Module):
         parts = {name: getattr(self, name) for name in _STORED}
         stamp = tuple((part.data_ptr(), part._version, part.dtype) for part in parts.values())
         if self._plan is None or self._plan[0] != stamp:
-            basis = self.basis
-            rows = basis.permute(1, 2, 0).reshape(-1, COEFFICIENTS)
-            flat = nn.functional.pad(rows, (0, COEFFICIENTS_PADDED - COEFFICIENTS))
-            made = {name: p.int() if name in _INDICES else p for name, p in parts.items()}
-            parents = torch.tensor(PARENTS, dtype=torch.int32, device=basis.device)
-            plan = PointsPlan(parents=parents, basis_t=flat.contiguous(), **made)
-            self._plan = (stamp, plan)
+            self._plan = (stamp, self._make_plan(parts))
         return self._plan[1]
+
+    def _make_plan(self, parts: Mapping[str, Tensor]) -> PointsPlan:
+        rows = self.basis.permute(1, 2, 0).reshape(-1, COEFFICIENTS)
+        flat = nn.functional.pad(rows, (0, COEFFICIENTS_PADDED - COEFFICIENTS))
+        made = {name: part.int() if name in _INDICES else part for name, part in parts.items()}
+        parents = torch.tensor(PARENTS, dtype=torch.int32, device=rows.device)
+        return PointsPlan(parents=parents, basis_t=flat.contiguous(), **made)
 
     def forward(
         self, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]

@@ -493,7 +493,7 @@ def keypoint_inputs(
 ) -> Float[Tensor, "B I"]:
     """Describe keypoints independently of where and how large the person is in the crop."""
     is_given = (given[..., 2:] > 0).to(given)
-    has_picture = given.new_full((len(given), 1), 0.0 if evidence.coarse is None else 1.0)
+    has_picture = torch.full_like(given[:, 0, :1], 0.0 if evidence.coarse is None else 1.0)
     parts = [
         _in_frame(evidence.points[..., :2], frame).clamp(-_FARTHEST, _FARTHEST).flatten(1),
         evidence.points[..., 2],

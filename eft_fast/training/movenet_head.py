@@ -54,6 +54,10 @@ class LiftConfig:
         blocks: Residual blocks of the first pass.
         refine_blocks: Of the passes after it.
         passes: How many passes follow the first.
+        neck: Channels that the head makes of the last encoder map.
+        lens: Numbers that it reads of the maps at each keypoint.
+        trained_passes: How many of them run in this stage; the first pass learns at a third of the
+            cost alone. None: all.
         dropout: Inside the blocks.
         simulated: Share of a batch that was never rendered.
         skeletons: Share that are real people without a picture, if there are any.
@@ -79,6 +83,9 @@ class LiftConfig:
     blocks: int = 3
     refine_blocks: int = 2
     passes: int = 2
+    neck: int = 128
+    lens: int = 24
+    trained_passes: int | None = None
     dropout: float = 0.05
     simulated: float = 0.4
     skeletons: float = 0.1
@@ -103,7 +110,8 @@ class LiftConfig:
     @property
     def head_options(self) -> dict[str, float | int]:
         """Arguments of the head."""
-        names = ("width", "blocks", "refine_blocks", "passes", "dropout", "map_dropout")
+        names = ("width", "blocks", "refine_blocks", "passes", "neck", "lens")
+        names += ("dropout", "map_dropout")
         return {name: getattr(self, name) for name in names}
 
 
@@ -182,6 +190,9 @@ def train_head(
         run.resume(state)
     errors = TrunkErrors(*data.rendered)
     losses: list[float] = []
+    all_passes = head.passes
+    if config.trained_passes is not None:
+        head.passes = min(config.trained_passes, all_passes)
     head.train()
     with tqdm(total=config.steps, initial=run.step, desc="lift", unit="step") as bar:
         while not run.finished:
@@ -195,6 +206,7 @@ def train_head(
                 recent = losses[-config.validate_every :]
                 append_log(state, step=run.step, loss=float(np.mean(recent)), score=score)
             run.save_when_due(state, save_every, on_save)
+    head.passes = all_passes
     run.finish()
     return losses
 

@@ -255,8 +255,7 @@ def test_stored_evidence_is_the_networks_own(
 
 
 def make_config(**changes: object) -> LiftConfig:
-    options = {name: TINY[name] for name in ("width", "blocks", "refine_blocks")}
-    return LiftConfig(**{"steps": 30, "batch": 40, "warmup": 5, "ema": 0.9} | options | changes)
+    return LiftConfig(**{"steps": 30, "batch": 40, "warmup": 5, "ema": 0.9} | TINY | changes)
 
 
 def learn(
