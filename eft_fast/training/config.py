@@ -11,11 +11,24 @@ from typing import Any, Final
 _MOST: Final = 10**9
 #: Odds, shares and rates of decay.
 _SHARES: Final = frozenset(
-    {"dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema"}
-)
+    {
+        "dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema", "skeletons",
+        "given", "drop_picture", "map_dropout",
+    }
+)  # fmt: skip
 #: Counts that may be zero.
 _FROM_ZERO: Final = frozenset(
-    {"seed", "warmup", "frozen_stages", "train", "varied", "num_simulated", "calibration"}
+    {
+        "seed",
+        "warmup",
+        "frozen_stages",
+        "train",
+        "varied",
+        "num_simulated",
+        "calibration",
+        "trained_passes",
+        "passes",
+    }
 )
 
 

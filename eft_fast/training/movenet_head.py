@@ -225,11 +225,12 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     rows = dice.integers(rendered, len(data.rendered.seen))
     people, seen = data.rendered.targets.take(rows), data.rendered.seen[rows]
     given = _maybe_given(people, seen, config.given, dice)
-    evidence = data.rendered.evidence.take(rows[blind:])
-    loss = _answer_loss(
-        head(evidence, given[blind:]), people.take(torch.arange(blind, rendered)), body, config.loss
-    )
-    total = loss.sum()
+    total = given.new_zeros(())
+    if blind < rendered:
+        evidence = data.rendered.evidence.take(rows[blind:])
+        answers: Answers = head(evidence, given[blind:])
+        shown = people.take(torch.arange(blind, rendered))
+        total = total + _answer_loss(answers, shown, body, config.loss).sum()
 
     # Everybody without a picture goes together.
     without = data.rendered.evidence.take(rows[:blind])._replace(coarse=None, fine=None)
@@ -240,7 +241,7 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     )
     told = torch.cat([given[:blind], _maybe_given(drawn.targets, drawn.seen, config.given, dice)])
     seen_by_trunk = _concatenate(without, found)
-    answers: Answers = head(seen_by_trunk, told)
+    answers = head(seen_by_trunk, told)
     total = total + _answer_loss(answers, labels, body, config.loss).sum()
     if real:
         assert data.skeletons is not None, "no share without people"
