@@ -74,8 +74,7 @@ def add_regressor(parser: argparse.ArgumentParser) -> None:
         "--regressor",
         default="open",
         metavar="R",
-        help="open, open-1, open-2, weights of one of them, or a SPIN or EFT checkpoint (default "
-        "open)",
+        help="open, weights of an open regressor, or a SPIN or EFT checkpoint (default open)",
     )
 
 

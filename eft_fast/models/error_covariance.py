@@ -29,10 +29,9 @@ from eft_fast.models.registry import OPEN_REGRESSOR_PATH
 FORMAT: Final = "eft_fast-error-covariance-1"
 #: The covariance of the weights that ship with the package.
 OPEN_COVARIANCE_PATH: Final = OPEN_REGRESSOR_PATH.with_name("open_error_covariance.npz")
-#: Those of all regressors of the package, by ``Regressor.id``.
+#: The same by ``Regressor.id``.
 OPEN_COVARIANCES: Final[Mapping[str, Path]] = {
     "open-1": OPEN_COVARIANCE_PATH,
-    "open-2": OPEN_REGRESSOR_PATH.with_name("open_error_covariance_2.npz"),
 }
 #: What off-diagonal entries count: a thousand people do not know 3,570 of them better.
 OFF_DIAGONAL: Final = 0.95

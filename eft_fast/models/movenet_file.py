@@ -47,6 +47,7 @@ def save_movenet_regressor(
         "trunk": regressor.trunk.variant,
         "head": {name: regressor.head.options[name] for name in _OPTIONS},
         "rig": regressor.head.rig.sizes,
+        "certainty": regressor.head.certainty is not None,
         "weights_hash": arrays_sha256(state)[:HASH_DIGITS],
     }
     own = {k.removeprefix(_TRUNK): v for k, v in state.items() if k.startswith(_TRUNK)}
@@ -78,7 +79,10 @@ def load_movenet_regressor(path: str | Path) -> MoveNetRegressor:
                 f"got {found}; use the eft_fast version that wrote it"
             )
         arrays = {_TRUNK + name: array for name, array in published.items()} | arrays
-    network = MoveNetRegressor(MoveNet(card["trunk"]), KeypointRig(card["rig"]), **card["head"])
+    rig = KeypointRig(card["rig"])
+    network = MoveNetRegressor(
+        MoveNet(card["trunk"]), rig, confidence=card["certainty"], **card["head"]
+    )
     load_arrays(network, arrays, who=f"load_regressor: {path}")
     check_hash(card, network, path)
     return network.eval()
@@ -105,6 +109,7 @@ def _check_card(card: Mapping[str, Any], path: Path) -> None:
             )
     trunk, published = card.get("trunk"), card.get("published_trunk")
     is_known = isinstance(trunk, str) and trunk in VARIANTS and isinstance(published, str)
+    is_known &= isinstance(card.get("certainty"), bool)
     sizes = {"head": _OPTIONS, "rig": dict.fromkeys(SIZES, _MOST_POINTS)}
     for name, most in sizes.items():
         given = card.get(name)

@@ -184,6 +184,7 @@ class MoveNetHead(nn.Module):
         lens: Numbers that the head reads of the maps at each keypoint.
         dropout: Probability inside each block, in training mode only.
         map_dropout: The same of each number that is read of the maps.
+        confidence: Have a layer for the confidence of each joint.
     """
 
     mean_pose: Tensor
@@ -202,6 +203,7 @@ class MoveNetHead(nn.Module):
         lens: int = 24,
         dropout: float = 0.0,
         map_dropout: float = 0.0,
+        confidence: bool = True,
     ) -> None:
         super().__init__()
         self.width, self.passes, self.lens_width = width, passes, lens
@@ -225,7 +227,7 @@ class MoveNetHead(nn.Module):
         inputs = _KEYPOINT_INPUTS + _REFINE_INPUTS + maps
         self.refine = StateNet(inputs, width, refine_blocks, dropout)
         # Weights files know this layer by the name certainty.
-        self.certainty = nn.Linear(width, conventions.NUM_JOINTS)
+        self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if confidence else None
         identity = torch.eye(3)[:, :2].reshape(6)
         self.register_buffer("mean_pose", identity.repeat(conventions.NUM_JOINTS))
 
@@ -265,7 +267,8 @@ class MoveNetHead(nn.Module):
         return Answers(outputs, hidden)
 
     def confidence(self, hidden: Float[Tensor, "B W"]) -> Float[Tensor, "B 24"]:
-        """The confidence of each joint from ``Answers.hidden``."""
+        """The confidence of each joint from ``Answers.hidden``, of a head that has the layer."""
+        assert self.certainty is not None, "asked of heads that have the layer"
         said: Tensor = self.certainty(hidden).sigmoid()
         return said
 
@@ -326,7 +329,6 @@ class MoveNetRegressor(Regressor):
     #: The trunk takes RGB in [0, 1] as it is.
     img_mean = (0.0, 0.0, 0.0)
     img_std = (1.0, 1.0, 1.0)
-    has_confidence = True
     reads_keypoints = KEYPOINT_SET
 
     def __init__(self, trunk: MoveNet, rig: KeypointRig, **options: Any) -> None:
@@ -337,6 +339,7 @@ class MoveNetRegressor(Regressor):
         self.trunk = trunk
         config = trunk.config
         self.head = MoveNetHead(config.top, config.pyramid[1], rig, **options)
+        self.has_confidence = self.head.certainty is not None
 
     @classmethod
     def make_tiny(cls, seed: int = 0) -> MoveNetRegressor:
@@ -436,8 +439,10 @@ class MoveNetRegressor(Regressor):
 
     def joint_confidence(
         self, features: MoveNetFeatures, *, given: Float[Tensor, "B 17 3"] | None = None
-    ) -> Float[Tensor, "B 24"]:
+    ) -> Float[Tensor, "B 24"] | None:
         """Say how sure the answer of ``head_forward`` is; see ``Regressor.joint_confidence``."""
+        if self.head.certainty is None:
+            return None
         return self.head.confidence(self.head(self.head.look(features), given).hidden)
 
     def head_with_confidence(
@@ -446,11 +451,12 @@ class MoveNetRegressor(Regressor):
         *,
         raw_camera: bool = False,
         given: Float[Tensor, "B 17 3"] | None = None,
-    ) -> tuple[RegressorOutput, Float[Tensor, "B 24"]]:
+    ) -> tuple[RegressorOutput, Float[Tensor, "B 24"] | None]:
         """Both from one run of the head; see ``Regressor.head_with_confidence``."""
         answers: Answers = self.head(self.head.look(features), given)
         with torch.no_grad():
-            said = self.head.confidence(answers.hidden)
+            has_layer = self.head.certainty is not None
+            said = self.head.confidence(answers.hidden) if has_layer else None
         return answers.outputs[-1], said
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
@@ -459,7 +465,8 @@ class MoveNetRegressor(Regressor):
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Weights of the head that move the output: all but those of the confidence."""
-        certain = {id(parameter) for parameter in self.head.certainty.parameters()}
+        layer = self.head.certainty
+        certain = set() if layer is None else {id(parameter) for parameter in layer.parameters()}
         return (each for each in self.head.parameters() if id(each) not in certain)
 
     def _read_out(self, stage: int, state: tuple[Tensor, ...]) -> MoveNetFeatures:

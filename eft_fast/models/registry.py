@@ -18,10 +18,9 @@ from eft_fast.ops.ambient import plain_torch
 
 #: Weights that ship with the package.
 OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
-#: All of them by ``Regressor.id``.
+#: The same by ``Regressor.id``.
 OPEN_REGRESSORS: Final[Mapping[str, Path]] = {
     "open-1": OPEN_REGRESSOR_PATH,
-    "open-2": OPEN_REGRESSOR_PATH.with_name("open_regressor_2.npz"),
 }
 
 
@@ -31,8 +30,7 @@ def load_regressor(
     """Load a regressor, ready to predict.
 
     Args:
-        source: ``"open"``: the regressor that ships with the package; ``"open-1"``, ``"open-2"``:
-            one of those that ship with it by its id. A path to a ``.npz``: weights of an open
+        source: ``"open"``: the regressor that ships with the package, ``"open-1"`` by its id. A path to a ``.npz``: weights of an open
             regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
             ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the options).
         device: Where to put it; default: the CPU.

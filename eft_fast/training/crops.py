@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from eft_fast import imaging
-from eft_fast.conventions import BOX_UNIT
+from eft_fast.conventions import BOX_MARGIN, BOX_UNIT
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.models.base import Regressor
 from eft_fast.training.config import check_numbers
@@ -84,7 +84,7 @@ class CropReader:
 
     Args:
         people: Who.
-        regressor: Says how large crops are and how they are normalised.
+        regressor: Says how large crops are, what margin they have and how they are normalised.
         config: How they are varied.
     """
 
@@ -94,6 +94,8 @@ class CropReader:
         self.people = people
         self._config = config
         self._size = regressor.input_size
+        # People's crops have the package's margin; some networks take a tighter one.
+        self._zoom = regressor.box_margin / BOX_MARGIN
         self._mean, self._std = regressor.img_mean, regressor.img_std
 
     def __call__(
@@ -148,6 +150,7 @@ class CropReader:
             found = _short_box(self.people.keypoints_px[row].numpy(), rng)
             if found is not None:
                 center, side = found
+        side *= self._zoom
         sigma = config.scale_sigma
         side *= float(np.clip(1 + sigma * rng.normal(), 1 - sigma, 1 + sigma))
         center = center + side * config.shift_sigma * rng.normal(size=2)
@@ -158,7 +161,7 @@ class CropReader:
         points = self.people.keypoints_px[row].numpy()
         placed = crop.normalise(points).astype(np.float32)
         outside = (np.abs(placed[:, :2]) > 1).any(1)
-        shortened = crop.side < 0.7 * float(self.people.scale[row]) * BOX_UNIT
+        shortened = crop.side < 0.7 * self._zoom * float(self.people.scale[row]) * BOX_UNIT
         placed[(placed[:, 2] <= 0) | (outside & shortened)] = 0
         return placed
 

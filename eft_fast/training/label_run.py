@@ -17,6 +17,8 @@ from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import load_published_blazepose
 from eft_fast.models.error_covariance import covariance_beside
 from eft_fast.models.hmr import Hmr
+from eft_fast.models.movenet_file import save_movenet_regressor
+from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.models.registry import load_regressor
@@ -116,7 +118,7 @@ def make_start(start: str, people: LabelledPeople, seed: int) -> Regressor:
     """
     if start != FRESH:
         network = load_regressor(start)
-        if isinstance(network, OpenRegressor):
+        if isinstance(network, OpenRegressor | MoveNetRegressor):
             # Its confidence is that of the weights before.
             network.head.certainty, network.has_confidence = None, False
         return network
@@ -215,13 +217,17 @@ def save_weights(network: Regressor, work: Path) -> Path:
         path = work / "regressor.npz"
         save_open_regressor(network, path, licence=_LICENCE, source_sha256="")
         return path
+    if isinstance(network, MoveNetRegressor):
+        path = work / "regressor.npz"
+        save_movenet_regressor(network, path, licence=_LICENCE, source_sha256="")
+        return path
     if isinstance(network, Hmr):
         path = work / "regressor.pt"
         with whole_file(path) as file:
             torch.save({"model": network.state_dict()}, file)
         return path
     raise TypeError(
-        f"train: weights of the open regressor or of an HMR network can be written, got "
+        f"train: weights of an open regressor or of an HMR network can be written, got "
         f"{type(network).__name__}; call training.on_labels.train_on_labels and save them yourself"
     )
 

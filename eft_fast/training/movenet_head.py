@@ -183,8 +183,8 @@ def train_head(
     Returns:
         Loss of each update of this call.
     """
-    fixed = {id(p) for name in (*VIEW, "certainty") for p in getattr(head, name).parameters()}
-    trained = [each for each in head.parameters() if id(each) not in fixed]
+    fixed = (*(f"{name}." for name in VIEW), "certainty.")
+    trained = [each for name, each in head.named_parameters() if not name.startswith(fixed)]
     run = Run(head, [{"params": trained, "lr": config.lr}], config, ema=config.ema)
     if state is not None:
         run.resume(state)
