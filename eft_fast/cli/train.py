@@ -180,7 +180,7 @@ def _read_job(options: argparse.Namespace) -> TrainingRun:
 def _makes_open_2(options: argparse.Namespace) -> bool:
     """Whether the options or the file say so; the options win."""
     if options.network is not None or options.config is None:
-        return options.network == "open-2"
+        return bool(options.network == "open-2")
     from eft_fast.training.config_file import network_of
 
     return network_of(options.config) == "open-2"

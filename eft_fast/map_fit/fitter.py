@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -114,7 +114,7 @@ class MapFitter(Fitter):
         with evaluating(self._regressor):
             features = self._regressor.features(person.crop[None])
             # Only networks that read keypoints know the argument.
-            told = {} if given is None else {"given": given}
+            told: dict[str, Any] = {} if given is None else {"given": given}
             answer, said = self._regressor.head_with_confidence(features, **told)
         outputs = {} if said is None else {CONFIDENCE: said}
         fill = None

@@ -42,6 +42,15 @@ class KeypointRig(nn.Module):
         sizes: Lengths of the parts by the names of ``SIZES``, as ``sizes`` of another rig.
     """
 
+    skeleton: Tensor
+    basis: Tensor
+    term_index: Tensor
+    term_weight: Tensor
+    joint_index: Tensor
+    joint_weight: Tensor
+    transl_weight: Tensor
+    output_index: Tensor
+
     def __init__(self, sizes: Mapping[str, int]) -> None:
         super().__init__()
         self.sizes = {name: int(sizes[name]) for name in SIZES}

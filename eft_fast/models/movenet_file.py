@@ -112,7 +112,7 @@ def _check_card(card: Mapping[str, Any], path: Path) -> None:
     is_known &= isinstance(card.get("certainty"), bool)
     sizes = {"head": _OPTIONS, "rig": dict.fromkeys(SIZES, _MOST_POINTS)}
     for name, most in sizes.items():
-        given = card.get(name)
+        given: Any = card.get(name)
         is_known &= isinstance(given, dict) and set(given) == set(most)
         is_known = is_known and all(
             # A rig may have no kinematic joints among its points, a head no further passes.

@@ -30,9 +30,10 @@ def load_regressor(
     """Load a regressor, ready to predict.
 
     Args:
-        source: ``"open"``: the regressor that ships with the package, ``"open-1"`` by its id. A path to a ``.npz``: weights of an open
-            regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
-            ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the options).
+        source: ``"open"``: the regressor that ships with the package, ``"open-1"`` by its id. A
+            path to a ``.npz``: weights of an open regressor, ``open-1`` or ``open-2``. Any other
+            path: a SPIN or EFT checkpoint; its camera is taken as ``shift_scale`` and converted
+            (``models.checkpoint.load_hmr`` has the options).
         device: Where to put it; default: the CPU.
 
     Returns:

@@ -110,9 +110,8 @@ class LiftConfig:
     @property
     def head_options(self) -> dict[str, float | int]:
         """Arguments of the head."""
-        names = ("width", "blocks", "refine_blocks", "passes", "neck", "lens")
-        names += ("dropout", "map_dropout")
-        return {name: getattr(self, name) for name in names}
+        shape = ("width", "blocks", "refine_blocks", "passes", "neck", "lens")
+        return {name: getattr(self, name) for name in (*shape, "dropout", "map_dropout")}
 
 
 class RenderedPeople(NamedTuple):

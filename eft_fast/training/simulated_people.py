@@ -98,11 +98,11 @@ class PeopleSimulator:
         sides = skin * torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         surface = (torch.cat([flat, flat_joints], 1)[:, :, None] + sides).flatten(1, 2)
         kept, border = _cut(surface, flat, dice, camera)
-        low = torch.where(kept[..., None], surface, _INF).amin(1)
-        high = torch.where(kept[..., None], surface, -_INF).amax(1)
-        side = (high - low).amax(1).clamp_min(1e-3) * camera.margin
+        lowest = torch.where(kept[..., None], surface, _INF).amin(1)
+        highest = torch.where(kept[..., None], surface, -_INF).amax(1)
+        side = (highest - lowest).amax(1).clamp_min(1e-3) * camera.margin
         side = side * (dice.normal(count) * camera.margin_sigma).exp()
-        center = (low + high) / 2 + dice.normal(count, 2) * camera.shift_sigma * side[:, None]
+        center = (lowest + highest) / 2 + dice.normal(count, 2) * camera.shift_sigma * side[:, None]
         focal = (2 / side)[:, None]
         seen_at = focal[:, None] * (flat - center[:, None])
         limits = (border - center.repeat(1, 2)) * focal
