@@ -82,8 +82,9 @@ class Evidence(NamedTuple):
         points: Found keypoints.
         about: Where they were expected.
         spread: Of their cells.
-        coarse: The head's view of the last encoder map; None: there is no picture.
-        fine: Its view of the pyramid; None: there is no picture.
+        coarse: The head's view of the last encoder map; None: there is no picture, or the head
+            reads keypoints only.
+        fine: Its view of the pyramid; None likewise.
     """
 
     points: Float[Tensor, "B 17 3"]
@@ -167,6 +168,50 @@ class PointLens(nn.Module):
         return F.gelu(torch.baddbmm(self.bias, x.transpose(0, 1), self.weight)).transpose(0, 1)
 
 
+class MapReader(nn.Module):
+    """What the head sees of the trunk's maps: a view of them, read where keypoints lie.
+
+    Args:
+        top: Channels of ``MoveNetFeatures.top``.
+        fine: Channels of ``MoveNetFeatures.fine``.
+        neck: Channels that are made of ``top``.
+        lens: Numbers that are read at each keypoint.
+        dropout: Share of what is read that is blanked, in training mode only.
+    """
+
+    def __init__(self, top: int, fine: int, neck: int, lens: int, dropout: float) -> None:
+        super().__init__()
+        self.neck = nn.Conv2d(top, neck, 1)
+        self.fine_neck = nn.Conv2d(fine, fine, 1)
+        self.first = PointLens(neck + fine, lens)
+        self.refine = PointLens(neck + fine, lens)
+        self.blur = nn.Dropout(dropout)
+        #: How many numbers are read of a person.
+        self.numbers = NUM_KEYPOINTS * lens + neck
+
+    def read(
+        self, lens: PointLens, evidence: Evidence, places: Float[Tensor, "B 17 2"]
+    ) -> Float[Tensor, "B M"]:
+        """What the maps hold at some places, and the mean of the coarse one; 0 without a picture.
+
+        Args:
+            lens: ``first`` or ``refine``.
+            evidence: Of each person.
+            places: Crop units.
+        """
+        if evidence.coarse is None or evidence.fine is None:
+            return places.new_zeros(places.shape[0], self.numbers)
+        # Places are moved by no gradient: maps that a point slips over are rough.
+        grid = places.detach().clamp(-1.5, 1.5)[:, :, None]
+        found = [
+            F.grid_sample(each, grid, padding_mode="border", align_corners=False).squeeze(-1)
+            for each in (evidence.coarse, evidence.fine)
+        ]
+        read = lens(torch.cat(found, 1).transpose(1, 2)).flatten(1)
+        out: Tensor = self.blur(torch.cat([read, evidence.coarse.mean((2, 3))], 1))
+        return out
+
+
 class MoveNetHead(nn.Module):
     """Keypoints and maps to pose (6D), shape and camera, in a few passes.
 
@@ -181,7 +226,7 @@ class MoveNetHead(nn.Module):
         refine_blocks: Of the passes after it, which share their weights.
         passes: How many passes follow the first.
         neck: Channels that the head makes of ``top``.
-        lens: Numbers that the head reads of the maps at each keypoint.
+        lens: Numbers that the head reads of the maps at each keypoint; 0: it reads keypoints only.
         dropout: Probability inside each block, in training mode only.
         map_dropout: The same of each number that is read of the maps.
         confidence: Have a layer for the confidence of each joint.
@@ -206,7 +251,7 @@ class MoveNetHead(nn.Module):
         confidence: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.passes, self.lens_width = width, passes, lens
+        self.width, self.passes = width, passes
         #: What shapes the weights, by the names of the arguments.
         self.options = {
             "width": width,
@@ -217,12 +262,8 @@ class MoveNetHead(nn.Module):
             "lens": lens,
         }
         self.rig = rig
-        self.neck = nn.Conv2d(top, neck, 1)
-        self.fine_neck = nn.Conv2d(fine, fine, 1)
-        maps = NUM_KEYPOINTS * lens + neck
-        self.first_lens = PointLens(neck + fine, lens)
-        self.refine_lens = PointLens(neck + fine, lens)
-        self.blur = nn.Dropout(map_dropout)
+        self.maps = MapReader(top, fine, neck, lens, map_dropout) if lens else None
+        maps = 0 if self.maps is None else self.maps.numbers
         self.first = StateNet(_KEYPOINT_INPUTS + maps, width, blocks, dropout)
         inputs = _KEYPOINT_INPUTS + _REFINE_INPUTS + maps
         self.refine = StateNet(inputs, width, refine_blocks, dropout)
@@ -234,7 +275,9 @@ class MoveNetHead(nn.Module):
     def look(self, features: MoveNetFeatures) -> Evidence:
         """The head's view of what the trunk says."""
         points, about, spread, top, fine = features
-        return Evidence(points, about, spread, self.neck(top), self.fine_neck(fine))
+        if self.maps is None:
+            return Evidence(points, about, spread, None, None)
+        return Evidence(points, about, spread, self.maps.neck(top), self.maps.fine_neck(fine))
 
     def forward(self, evidence: Evidence, given: Float[Tensor, "B 17 3"] | None = None) -> Answers:
         """Answer, and look again.
@@ -246,13 +289,17 @@ class MoveNetHead(nn.Module):
         """
         if given is None:
             given = torch.zeros_like(evidence.points)
+        if self.maps is None:
+            evidence = evidence._replace(coarse=None, fine=None)
         is_given = given[..., 2] > 0
         known = torch.where(is_given[..., None], given[..., :2], evidence.points[..., :2])
         frame = find_frame(known, is_given, evidence)
         inputs = keypoint_inputs(evidence, given, frame)
         silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
-        maps = self._read_maps(self.first_lens, evidence, known)
-        change, hidden = self.first(torch.cat([inputs, maps], 1))
+        parts = [inputs]
+        if self.maps is not None:
+            parts.append(self.maps.read(self.maps.first, evidence, known))
+        change, hidden = self.first(torch.cat(parts, 1))
         state = silent + change
         outputs = [decode(state, frame)]
         for _ in range(self.passes):
@@ -260,8 +307,10 @@ class MoveNetHead(nn.Module):
             # by the last answer. What is looked at is no way for gradients in either case.
             before = state.detach() if self.training else state
             seen, places = self._look_back(before.detach(), frame, evidence, given)
-            maps = self._read_maps(self.refine_lens, evidence, places)
-            change, hidden = self.refine(torch.cat([inputs, seen, maps], 1))
+            parts = [inputs, seen]
+            if self.maps is not None:
+                parts.append(self.maps.read(self.maps.refine, evidence, places))
+            change, hidden = self.refine(torch.cat(parts, 1))
             state = before + change
             outputs.append(decode(state, frame))
         return Answers(outputs, hidden)
@@ -294,23 +343,6 @@ class MoveNetHead(nn.Module):
             from_given.clamp(-_FARTHEST, _FARTHEST).flatten(1),
         ]
         return torch.cat(parts, 1), places
-
-    def _read_maps(
-        self, lens: PointLens, evidence: Evidence, places: Float[Tensor, "B 17 2"]
-    ) -> Float[Tensor, "B M"]:
-        """What the maps hold at some places, and the mean of the coarse one."""
-        if evidence.coarse is None or evidence.fine is None:
-            count = NUM_KEYPOINTS * self.lens_width + self.neck.out_channels
-            return places.new_zeros(len(places), count)
-        # Places are moved by no gradient: maps that a point slips over are rough.
-        grid = places.detach().clamp(-1.5, 1.5)[:, :, None]
-        found = [
-            F.grid_sample(each, grid, padding_mode="border", align_corners=False).squeeze(-1)
-            for each in (evidence.coarse, evidence.fine)
-        ]
-        read = lens(torch.cat(found, 1).transpose(1, 2)).flatten(1)
-        out: Tensor = self.blur(torch.cat([read, evidence.coarse.mean((2, 3))], 1))
-        return out
 
 
 class MoveNetRegressor(Regressor):

@@ -28,6 +28,7 @@ _FROM_ZERO: Final = frozenset(
         "calibration",
         "trained_passes",
         "passes",
+        "lens",
     }
 )
 

@@ -19,7 +19,7 @@ from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import ErrorCovariance, estimate_covariance
 from eft_fast.models.error_state import answer_frame, error_state
 from eft_fast.synth import SynthArrays, SynthConfig, SynthJob, load_shards, render_shards
-from eft_fast.training.measure import in_crops_of, predict
+from eft_fast.training.measure import in_crops_of, predict, predict_given
 from eft_fast.training.targets import make_targets
 
 #: Of the rendered people of a covariance: training renders with seed 0, the bench with 20.
@@ -53,15 +53,11 @@ def measure_error_covariance(
     truth = RegressorOutput(targets.rotmat, targets.betas, targets.camera)
     states, given = errors_of(body, answer, truth), None
     if regressor.reads_keypoints == "coco17":
-        parts = []
-        for level in GIVEN_NOISE:
-            shown = make_people(
-                people.image, people.landmarks_2d, people.rotmat, people.betas, noise=level
-            )
-            keypoints = torch.from_numpy(shown.keypoints_2d.astype(np.float32))
-            told = predict(regressor, people.image, given=keypoints)
-            parts.append(errors_of(body, told, truth))
-        given = torch.cat(parts)
+        labels = people.landmarks_2d, people.rotmat, people.betas
+        shown = [make_people(people.image, *labels, noise=level) for level in GIVEN_NOISE]
+        keypoints = [torch.from_numpy(each.keypoints_2d.astype(np.float32)) for each in shown]
+        told = predict_given(regressor, people.image, keypoints)
+        given = torch.cat([errors_of(body, each, truth) for each in told])
         source += f"; given keypoints with noise of {', '.join(f'{n:g}' for n in GIVEN_NOISE)}"
     return estimate_covariance(states, regressor=regressor, source=source, given=given)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,27 +74,47 @@ class SynthScore:
 
 @torch.no_grad()
 def predict(
+    network: Regressor, images: Iterable[np.ndarray], *, batch: int = 16
+) -> RegressorOutput:
+    """Run a regressor over uint8 crops of its input size."""
+    stack = list(images)
+    outputs = [
+        network(normalise_images(np.stack(stack[start : start + batch]), network))
+        for start in range(0, len(stack), batch)
+    ]
+    return RegressorOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
+
+
+@torch.no_grad()
+def predict_given(
     network: Regressor,
-    images: Iterable[np.ndarray],
+    images: Sequence[np.ndarray],
+    given: Sequence[Float[Tensor, "N K 3"]],
     *,
     batch: int = 16,
-    given: Float[Tensor, "N K 3"] | None = None,
-) -> RegressorOutput:
-    """Run a regressor over uint8 crops of its input size.
+) -> list[RegressorOutput]:
+    """Run a regressor that reads keypoints over the same crops with several sets of them.
 
     Args:
         network: The regressor.
-        images: Crops.
-        batch: How many at a time.
-        given: Keypoints of ``Regressor.reads_keypoints``, for a network that reads some.
+        images: uint8 crops of its input size.
+        given: Keypoints of ``Regressor.reads_keypoints``.
+        batch: How many people at a time.
+
+    Returns:
+        One answer for each of ``given``.
     """
-    stack = list(images)
-    outputs = []
-    for start in range(0, len(stack), batch):
+    answers: list[list[RegressorOutput]] = [[] for _ in given]
+    for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
-        told = {} if given is None else {"given": given[rows]}
-        outputs.append(network(normalise_images(np.stack(stack[rows]), network), **told))
-    return RegressorOutput(*(torch.cat(part) for part in zip(*outputs, strict=True)))
+        features = network.features(normalise_images(np.stack(images[rows]), network))
+        for told, parts in zip(given, answers, strict=True):
+            answer, _ = network.head_with_confidence(features, **{"given": told[rows]})
+            parts.append(answer)
+    return [
+        RegressorOutput(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        for parts in answers
+    ]
 
 
 def in_crops_of(network: Regressor, arrays: SynthArrays) -> SynthArrays:

@@ -21,11 +21,13 @@ from eft_fast.files import save_npz
 from eft_fast.models.movenet_regressor import Evidence, MoveNetRegressor
 from eft_fast.training.cache import normalise_images
 
-#: Layers of the head that look at the maps; they are set, not trained.
+#: Layers of ``MapReader`` that look at the maps; they are set, not trained.
 VIEW: Final = ("neck", "fine_neck")
 #: Pictures whose maps set the head's view.
 _VIEW_PICTURES: Final = 256
 _BATCH: Final = 8
+#: Parts of ``Evidence`` that a head which reads keypoints only does not have.
+_MAPS: Final = ("coarse", "fine")
 
 
 class CachedEvidence(NamedTuple):
@@ -39,13 +41,15 @@ class CachedEvidence(NamedTuple):
     points: Float[Tensor, "N 17 3"]
     about: Float[Tensor, "N 17 2"]
     spread: Float[Tensor, "N 17"]
-    coarse: Float[Tensor, "N C h w"]
-    fine: Float[Tensor, "N D H W"]
+    coarse: Float[Tensor, "N C h w"] | None
+    fine: Float[Tensor, "N D H W"] | None
     is_mirrored: Bool[Tensor, " N"]
 
     def take(self, rows: Int[Tensor, " B"]) -> Evidence:
         """The evidence of some people, in float32."""
-        return Evidence(*(part[rows].float() for part in self[:5]))
+        points, about, spread = (part[rows] for part in self[:3])
+        maps = [None if part is None else part[rows].float() for part in self[3:5]]
+        return Evidence(points, about, spread, *maps)
 
 
 @torch.no_grad()
@@ -56,9 +60,12 @@ def set_view(network: MoveNetRegressor, shard: Path) -> None:
     sizes and making them equal. Mean variance is 1.
 
     Args:
-        network: Its ``head.neck`` and ``head.fine_neck`` are changed.
+        network: Its ``head.maps.neck`` and ``head.maps.fine_neck`` are changed; a head that reads
+            keypoints only has none.
         shard: Rendered pictures.
     """
+    if network.head.maps is None:
+        return
     with np.load(shard, allow_pickle=False) as archive:
         images = archive["image"][:_VIEW_PICTURES]
     maps = [
@@ -66,8 +73,8 @@ def set_view(network: MoveNetRegressor, shard: Path) -> None:
         for start in range(0, len(images), _BATCH)
     ]
     for conv, parts in (
-        (network.head.neck, [each.top for each in maps]),
-        (network.head.fine_neck, [each.fine for each in maps]),
+        (network.head.maps.neck, [each.top for each in maps]),
+        (network.head.maps.fine_neck, [each.fine for each in maps]),
     ):
         rows = torch.cat(parts).permute(0, 2, 3, 1).flatten(0, 2).double()
         mean = rows.mean(0)
@@ -119,13 +126,12 @@ def cache_evidence(
             sides = torch.from_numpy(flip[start : start + _BATCH])[:, None, None, None]
             pictures = torch.where(sides, pictures.flip(-1), pictures)
             parts.append(network.head.look(network.features(pictures)))
-        whole = {
-            name: torch.cat([getattr(part, name) for part in parts]) for name in Evidence._fields
-        }
-        arrays = {
-            name: (value.half() if name in ("coarse", "fine") else value).numpy()
-            for name, value in whole.items()
-        }
+        arrays: dict[str, np.ndarray] = {}
+        for name in Evidence._fields:
+            values = [value for part in parts if (value := getattr(part, name)) is not None]
+            if values:
+                whole = torch.cat(values)
+                arrays[name] = (whole.half() if name in _MAPS else whole).numpy()
         save_npz(cache_path(shard), arrays | {"is_mirrored": flip}, compressed=False)
 
 
@@ -134,6 +140,7 @@ def load_evidence(shards: Sequence[Path]) -> CachedEvidence:
     columns: dict[str, list[Tensor]] = {name: [] for name in CachedEvidence._fields}
     for shard in shards:
         with np.load(cache_path(shard), allow_pickle=False) as archive:
-            for name, parts in columns.items():
-                parts.append(torch.from_numpy(archive[name]))
-    return CachedEvidence(**{name: torch.cat(parts) for name, parts in columns.items()})
+            for name in archive.files:
+                columns[name].append(torch.from_numpy(archive[name]))
+    stacked = {name: torch.cat(parts) for name, parts in columns.items() if parts}
+    return CachedEvidence(**dict.fromkeys(_MAPS) | stacked)

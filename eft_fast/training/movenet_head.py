@@ -55,7 +55,7 @@ class LiftConfig:
         refine_blocks: Of the passes after it.
         passes: How many passes follow the first.
         neck: Channels that the head makes of the last encoder map.
-        lens: Numbers that it reads of the maps at each keypoint.
+        lens: Numbers that it reads of the maps at each keypoint; 0: it reads keypoints only.
         trained_passes: How many of them run in this stage; the first pass learns at a third of the
             cost alone. None: all.
         dropout: Inside the blocks.
@@ -74,8 +74,8 @@ class LiftConfig:
     """
 
     seed: int = 0
-    steps: int = 4000
-    batch: int = 256
+    steps: int = 3000
+    batch: int = 512
     lr: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.02
@@ -84,17 +84,17 @@ class LiftConfig:
     refine_blocks: int = 2
     passes: int = 2
     neck: int = 128
-    lens: int = 24
+    lens: int = 0
     trained_passes: int | None = None
-    dropout: float = 0.05
-    simulated: float = 0.4
+    dropout: float = 0.0
+    simulated: float = 0.7
     skeletons: float = 0.1
     given: float = 0.5
-    drop_picture: float = 0.1
-    map_dropout: float = 0.15
+    drop_picture: float = 0.4
+    map_dropout: float = 0.5
     skeleton_prior: float = 0.0005
     skeleton_betas: float = 0.05
-    ema: float = 0.997
+    ema: float = 0.99
     max_norm: float = 5.0
     validate_every: int = 500
     loss: LossConfig = field(default_factory=LossConfig)
@@ -182,7 +182,7 @@ def train_head(
     Returns:
         Loss of each update of this call.
     """
-    fixed = (*(f"{name}." for name in VIEW), "certainty.")
+    fixed = (*(f"maps.{name}." for name in VIEW), "certainty.")
     trained = [each for name, each in head.named_parameters() if not name.startswith(fixed)]
     run = Run(head, [{"params": trained, "lr": config.lr}], config, ema=config.ema)
     if state is not None:
@@ -219,7 +219,7 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     real = round(config.batch * config.skeletons) if data.skeletons is not None else 0
     simulated = round(config.batch * config.simulated)
     rendered = config.batch - real - simulated
-    blind = round(rendered * config.drop_picture)
+    blind = rendered if head.maps is None else round(rendered * config.drop_picture)
 
     rows = dice.integers(rendered, len(data.rendered.seen))
     people, seen = data.rendered.targets.take(rows), data.rendered.seen[rows]

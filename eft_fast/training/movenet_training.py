@@ -68,8 +68,8 @@ class MoveNetTraining(RenderedSets):
         skeletons: File of labelled people without photos (``Skeletons.load``), or None.
         crop_margin: ``CameraConfig.margin`` of the pictures that are learned from.
         mirror: Share of the training pictures that is seen mirrored.
-        lift: Options of the first stage: mostly people who were never rendered.
-        head: Options of the second stage: mostly rendered people.
+        lift: Options of the first stage, which trains the first pass alone.
+        head: Options of the second stage, which trains all of them.
     """
 
     train: int = 8000
@@ -78,10 +78,8 @@ class MoveNetTraining(RenderedSets):
     skeletons: Path | None = None
     crop_margin: float = 1.12
     mirror: float = 0.5
-    lift: LiftConfig = field(
-        default_factory=lambda: LiftConfig(steps=1000, batch=512, simulated=0.7, dropout=0.0)
-    )
-    head: LiftConfig = field(default_factory=LiftConfig)
+    lift: LiftConfig = field(default_factory=lambda: LiftConfig(steps=4000, trained_passes=0))
+    head: LiftConfig = field(default_factory=lambda: LiftConfig(lr=8e-4))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,8 +189,10 @@ class MoveNetTraining(RenderedSets):
         rig = KeypointRig.from_plan(body.points_plan("coco17"))
         network = MoveNetRegressor(load_movenet(), rig, **self.head.head_options)
         network.eval()
+        if network.head.maps is None:
+            return network
         path = self.work / "view.npz"
-        layers = {name: getattr(network.head, name) for name in VIEW}
+        layers = {name: getattr(network.head.maps, name) for name in VIEW}
         if not path.is_file():
             set_view(network, self.shards("train")[0])
             arrays = {
@@ -283,6 +283,6 @@ def _blanks(config: LiftConfig) -> dict[str, float | int]:
 
 
 def _set_dropout(head: MoveNetHead, config: LiftConfig) -> None:
-    for module in head.modules():
+    for name, module in head.named_modules():
         if isinstance(module, nn.Dropout):
-            module.p = config.map_dropout if module is head.blur else config.dropout
+            module.p = config.map_dropout if name == "maps.blur" else config.dropout

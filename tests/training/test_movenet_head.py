@@ -274,7 +274,7 @@ def test_the_head_learns_and_its_view_stays(open_body: Smpl, data: HeadData) -> 
     after = network.head.state_dict()
     for name, value in after.items():
         same = torch.equal(value, before[name])
-        is_fixed = name.startswith(("neck", "fine_neck", "certainty", "rig"))
+        is_fixed = name.startswith(("maps.neck", "maps.fine_neck", "certainty", "rig"))
         assert same == is_fixed, name
     assert not network.training
 
