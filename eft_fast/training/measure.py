@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from eft_fast.body import Smpl
@@ -88,7 +88,7 @@ def predict(
 @torch.no_grad()
 def predict_given(
     network: Regressor,
-    images: Sequence[np.ndarray],
+    images: UInt8[np.ndarray, "N S S 3"],
     given: Sequence[Float[Tensor, "N K 3"]],
     *,
     batch: int = 16,
@@ -107,10 +107,11 @@ def predict_given(
     answers: list[list[RegressorOutput]] = [[] for _ in given]
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
-        features = network.features(normalise_images(np.stack(images[rows]), network))
+        features = network.features(normalise_images(images[rows], network))
         for told, parts in zip(given, answers, strict=True):
-            answer, _ = network.head_with_confidence(features, **{"given": told[rows]})
-            parts.append(answer)
+            # Only networks that read keypoints know the argument.
+            asked: dict[str, Any] = {"given": told[rows]}
+            parts.append(network.head_with_confidence(features, **asked)[0])
     return [
         RegressorOutput(*(torch.cat(part) for part in zip(*parts, strict=True)))
         for parts in answers

@@ -143,4 +143,11 @@ def load_evidence(shards: Sequence[Path]) -> CachedEvidence:
             for name in archive.files:
                 columns[name].append(torch.from_numpy(archive[name]))
     stacked = {name: torch.cat(parts) for name, parts in columns.items() if parts}
-    return CachedEvidence(**dict.fromkeys(_MAPS) | stacked)
+    return CachedEvidence(
+        points=stacked["points"],
+        about=stacked["about"],
+        spread=stacked["spread"],
+        coarse=stacked.get("coarse"),
+        fine=stacked.get("fine"),
+        is_mirrored=stacked["is_mirrored"],
+    )
