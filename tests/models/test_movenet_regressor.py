@@ -15,7 +15,7 @@ from eft_fast.eft.modes import share
 from eft_fast.geometry.rotations import rot6d_to_matrix
 from eft_fast.models import load_regressor
 from eft_fast.models.keypoint_rig import KeypointRig
-from eft_fast.models.movenet import MoveNet
+from eft_fast.models.movenet import MoveNet, soft_keypoints
 from eft_fast.models.movenet_file import load_movenet_regressor, save_movenet_regressor
 from eft_fast.models.movenet_keypoints import load_movenet
 from eft_fast.models.movenet_regressor import (
@@ -90,12 +90,14 @@ def test_what_it_finds_is_what_movenet_finds():
     """Places of the published network in crop units, pixel 0 at -1."""
     regressor, img = network(), random_crops(2)
     with torch.no_grad():
-        found = regressor.features(img)
-        soft = regressor.trunk.maps(img)
-    assert torch.equal(found.top, soft.encoder[-1])
+        found, maps = regressor.features(img), regressor.trunk.maps(img)
+    assert torch.equal(found.top, maps.encoder[-1])
+    soft = soft_keypoints(maps, 8.0)
     crop = imaging.Crop(np.array([32.0, 32.0]), 64 / conventions.BOX_UNIT, 64)
-    pixels = (found.points[0, :, :2].double().numpy() + 1) * 32  # pixels of the centres
-    assert np.allclose(crop.normalise(pixels), found.points[0, :, :2], atol=1e-6)
+    # The trunk counts from the edge of the crop, imaging from the centre of its first pixel.
+    for got, pixels in ((found.points[..., :2], soft.points[..., :2]), (found.about, soft.about)):
+        expected = crop.normalise(crop.to_image(pixels[0].double().numpy() - 0.5))
+        np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-5)
     assert ((found.points[..., 2] > 0) & (found.points[..., 2] < 1)).all()
 
 
