@@ -70,6 +70,9 @@ class JsonFile:
             raise
         except OSError as error:
             raise self._unreadable(error) from None
+        except UnicodeError as error:
+            # What begins as a Unicode of two or four bytes, and goes on as something else.
+            raise ValueError(f"{who}: {path} is not JSON ({error})") from None
         if not self._file.read(1):
             raise ValueError(f"{who}: {path} is empty (0 bytes)")
 

@@ -98,6 +98,17 @@ def test_bytes_outside_of_utf_8_stay(tmp_path: Path) -> None:
     assert put_together(tmp_path / "a.json") == ["caf\udce9.jpg"]
 
 
+def test_what_begins_as_another_unicode(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"{\0\0\0" + b"\xff" * 8)
+    with pytest.raises(
+        ValueError, match=r"^test: \S+a.json is not JSON \('utf-32-le' codec"
+    ) as caught:
+        JsonFile(path, "test")
+    assert not isinstance(caught.value, UnicodeError)
+    assert list(iter_head(path.read_bytes())) == []
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="test: no file"):
         list(JsonFile(tmp_path / "a.json", "test"))
