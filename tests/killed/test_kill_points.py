@@ -83,7 +83,8 @@ def test_fits_and_names_are_of_one_run(killed: dict[str, Any], is_over_a_run: bo
         assert isinstance(each, dict), each
         assert each["fits"] == each["names"] == each.get("converted", "none")
         assert each["convert"] == (2 if each["fits"] == "none" else 0)
-        assert each["raw"] in ("old old", "new new", "none none", "old none", "new none")
+        # Fits and names as they lie there are of one run, or one of them is missing.
+        assert "none" in each["raw"] or each["raw"] in ("old old", "new new")
         assert not each["cut"]
         assert not each["journal"]
         # A report is of the fits, or not there yet.
