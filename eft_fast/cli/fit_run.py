@@ -66,6 +66,7 @@ def fit_run(options: argparse.Namespace, out: Path, detect: Detect) -> int:
     if record is not None:
         _check_parts(record, parts, out)
     place = RunPlace(out)
+    place.remove_partials()
     planned = _plan(gathering, place, parts, record, options)
     planned = replace(planned, method=method)
     for text in notes:

@@ -35,10 +35,7 @@ def add(subparsers: Subparsers) -> None:
             "the run; nothing of the run is overwritten. Ctrl-C saves and ends. `eft-fast convert "
             "DIR/review --to FORMAT --select` takes what was made."
         ),
-        examples=[
-            "eft-fast review fits/",
-            "eft-fast convert fits/review --to eft-json --out f.json",
-        ],
+        examples=["eft-fast review fits/", "eft-fast review fits/ --no-browser --port 8765"],
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that fit wrote")
     add_body(parser, of="body of the fits: ")

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.conventions import IMG_MEAN, IMG_STD
+from eft_fast.conventions import BOX_MARGIN, IMG_MEAN, IMG_STD
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.pipeline.prepare import prepare_person
 from eft_fast.sample import Sample
 
 BOX = np.array([40.0, 30.0, 101.0, 101.0])
 #: Crops of 224 pixels, as of the published networks.
-HMR_FORM = SimpleNamespace(input_size=224, img_mean=IMG_MEAN, img_std=IMG_STD)
+HMR_FORM = SimpleNamespace(
+    input_size=224, img_mean=IMG_MEAN, img_std=IMG_STD, box_margin=BOX_MARGIN
+)
 
 
 def photo_of(height=200, width=240):

@@ -139,6 +139,7 @@ def old_files(folder: Path) -> None:
 def fit_in_shards(inputs: Path, out: Path) -> list[str]:
     """A run in shards as the command makes one, without its processes; it goes on if begun."""
     data, setup = inputs / "many", make_setup(inputs / "many")
+    RunPlace(out).remove_partials()
     record = RunRecord.load(out) or plan_run(data, out, setup, size=4)
     return list(fit_here(record, out, setup, piece_size=2))
 
@@ -158,7 +159,10 @@ def judge_shards(out: Path) -> dict[str, Any]:
         "run": record.run_id,
         "again": len(fitted),
         "files": sorted(
-            path.name for path in out.rglob("*") if path.name.endswith((".npz", PARTIAL))
+            path.relative_to(out).as_posix()
+            for path in out.rglob("*")
+            # Those beside the record go when the command takes the folder.
+            if path.name.endswith(".npz") or (path.parent != out and path.name.endswith(PARTIAL))
         ),
     }
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from eft_fast.files import OutputError, make_folder, save_npz, write_text
+from eft_fast.files import OutputError, remove_partials, save_npz, write_text
 from eft_fast.result import FitResult
 from eft_fast.sample import Sample
 
@@ -193,6 +193,11 @@ class RunPlace:
         """All pieces of a shard that are there."""
         return sorted(self.shards.glob(f"{shard}.*-*.npz"))
 
+    def remove_partials(self) -> None:
+        """Remove what killed processes left half written, before a run goes on."""
+        for folder in (self.plan, self.shards):
+            remove_partials(folder)
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -262,8 +267,8 @@ def write_plan(
     salt = json.dumps(parts, sort_keys=True)
     found = []
     try:
-        make_folder(place.plan)
-        make_folder(place.shards)
+        place.plan.mkdir(exist_ok=True)
+        place.shards.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError.about(place.folder, error, replaces=False) from error
     for number, people in enumerate(shards):
