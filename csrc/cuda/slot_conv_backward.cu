@@ -322,12 +322,7 @@ struct AsMatrix {
 };
 
 template <typename S>
-struct TapByTap {
-  static constexpr int kBlocks = 3;
-  static constexpr int kScaled = kMostScaled;
-  using Own = OwnWeights<float, S>;
-  template <typename Product>
-  using Rows = WeightSquares<S, Product::kPairs>;
+struct TapByTap : AsMatrix<S> {
   template <typename Product>
   using Columns = GradientTaps;
 };

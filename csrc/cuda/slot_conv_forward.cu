@@ -196,11 +196,7 @@ struct AsMatrix {
 };
 
 template <typename S>
-struct TapByTap {
-  static constexpr int kBlocks = 3;
-  using Own = OwnWeights<float, S>;
-  template <typename Product>
-  using Rows = WeightUnits<S>;
+struct TapByTap : AsMatrix<S> {
   template <typename Product>
   using Columns = PatchTaps;
 };
