@@ -33,6 +33,22 @@ def make_covariance(regressor: Regressor) -> ErrorCovariance:
     return replace(found, weights_hash=regressor.weights_hash)
 
 
+def check_forward_is_features_then_head(network: Regressor, img: Tensor) -> None:
+    """Of three crops: the answer has its shapes and is that of the two halves, bit for bit."""
+    with torch.no_grad():
+        whole = network(img)
+        split = network.head_forward(network.features(img))
+    assert whole.pred_rotmat.shape == (3, 24, 3, 3)
+    assert whole.pred_betas.shape == (3, 10)
+    assert whole.pred_cam.shape == (3, 3)
+    for a, b in zip(whole, split, strict=True):
+        assert torch.equal(a, b)
+    identity = whole.pred_rotmat @ whole.pred_rotmat.mT
+    torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), rtol=0, atol=1e-5)
+    # Another picture gives another body.
+    assert (whole.pred_rotmat[0] - whole.pred_rotmat[1]).abs().max() > 1e-4
+
+
 def make_tiny_arrays(vertices: int = 37, seed: int = 0, landmarks: bool = True) -> BodyArrays:
     """A body of 24 joints and few vertices, of random but reasonable numbers."""
     rng = np.random.default_rng(seed)

@@ -11,14 +11,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from eft_fast.conventions import SCALE_SHIFT
 from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.keypoint_rig import SIZES, KeypointRig
 from eft_fast.models.movenet import VARIANTS, MoveNet
 from eft_fast.models.movenet_keypoints import MOVENET_PATH
 from eft_fast.models.movenet_regressor import MOVENET_REGRESSOR_ID, MoveNetRegressor
-from eft_fast.models.open_file import check_hash, read_weights, stored_state, write_weights
-from eft_fast.models.open_regressor import BODY_ID
+from eft_fast.models.open_file import (
+    check_hash,
+    check_kind,
+    read_weights,
+    stored_state,
+    write_weights,
+)
 from eft_fast.models.weights import load_arrays
 
 FORMAT: Final = "eft_fast-open-regressor-2"
@@ -95,18 +99,7 @@ def _read_published() -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _check_card(card: Mapping[str, Any], path: Path) -> None:
-    expected = {
-        "format": FORMAT,
-        "id": MOVENET_REGRESSOR_ID,
-        "body_id": BODY_ID,
-        "camera_convention": SCALE_SHIFT,
-    }
-    for key, value in expected.items():
-        if card.get(key) != value:
-            raise ValueError(
-                f"load_regressor: {path} must have {key} {value!r}, got {card.get(key)!r}; "
-                "use the eft_fast version that wrote it"
-            )
+    check_kind(card, path, file_format=FORMAT, regressor_id=MOVENET_REGRESSOR_ID)
     trunk, published = card.get("trunk"), card.get("published_trunk")
     is_known = isinstance(trunk, str) and trunk in VARIANTS and isinstance(published, str)
     is_known &= isinstance(card.get("certainty"), bool)

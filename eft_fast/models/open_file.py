@@ -86,6 +86,22 @@ def load_open_regressor(path: str | Path) -> OpenRegressor:
     return network.eval()
 
 
+def check_kind(card: Mapping[str, Any], path: Path, *, file_format: str, regressor_id: str) -> None:
+    """Raise ValueError unless a card is of that format, of that network and of the open body."""
+    expected = {
+        "format": file_format,
+        "id": regressor_id,
+        "body_id": BODY_ID,
+        "camera_convention": SCALE_SHIFT,
+    }
+    for key, value in expected.items():
+        if card.get(key) != value:
+            raise ValueError(
+                f"load_regressor: {path} must have {key} {value!r}, got {card.get(key)!r}; "
+                "use the eft_fast version that wrote it"
+            )
+
+
 def check_hash(card: Mapping[str, Any], network: Regressor, path: str | Path) -> None:
     """Raise ValueError unless the weights are those whose hash the card states, if it does."""
     stated = card.get("weights_hash", network.weights_hash)
@@ -143,18 +159,7 @@ def read_weights(
 
 
 def _check_card(got: Mapping[str, Any], path: Path) -> None:
-    expected = {
-        "format": FORMAT,
-        "id": REGRESSOR_ID,
-        "body_id": BODY_ID,
-        "camera_convention": SCALE_SHIFT,
-    }
-    for key, value in expected.items():
-        if got.get(key) != value:
-            raise ValueError(
-                f"load_regressor: {path} must have {key} {value!r}, got {got.get(key)!r}; "
-                "use the eft_fast version that wrote it"
-            )
+    check_kind(got, path, file_format=FORMAT, regressor_id=REGRESSOR_ID)
     sizes = [(got.get("width"), _MOST_WIDTH), (got.get("blocks"), _MOST_BLOCKS)]
     is_sized = all(type(size) is int and 0 < size <= most for size, most in sizes)
     trunk = got.get("trunk")

@@ -24,6 +24,7 @@ from eft_fast.models.movenet_regressor import (
     find_frame,
     keypoint_inputs,
 )
+from tests.helpers import check_forward_is_features_then_head
 
 HEAD = ("width", "blocks", "refine_blocks", "passes", "neck", "lens")
 
@@ -46,19 +47,7 @@ def network() -> MoveNetRegressor:
 
 
 def test_forward_is_features_then_head():
-    regressor, img = network(), random_crops(3)
-    with torch.no_grad():
-        whole = regressor(img)
-        split = regressor.head_forward(regressor.features(img))
-    assert whole.pred_rotmat.shape == (3, 24, 3, 3)
-    assert whole.pred_betas.shape == (3, 10)
-    assert whole.pred_cam.shape == (3, 3)
-    for a, b in zip(whole, split, strict=True):
-        assert torch.equal(a, b)
-    identity = whole.pred_rotmat @ whole.pred_rotmat.mT
-    torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), rtol=0, atol=1e-5)
-    # Another picture gives another body.
-    assert (whole.pred_rotmat[0] - whole.pred_rotmat[1]).abs().max() > 1e-4
+    check_forward_is_features_then_head(network(), random_crops(3))
 
 
 def test_without_keypoints_it_answers_as_from_the_picture_alone():

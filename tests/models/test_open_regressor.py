@@ -22,6 +22,7 @@ from eft_fast.models.open_regressor import (
 )
 from eft_fast.models.registry import OPEN_REGRESSOR_PATH
 from tests.assets import make_open_regressor_golden as golden_script
+from tests.helpers import check_forward_is_features_then_head
 
 
 def random_crops(batch: int) -> torch.Tensor:
@@ -49,20 +50,7 @@ def test_trunk_sees_the_picture_in_zero_to_one():
 
 
 def test_forward_is_features_then_head():
-    network = OpenRegressor.make_tiny()
-    img = random_crops(3)
-    with torch.no_grad():
-        whole = network(img)
-        split = network.head_forward(network.features(img))
-    assert whole.pred_rotmat.shape == (3, 24, 3, 3)
-    assert whole.pred_betas.shape == (3, 10)
-    assert whole.pred_cam.shape == (3, 3)
-    for a, b in zip(whole, split, strict=True):
-        assert torch.equal(a, b)
-    identity = whole.pred_rotmat @ whole.pred_rotmat.mT
-    torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), rtol=0, atol=1e-5)
-    # Another picture gives another body.
-    assert (whole.pred_rotmat[0] - whole.pred_rotmat[1]).abs().max() > 1e-4
+    check_forward_is_features_then_head(OpenRegressor.make_tiny(), random_crops(3))
 
 
 def test_features_do_not_depend_on_place_and_size():
