@@ -15,7 +15,6 @@ from eft_fast import conventions
 from eft_fast.body import Smpl, load_body
 from eft_fast.evaluation.bench_people import make_people
 from eft_fast.files import save_npz
-from eft_fast.models.error_covariance import covariance_beside, load_error_covariance
 from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet_file import load_movenet_regressor, save_movenet_regressor
 from eft_fast.models.movenet_keypoints import load_movenet
@@ -26,7 +25,6 @@ from eft_fast.synth.config import CameraConfig, PoseConfig
 from eft_fast.synth.landmarks import MIRROR_LANDMARKS, NUM_COCO
 from eft_fast.synth.motion import Split
 from eft_fast.training.confidence import train_confidence
-from eft_fast.training.error_covariance import measure_on_renders
 from eft_fast.training.finetune import MIRROR_OFFSET
 from eft_fast.training.measure import choice_score, score_renders
 from eft_fast.training.memory import keep_freed_memory
@@ -147,22 +145,11 @@ class MoveNetTraining(RenderedSets):
         """File of the finished weights."""
         return self.work / "open2.npz"
 
-    def measure_errors(self, weights: Path) -> None:
-        """Write the error covariance of stored weights beside them."""
-        if self.calibration:
-            network = load_movenet_regressor(weights)
-            found = measure_on_renders(network, load_body(), self.calibration_job())
-            found.save(covariance_beside(weights))
-
     def export(self, out: Path, *, source_sha256: str) -> None:
         """Write the finished weights, with their errors, as they ship."""
         network = load_movenet_regressor(self._finished())
         save_movenet_regressor(network, out, licence=LICENCE, source_sha256=source_sha256)
-        known = covariance_beside(self.weights)
-        if known.is_file():
-            load_error_covariance(network, known).save(covariance_beside(out))
-        else:
-            self.measure_errors(out)
+        self.carry_errors(self.weights, out)
 
     def evaluate(self) -> dict[str, float]:
         """Score the finished weights on the held-out images, without keypoints."""

@@ -11,7 +11,6 @@ from torch import nn
 
 from eft_fast.body import Smpl, load_body
 from eft_fast.models.blazepose import BlazePose
-from eft_fast.models.error_covariance import covariance_beside, load_error_covariance
 from eft_fast.models.open_file import load_open_regressor, save_open_regressor
 from eft_fast.models.open_regressor import BodyHead, OpenRegressor
 from eft_fast.synth import load_motion, load_shards
@@ -19,7 +18,6 @@ from eft_fast.synth.motion import Split
 from eft_fast.training.cache import CachedFeatures, cache_features, cache_maps, run_source
 from eft_fast.training.confidence import observe, train_confidence
 from eft_fast.training.config import FinetuneConfig, HeadConfig
-from eft_fast.training.error_covariance import measure_on_renders
 from eft_fast.training.finetune import finetune
 from eft_fast.training.head import frame_of, make_network, prepare_head, train_head
 from eft_fast.training.measure import choice_score, score_renders
@@ -113,22 +111,11 @@ class RegressorTraining(RenderedSets):
         self.measure_errors(self.work / "finetune.npz")
         return self._score(self.work / "finetune.npz")
 
-    def measure_errors(self, weights: Path) -> None:
-        """Write the error covariance of stored weights beside them."""
-        if self.calibration:
-            network = load_open_regressor(weights)
-            found = measure_on_renders(network, load_body(), self.calibration_job())
-            found.save(covariance_beside(weights))
-
     def export(self, out: Path, *, source_sha256: str) -> None:
         """Write the weights of the last finished stage, with their errors, as they ship."""
         network = load_open_regressor(self._last())
         save_open_regressor(network, out, licence=LICENCE, source_sha256=source_sha256)
-        known = covariance_beside(self._last())
-        if known.is_file():
-            load_error_covariance(network, known).save(covariance_beside(out))
-        else:
-            self.measure_errors(out)
+        self.carry_errors(self._last(), out)
 
     def evaluate(self) -> dict[str, float]:
         """Score the weights of the last finished stage on the held-out images."""

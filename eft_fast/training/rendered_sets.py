@@ -1,16 +1,19 @@
-"""The sets of rendered people of a training run, in one folder."""
+"""The sets of rendered people of a training run, and how wrong weights are on them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from eft_fast.body import load_body
+from eft_fast.models import load_regressor
+from eft_fast.models.error_covariance import covariance_beside, load_error_covariance
 from eft_fast.synth import SynthConfig, SynthJob
 from eft_fast.synth.config import varied
 from eft_fast.synth.dataset import render_shards
 from eft_fast.synth.motion import SPLITS, Split
 from eft_fast.training.config import check_numbers
-from eft_fast.training.error_covariance import CALIBRATION_SEED
+from eft_fast.training.error_covariance import CALIBRATION_SEED, measure_on_renders
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,18 @@ class RenderedSets:
         jobs += [self.calibration_job()] if self.calibration else []
         for job in jobs:
             render_shards(job, processes=processes)
+
+    def measure_errors(self, weights: Path) -> None:
+        """Write the error covariance of stored weights beside them."""
+        if self.calibration:
+            network = load_regressor(weights)
+            found = measure_on_renders(network, load_body(), self.calibration_job())
+            found.save(covariance_beside(weights))
+
+    def carry_errors(self, weights: Path, out: Path) -> None:
+        """The same for a further file of these weights: what is known of them goes along."""
+        known = covariance_beside(weights)
+        if known.is_file():
+            load_error_covariance(load_regressor(out), known).save(covariance_beside(out))
+        else:
+            self.measure_errors(out)
