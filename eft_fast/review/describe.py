@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from typing import Any, Final
@@ -15,6 +14,7 @@ from eft_fast.pseudo_gt import to_words
 from eft_fast.result import FitResult
 from eft_fast.review.session import FLIPS, ReviewSession
 from eft_fast.viz.overlay import side_view
+from eft_fast.viz.page import data_uri, finite_or_none
 from eft_fast.viz.raster import render_mesh
 from eft_fast.viz.skeleton import side_of
 
@@ -72,7 +72,9 @@ def describe_person(session: ReviewSession, row: int) -> dict[str, Any]:
         "milliseconds": round(1000 * seconds, 1),
         "before": _share(session.result, row),
         "after": _share(fit, 0),
-        "sigma": None if fit.joint_sigma_mm is None else _known(float(fit.joint_sigma_mm.mean())),
+        "sigma": None
+        if fit.joint_sigma_mm is None
+        else finite_or_none(float(fit.joint_sigma_mm.mean()), 5),
         "keypoints": _keypoints(session, row, fit),
         "edges": [list(edge) for edge in session.joints.edges],
         "suggestion": _suggest(session, row, fit, gain),
@@ -109,11 +111,7 @@ def _verdict(session: ReviewSession, row: int) -> str:
 
 
 def _share(result: FitResult, row: int) -> float | None:
-    return _known(float(result.kp_error_px[row] / result.box_side_px[row]))
-
-
-def _known(value: float) -> float | None:
-    return round(value, 5) if math.isfinite(value) else None
+    return finite_or_none(float(result.kp_error_px[row] / result.box_side_px[row]), 5)
 
 
 def _keypoints(session: ReviewSession, row: int, fit: FitResult) -> list[dict[str, Any]]:
@@ -201,4 +199,4 @@ def _draw_side(fit: FitResult) -> str:
 def _png(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri("image/png", buffer.getvalue())

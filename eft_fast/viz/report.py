@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import math
@@ -21,7 +20,7 @@ from PIL import Image
 from eft_fast.files import write_bytes, write_text
 from eft_fast.plausible import BAD_ERROR
 from eft_fast.viz.confidence import PLACES, SIZE, make_figure
-from eft_fast.viz.page import make_environment, script_json
+from eft_fast.viz.page import data_uri, make_environment, script_json
 
 #: Thumbnails of more people than this are files beside the report instead of part of it.
 INLINE_LIMIT = 250
@@ -296,7 +295,7 @@ def _person(
         data, width, height = make_thumbnail(picture)
         size = len(data)
         if folder is None:
-            thumbnail = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+            thumbnail = data_uri("image/jpeg", data)
         else:
             target = folder / f"{number:06d}.jpg"
             write_bytes(target, data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from PIL import Image
 from eft_fast import imaging
 from eft_fast.files import write_text
 from eft_fast.result import FitResult
-from eft_fast.viz.page import make_environment, script_json
+from eft_fast.viz.page import data_uri, finite_or_none, make_environment, script_json
 from eft_fast.viz.scene import PhotoCamera, find_camera, place_people
 
 #: Steps of a coordinate: a body of two metres is stored to a thirtieth of a millimetre.
@@ -156,9 +155,9 @@ def _scene(
         person: dict[str, Any] = {
             "number": row + 1,
             "id": ids[row],
-            "before": _known(before),
-            "after": _known(after),
-            "height": _known(float(heights[k])),
+            "before": finite_or_none(before, 2),
+            "after": finite_or_none(after, 2),
+            "height": finite_or_none(float(heights[k]), 2),
             "bodies": {},
         }
         for which, (meshes, joints) in solid.items():
@@ -199,12 +198,7 @@ def _photo(photo: Photo) -> tuple[str, tuple[int, int] | None]:
     image.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/jpeg;base64,{data}", size
-
-
-def _known(value: float) -> float | None:
-    return round(value, 2) if math.isfinite(value) else None
+    return data_uri("image/jpeg", buffer.getvalue()), size
 
 
 def _pack(vertices: Float[np.ndarray, "V 3"]) -> dict[str, Any]:
