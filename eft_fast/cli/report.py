@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from eft_fast.cli.report_rows import add_views, judge_rows, read_verdicts
+    from eft_fast.cli.report_rows import add_views, judge_people, read_verdicts
     from eft_fast.viz.fits import write_overlays, write_together
     from eft_fast.viz.report import ReportSummary, write_report
 
@@ -85,6 +85,7 @@ def _draw(options: argparse.Namespace) -> int:
     }
     shown = sys.stderr.isatty() and not options.quiet
     bar = tqdm(total=len(job.result), unit="picture", disable=not shown, leave=False)
+    judged = judge_people(job.result, run_keys(job))
     with bar, replaced_files(job.folder, PICTURES) as new:
         rows = write_overlays(
             job.result,
@@ -93,6 +94,7 @@ def _draw(options: argparse.Namespace) -> int:
             job.ids,
             new / "overlays",
             opacity=options.opacity,
+            warnings=judged.words,
             on_person=lambda: (bar.update(), None)[1],
         )
         together = []
@@ -106,8 +108,7 @@ def _draw(options: argparse.Namespace) -> int:
             run_id=job.result.run_id,
             verdicts=read_verdicts(job.folder),
         )
-        rows = judge_rows(rows, job.result, run_keys(job))
-        rows = add_views(rows, job.result, job.photos, new, options.view_limit)
+        rows = add_views(judged.to_rows(rows), job.result, job.photos, new, options.view_limit)
         write_report(new / REPORT, rows, page)
     place = job.folder / REPORT
     missing = sum(row.panel is None for row in rows)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from eft_fast.cli.output import note
 from eft_fast.cli.run_folder import VIEW
 from eft_fast.pseudo_gt import load_verdicts, select_fits, to_words
-from eft_fast.pseudo_gt.select import NEVER
+from eft_fast.pseudo_gt.select import DOUBTFUL, NEVER, REJECT, Selection
 from eft_fast.pseudo_gt.verdicts import SELECTION
 from eft_fast.result import FitResult
 from eft_fast.viz.report import ReportRow, worst_first
@@ -20,29 +20,56 @@ from eft_fast.viz.view3d import write_view
 VIEWED: Final = 50
 
 
-def judge_rows(
-    rows: Sequence[ReportRow], result: FitResult, keys: Sequence[str]
-) -> list[ReportRow]:
-    """The rows with what the rules say of each person, and what each is called in verdicts.
+@dataclass(frozen=True)
+class JudgedPeople:
+    """What the rules say of the people of a run.
+
+    Attributes:
+        keys: What each person is called in verdicts.
+        chosen: The judgement.
+    """
+
+    keys: Sequence[str]
+    chosen: Selection
+
+    @property
+    def words(self) -> list[str]:
+        """What speaks against each fit, in a line; empty: nothing."""
+        lines = {DOUBTFUL: "doubtful: ", REJECT: "rejected by the rules: "}
+        return [
+            lines[level] + ", ".join(words) if words else ""
+            for level, words in zip(self.chosen.level, self._reasons, strict=True)
+        ]
+
+    @property
+    def _reasons(self) -> list[list[str]]:
+        pairs = zip(self.chosen.reasons, self.chosen.doubts, strict=True)
+        return [to_words(reasons or doubts) for reasons, doubts in pairs]
+
+    def to_rows(self, rows: Sequence[ReportRow]) -> list[ReportRow]:
+        """The rows with what the rules say of each person."""
+        return [
+            replace(
+                row,
+                key=key,
+                level=level,
+                reasons=words,
+                can_accept=not set(reasons) & set(NEVER),
+            )
+            for row, key, level, words, reasons in zip(
+                rows, self.keys, self.chosen.level, self._reasons, self.chosen.reasons, strict=True
+            )
+        ]
+
+
+def judge_people(result: FitResult, keys: Sequence[str]) -> JudgedPeople:
+    """Apply the rules to fits.
 
     Args:
-        rows: One per person.
-        result: Their fits.
+        result: The fits.
         keys: As ``pseudo_gt.person_keys`` makes them.
     """
-    chosen = select_fits(result)
-    return [
-        replace(
-            row,
-            key=key,
-            level=level,
-            reasons=to_words(reasons or doubts),
-            can_accept=not set(reasons) & set(NEVER),
-        )
-        for row, key, level, reasons, doubts in zip(
-            rows, keys, chosen.level, chosen.reasons, chosen.doubts, strict=True
-        )
-    ]
+    return JudgedPeople(keys, select_fits(result))
 
 
 def add_views(

@@ -15,7 +15,7 @@ import torch
 
 from eft_fast.cli.output import write_json
 from eft_fast.cli.people import People
-from eft_fast.cli.report_rows import add_views, judge_rows, read_verdicts
+from eft_fast.cli.report_rows import add_views, judge_people, read_verdicts
 from eft_fast.cli.run_file import RUN_FILE
 from eft_fast.cli.run_folder import FITS, PICTURES, REPORT, RUN_FILES, SUMMARY, save_names
 from eft_fast.cli.signals import Signals
@@ -165,6 +165,7 @@ def _write_pictures(
     notes = list(people.problems)
     if not is_drawn:
         notes.append(f"More than {MOST_PICTURES} people: eft-fast report draws them.")
+    judged = judge_people(result, person_keys(result.photo, result.id, len(result)))
     with tqdm(total=len(result), unit="picture", disable=not shown, leave=False) as bar:
         rows = write_overlays(
             result,
@@ -172,6 +173,7 @@ def _write_pictures(
             people.names,
             people.ids,
             out / "overlays" if is_drawn else None,
+            warnings=judged.words,
             on_person=lambda: (bar.update(), None)[1],
         )
     facts = {
@@ -193,8 +195,7 @@ def _write_pictures(
         run_id=result.run_id,
         verdicts=verdicts,
     )
-    keys = person_keys(result.photo, result.id, len(result))
-    rows = judge_rows(rows, result, keys)
+    rows = judged.to_rows(rows)
     if is_drawn:
         rows = add_views(rows, result, people.photos, out)
     write_report(out / REPORT, rows, report)

@@ -102,6 +102,7 @@ def draw_person(
     caption: str,
     height: int,
     opacity: float,
+    warning: str = "",
 ) -> npt.NDArray[np.uint8]:
     """The panel of one person; bodies that are not finite are left out."""
     return person_panel(
@@ -115,6 +116,7 @@ def draw_person(
         height=height,
         opacity=opacity,
         weight=None if result.keypoint_weight is None else result.keypoint_weight[row].numpy(),
+        warning=warning,
     )
 
 

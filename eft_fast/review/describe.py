@@ -17,6 +17,7 @@ from eft_fast.viz.overlay import side_view
 from eft_fast.viz.page import data_uri, finite_or_none
 from eft_fast.viz.raster import render_mesh
 from eft_fast.viz.skeleton import side_of
+from eft_fast.viz.worst import badness
 
 #: Longer side of the part of the photo in which a body is drawn, pixels of the picture.
 _DRAWN: Final = 640
@@ -25,14 +26,11 @@ _AROUND: Final = 1.5
 
 
 def describe_all(session: ReviewSession) -> list[dict[str, Any]]:
-    """Everybody for the list of the page, worst first: by the rules, then by error."""
-    errors = (session.result.kp_error_px / session.result.box_side_px).tolist()
-    ranks = {"reject": 2, "doubtful": 1, "keep": 0}
-
-    def badness(row: int) -> tuple[float, float, int]:
-        error = errors[row] if math.isfinite(errors[row]) else -1.0
-        return -ranks[session.chosen.level[row]], -error, row
-
+    """Everybody for the list of the page, worst first as in a report."""
+    result, chosen = session.result, session.chosen
+    errors = (result.kp_error_px / result.box_side_px).tolist()
+    facts = zip(chosen.level, errors, result.stop_reason, result.message, strict=True)
+    worst = [badness(*known, message=said) for *known, said in facts]
     return [
         {
             "row": row,
@@ -41,7 +39,7 @@ def describe_all(session: ReviewSession) -> list[dict[str, Any]]:
             "edited": bool(session.edits.get(row)),
             "verdict": _verdict(session, row),
         }
-        for row in sorted(range(len(session)), key=badness)
+        for row in sorted(range(len(session)), key=lambda k: (-worst[k][0], -worst[k][1], k))
     ]
 
 

@@ -36,6 +36,7 @@ def write_overlays(
     *,
     height: int = 420,
     opacity: float = 0.88,
+    warnings: Sequence[str] | None = None,
     on_person: Callable[[], None] | None = None,
 ) -> list[ReportRow]:
     """Draw a panel per person and collect what a report says about them.
@@ -52,19 +53,23 @@ def write_overlays(
             drawn.
         height: Height of a tile in pixels.
         opacity: How much a body hides the photo, in [0, 1].
+        warnings: What the rules say against each fit, printed on the pictures before what else is
+            to be known of it; empty: nothing. None: of nobody.
         on_person: Called after each person, for a progress bar.
 
     Returns:
         One row per person, in order.
 
     Raises:
-        ValueError: If there are more or fewer photos, names or ids than fits.
+        ValueError: If there are more or fewer photos, names, ids or warnings than fits.
 
     Example:
         >>> rows = write_overlays(result, photos, names, ids, "out/overlays")
         >>> write_report("out/report.html", rows)
     """
-    for label, items in (("photo", photos), ("name", names), ("id", ids)):
+    warnings = [""] * len(result) if warnings is None else warnings
+    given = (("photo", photos), ("name", names), ("id", ids), ("warning", warnings))
+    for label, items in given:
         if len(items) != len(result):
             counts = f"got {len(items)} for {len(result)} fits"
             raise ValueError(f"write_overlays: one {label} per fit expected, {counts}")
@@ -86,13 +91,13 @@ def write_overlays(
             if photo is not None:
                 caption = f"{row.name}  {row.person}".rstrip()
                 pair = bodies[0][k], bodies[1][k]
-                panel = draw_person(chunk, k, photo, *pair, caption, height, opacity)
+                remarks = _remarks(chunk, k, *pair, photo.shape)
+                warning = "; ".join(filter(None, (warnings[number], *remarks)))
+                panel = draw_person(chunk, k, photo, *pair, caption, height, opacity, warning)
                 path = Path(folder) / f"{number + 1:05d}_{safe_stem(row.name)}.png"
                 with whole_file(path) as file:
                     Image.fromarray(panel).save(file, format="PNG")
-                row = replace(
-                    row, panel=path, remarks=_remarks(chunk, k, bodies[1][k], photo.shape)
-                )
+                row = replace(row, panel=path, remarks=remarks)
             rows.append(row)
             if on_person is not None:
                 on_person()
@@ -148,6 +153,7 @@ def write_together(
 def _remarks(
     result: FitResult,
     k: int,
+    start: ProjectedBody | None = None,
     fit: ProjectedBody | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> list[str]:
@@ -155,8 +161,10 @@ def _remarks(
         result.keypoints[k].double().numpy(),
         joint_set(result.joint_set),
         result.params.full_pose[k].double().numpy(),
-        None if fit is None else fit.vertices_px,
-        None if shape is None else (shape[1], shape[0]),
+        start_pose=result.init.params.full_pose[k].double().numpy(),
+        start_px=None if start is None else start.keypoints_px,
+        vertices_px=None if fit is None else fit.vertices_px,
+        size=None if shape is None else (shape[1], shape[0]),
     )
 
 

@@ -25,6 +25,7 @@ from eft_fast.viz.skeleton import (
 _INK: Colour = (236, 238, 242)
 _FAINT: Colour = (160, 166, 176)
 _PAPER: Colour = (24, 26, 31)
+_WARNING: Colour = (255, 150, 130)
 _OUTSIDE: Colour = (52, 55, 62)  # what lies outside the photo
 _GAP = 8
 _HEADER = 30
@@ -80,6 +81,7 @@ def person_panel(
     height: int = 420,
     weight: Float[np.ndarray, " K"] | None = None,
     opacity: float = 0.88,
+    warning: str = "",
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draw one person: photo with keypoints, start, fit, and the fit from the side.
 
@@ -98,6 +100,7 @@ def person_panel(
         height: Height of a tile in pixels.
         weight: What robust weights left of each keypoint, as of ``FitResult.keypoint_weight``.
         opacity: How much a body hides the photo, in [0, 1].
+        warning: What is to be known of the fit, printed in a line of its own.
 
     Returns:
         The panel.
@@ -135,7 +138,7 @@ def person_panel(
             view.to_panel(fit.vertices_px), faces, height=height, width=round(height * 0.62)
         )
         tiles.append(("fit from the side (camera left)", Image.fromarray(turned)))
-    return np.asarray(_assemble(tiles, caption))
+    return np.asarray(_assemble(tiles, caption, warning))
 
 
 def _with_error(label: str, error_px: float | None) -> str:
@@ -200,10 +203,11 @@ def _cut(photo: UInt8[np.ndarray, "H W 3"], view: _View) -> UInt8[np.ndarray, "h
     return np.asarray(small)
 
 
-def _assemble(tiles: Sequence[tuple[str, Image.Image]], caption: str) -> Image.Image:
-    """Set labelled tiles beside each other, with a legend and the caption below."""
+def _assemble(tiles: Sequence[tuple[str, Image.Image]], caption: str, warning: str) -> Image.Image:
+    """Set labelled tiles beside each other, with warning, legend and caption below."""
     width = sum(tile.width for _, tile in tiles) + _GAP * (len(tiles) + 1)
-    height = tiles[0][1].height + _HEADER + _FOOTER
+    room = _FOOTER if warning else 0
+    height = tiles[0][1].height + _HEADER + room + _FOOTER
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     x = _GAP
@@ -212,6 +216,12 @@ def _assemble(tiles: Sequence[tuple[str, Image.Image]], caption: str) -> Image.I
         draw.text((x + 2, _HEADER / 2), _shorten(draw, label, tile.width, font), _INK, font, "lm")
         sheet.paste(tile, (x, _HEADER))
         x += tile.width + _GAP
+    if warning:
+        y = height - 1.5 * _FOOTER
+        font = ImageFont.load_default(15)
+        draw.ellipse((_GAP + 2, y - 5, _GAP + 12, y + 5), _WARNING)
+        text = _shorten(draw, warning, width - 3 * _GAP - 18, font)
+        draw.text((_GAP + 20, y), text, _WARNING, font, "lm")
     _draw_footer(draw, caption, width, height - _FOOTER / 2, compared=len(tiles) > 1)
     return sheet
 

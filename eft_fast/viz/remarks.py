@@ -1,4 +1,4 @@
-"""What a picture of a fit does not tell by itself, in a few words: cut, guessed limbs, sitting."""
+"""What a picture does not tell by itself, in a few words: cut, guessed limbs, sitting, turned."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ import numpy as np
 from jaxtyping import Float
 
 from eft_fast.keypoints import JointSet, is_labelled
+from eft_fast.plausible import SWAP_ERROR, SWAP_RATIO
 
 #: A body is called cut when more than this share of its vertices lies outside the photo.
 CUT_SHARE: Final = 0.1
 #: Both thighs are bent by more than this, in degrees from standing, in one who sits or crouches.
 SITTING_DEG: Final = 60.0
+#: Front and back may be exchanged where the fit turned the body by more than this, degrees.
+TURNED_DEG: Final = 100.0
 _LIMBS: Final = {"legs": ("kne", "ank"), "arms": ("elb", "wri")}
 _HIPS: Final = (1, 2)
 _DOWN: Final = np.array([0.0, -1.0, 0.0])  # where a thigh points at rest, in the body's axes
+_FRONT: Final = np.array([0.0, 0.0, 1.0])  # where the body looks at rest
+_LEVEL: Final = 0.3  # of the unit vector of its look: who lies looks up or down, not round
 
 
 def find_remarks(
     keypoints: Float[np.ndarray, "K 3"],
     joints: JointSet,
     full_pose: Float[np.ndarray, "24 3 3"],
+    *,
+    start_pose: Float[np.ndarray, "24 3 3"] | None = None,
+    start_px: Float[np.ndarray, "K 2"] | None = None,
     vertices_px: Float[np.ndarray, "V 3"] | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[str]:
@@ -31,10 +39,16 @@ def find_remarks(
         keypoints: The given ones, x, y in photo pixels and confidence.
         joints: Their joint set.
         full_pose: Rotations of the fit, as of ``SmplParams.full_pose``.
+        start_pose: The same of the regressor's answer; None: not known.
+        start_px: Where the regressor's answer has the keypoints, photo pixels; None: not known.
         vertices_px: Vertices of the fit, photo pixels; None: not known.
         size: Width and height of the photo; None: not known.
     """
     found = [_find_guessed(keypoints, joints)]
+    if start_pose is not None:
+        found.append(_find_turned(full_pose[0], start_pose[0]))
+    if start_px is not None:
+        found.append(_find_exchanged_arms(start_px, keypoints, joints))
     if vertices_px is not None and size is not None:
         found.append(_find_cut(vertices_px, size))
     found.append(_find_sitting(full_pose))
@@ -54,6 +68,29 @@ def _find_guessed(keypoints: Float[np.ndarray, "K 3"], joints: JointSet) -> str:
     return f"no keypoint on the {' and '.join(guessed)}, which are a guess" if guessed else ""
 
 
+def _find_exchanged_arms(
+    start_px: Float[np.ndarray, "K 2"], keypoints: Float[np.ndarray, "K 3"], joints: JointSet
+) -> str:
+    """Whether elbows and wrists lie nearer to the start with left and right exchanged.
+
+    All sides exchanged are a fault that ``plausible.find_swapped_sides`` tells in the message.
+    """
+    labelled, flip = is_labelled(keypoints), np.array(joints.flip)
+    arms = np.array([name.endswith(_LIMBS["arms"]) for name in joints.names])
+    arms &= labelled & labelled[flip]
+    if arms.sum() < 4 or not np.isfinite(start_px[arms]).all():
+        return ""
+    points = keypoints[:, :2]
+    side = float(np.ptp(points[labelled], axis=0).max())
+    as_given, exchanged = (
+        float(np.linalg.norm(start_px - given, axis=1)[arms].mean())
+        for given in (points, points[flip])
+    )
+    if not (exchanged < SWAP_RATIO * as_given and as_given > SWAP_ERROR * side):
+        return ""
+    return "left and right of the arms look exchanged"
+
+
 def _find_cut(vertices_px: Float[np.ndarray, "V 3"], size: tuple[int, int]) -> str:
     points = vertices_px[np.isfinite(vertices_px).all(1), :2]
     if not len(points):
@@ -70,3 +107,14 @@ def _find_sitting(full_pose: Float[np.ndarray, "24 3 3"]) -> str:
         return ""
     bent = np.degrees(np.arccos(np.clip(thighs @ _DOWN, -1.0, 1.0)))
     return "drawn sitting or crouching" if (bent > SITTING_DEG).all() else ""
+
+
+def _find_turned(root: Float[np.ndarray, "3 3"], start: Float[np.ndarray, "3 3"]) -> str:
+    """Whether the fit looks elsewhere than the start, about the picture's vertical."""
+    looks = [(rotation @ _FRONT)[[0, 2]] for rotation in (root, start)]
+    lengths = [float(np.linalg.norm(look)) for look in looks]
+    if not min(lengths) > _LEVEL:  # NaN as well
+        return ""
+    cosine = float(looks[0] @ looks[1]) / (lengths[0] * lengths[1])
+    turned = float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+    return f"turned by {turned:.0f} degrees from the start" if turned > TURNED_DEG else ""

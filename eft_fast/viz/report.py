@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -21,13 +21,12 @@ from eft_fast.files import write_bytes, write_text
 from eft_fast.plausible import BAD_ERROR
 from eft_fast.viz.confidence import PLACES, SIZE, make_figure
 from eft_fast.viz.page import data_uri, make_environment, script_json
+from eft_fast.viz.worst import LEVELS, NO_FIT, badness
 
 #: Thumbnails of more people than this are files beside the report instead of part of it.
 INLINE_LIMIT = 250
 #: A thumbnail takes at most this many bytes.
 THUMBNAIL_BYTES = 20_000
-#: What rules can say of a fit, the best first.
-LEVELS: Final = ("keep", "doubtful", "reject")
 _THUMBNAIL_BOX = (440, 190)  # pixels, width and height
 _MOST_BINS = 24
 
@@ -39,8 +38,6 @@ STOP_REASONS: Mapping[str, str] = {
     "bad_image": "the photo could not be read",
     "interrupted": "the run ended before this person was done",
 }
-#: Who stopped for these has no fit.
-_NO_FIT = ("nan", "no_keypoints", "bad_image", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -98,19 +95,20 @@ class ReportRow:
     @property
     def has_fit(self) -> bool:
         """Whether there is a fit at all."""
-        return self.stop_reason not in _NO_FIT
+        return self.stop_reason not in NO_FIT
 
     @property
     def badness(self) -> tuple[float, float]:
-        """What the worst are first by: what the rules say, then the error; no fit stands behind.
-
-        A message that no rule knows of lifts somebody above those of whom nothing is said.
-        """
-        rank = float(LEVELS.index(self.level)) if self.level else 0.0 if self.has_fit else 2.0
-        if rank == 0 and self.message:
-            rank = 0.5
-        known = [e for e in (self.error, self.kp_error_px / 1e4) if math.isfinite(e)]
-        return rank, known[0] if known and self.has_fit else -1.0
+        """What the worst are first by, see ``viz.worst``."""
+        # Where no box is known, pixels still tell the people of one report apart.
+        error = self.error if math.isfinite(self.error) else self.kp_error_px / 1e4
+        return badness(
+            self.level,
+            error,
+            self.stop_reason,
+            message=self.message,
+            remarks=len(self.remarks),
+        )
 
     @property
     def error(self) -> float:

@@ -25,7 +25,7 @@ def person(left=0.0, right=0.0):
 
 def test_nothing_is_said_of_a_plain_fit(sphere):
     keypoints, pose = person()
-    assert find_remarks(keypoints, COCO, pose, sphere[0] * 10 + 30, (80, 60)) == []
+    assert find_remarks(keypoints, COCO, pose, vertices_px=sphere[0] * 10 + 30, size=(80, 60)) == []
 
 
 def test_limbs_without_keypoints_are_a_guess():
@@ -43,10 +43,10 @@ def test_limbs_without_keypoints_are_a_guess():
 def test_a_body_that_leaves_the_photo_is_cut(sphere):
     keypoints, pose = person()
     half = sphere[0] * 10 + (0, 30, 0)
-    (remark,) = find_remarks(keypoints, COCO, pose, half, (80, 60))
+    (remark,) = find_remarks(keypoints, COCO, pose, vertices_px=half, size=(80, 60))
     assert remark.startswith("cut: 4") or remark.startswith("cut: 5")
-    assert find_remarks(keypoints, COCO, pose, half + (9, 0, 0), (80, 60)) == []
-    assert find_remarks(keypoints, COCO, pose, np.full((4, 3), np.nan), (80, 60)) == []
+    for vertices in (half + (9, 0, 0), np.full((4, 3), np.nan)):
+        assert find_remarks(keypoints, COCO, pose, vertices_px=vertices, size=(80, 60)) == []
 
 
 def test_both_thighs_make_a_seat():
@@ -54,3 +54,34 @@ def test_both_thighs_make_a_seat():
         found = find_remarks(person()[0], COCO, person(left, right)[1])
         assert found == (["drawn sitting or crouching"] if is_sitting else [])
     assert find_remarks(person()[0], COCO, np.full((24, 3, 3), np.nan)) == []
+
+
+def about_y(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def test_front_and_back_exchanged_is_said():
+    keypoints, pose = person()
+    for degrees, said in ((170, "turned by 170 degrees from"), (80, ""), (-120, "by 120")):
+        start = pose.copy()
+        start[0] = about_y(degrees)
+        found = find_remarks(keypoints, COCO, pose, start_pose=start)
+        assert said in found[0] if said else found == []
+    # Who lies on the back looks up: a small turn of the body is a large one about the vertical.
+    lying, start = pose.copy(), pose.copy()
+    lying[0], start[0] = turned(85), about_y(180) @ turned(85)
+    assert find_remarks(keypoints, COCO, lying, start_pose=start) == []
+    assert find_remarks(keypoints, COCO, pose, start_pose=np.full((24, 3, 3), np.nan)) == []
+
+
+def test_exchanged_arms_are_said():
+    keypoints, pose = person()
+    keypoints[:, :2] = np.random.default_rng(0).uniform(0, 100, (17, 2))
+    start = keypoints[:, :2].copy()
+    assert find_remarks(keypoints, COCO, pose, start_px=start) == []
+    keypoints[[7, 8, 9, 10]] = keypoints[[8, 7, 10, 9]]
+    said = ["left and right of the arms look exchanged"]
+    assert find_remarks(keypoints, COCO, pose, start_px=start) == said
+    keypoints[9, 2] = 0  # a wrist alone tells nothing of its side
+    assert find_remarks(keypoints, COCO, pose, start_px=start) == []
