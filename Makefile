@@ -3,6 +3,7 @@
 #   make test    install, build, and run the tests
 #   make dist    an sdist, and a wheel for other Linuxes, tried in a fresh environment
 #   make docs    the pages and the API reference as a site, in site/
+#   make web     the demo that runs in the browser, in build/web
 # TORCH is the requirement of the PyTorch build to take. On a machine without an NVIDIA GPU, point pip at
 # PyTorch's CPU builds (PIP_EXTRA_INDEX_URL), or a plain install brings several GB of CUDA libraries.
 
@@ -13,11 +14,12 @@ BIN := $(VENV)/bin
 # Editable installs build the native library in place, so that a change in csrc needs only `make native`.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT ?= demo_out
+WEB ?= build/web
 
-.PHONY: help demo test fuzz native gpu sass bench dist docs lint format types clean
+.PHONY: help demo test fuzz native gpu sass bench dist web docs lint format types clean
 
 help:
-	@sed -n '1,8p' Makefile
+	@sed -n '1,9p' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +56,9 @@ bench: $(VENV)/.dev native
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 	$(BIN)/python -m benchmarks.compare smpl
 	$(BIN)/python -m benchmarks.compare points
+
+web: $(VENV)/.test native
+	$(BIN)/python tools/build_web.py --out $(WEB)
 
 docs: $(VENV)/.installed
 	$(PIP) --no-build-isolation --editable ".[docs]"

@@ -32,9 +32,9 @@ MOST_OVERLAP: Final = 0.5
 #: Boxes whose longer side has fewer photo pixels are left out: limbs are a pixel or two wide there.
 LEAST_SIDE: Final = 32.0
 #: Grey around the photo in the picture, the one of YOLOX's training.
-_FILL: Final = 114
+FILL: Final = 114
 #: Largest log of a box's size in cells; a damaged answer overflows without it.
-_MOST_LOG: Final = 10.0
+MOST_LOG: Final = 10.0
 
 
 def find_boxes(
@@ -100,7 +100,7 @@ def to_picture(
     Returns:
         The picture, and where its first column and row lie in the square.
     """
-    pixels = crop_image(image, square, fill=_FILL)
+    pixels = crop_image(image, square, fill=FILL)
     edge = np.array([image.shape[1], image.shape[0]], np.float64) - 0.5
     cell = STRIDES[-1]
     low = np.floor((square.to_crop(np.full(2, -0.5)) + 0.5) / cell).astype(np.int64)
@@ -135,7 +135,7 @@ def decode(
     stride = np.repeat(STRIDES, counts)[:, None]
     values = answer.astype(np.float64)
     middle = (cells[::-1].T + values[:, :2]) * stride
-    extent = np.exp(np.minimum(values[:, 2:4], _MOST_LOG)) * stride
+    extent = np.exp(np.minimum(values[:, 2:4], MOST_LOG)) * stride
     return np.concatenate([middle - extent / 2, extent, values[:, 4:5] * values[:, 5:6]], 1)
 
 

@@ -34,12 +34,6 @@
   // Where from: turned and tilted about the target, at a distance, moved sideways; focal length in pixels of the photo.
   const eye = { turn: 0, tilt: 0, distance: 5, pan: [0, 0], target: [0, 0, 0] };
 
-  /* Matrices are column by column. */
-  function product(a, b) {
-    const c = new Float32Array(16);
-    for (let i = 0; i < 4; ++i) for (let j = 0; j < 4; ++j) for (let k = 0; k < 4; ++k) c[4 * j + i] += a[4 * k + i] * b[4 * j + k];
-    return c;
-  }
   function lookout() {
     const [c, s, d, t] = [Math.cos(eye.turn), Math.sin(eye.turn), Math.cos(eye.tilt), Math.sin(eye.tilt)];
     // Rows are the eye's right, up and back.
@@ -57,37 +51,7 @@
       -2 * shift[0] / canvas.width, 2 * shift[1] / canvas.height, -(far + near) / (far - near), -1, 0, 0, -2 * far * near / (far - near), 0]);
   }
 
-  function compile(vertex, fragment) {
-    const program = gl.createProgram();
-    for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]]) {
-      const shader = gl.createShader(kind);
-      gl.shaderSource(shader, "#version 300 es\nprecision highp float;\n" + source);
-      gl.compileShader(shader);
-      if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
-      gl.attachShader(program, shader);
-    }
-    gl.bindAttribLocation(program, 0, "point");
-    gl.bindAttribLocation(program, 1, "normal");
-    gl.linkProgram(program);
-    const place = {}, count = gl.getProgramParameter(program, gl.ACTIVE_UNIFORMS);
-    for (let k = 0; k < count; ++k) {
-      const name = gl.getActiveUniform(program, k).name;
-      place[name] = gl.getUniformLocation(program, name);
-    }
-    return { program, place };
-  }
-  const bodyProgram = compile(
-    "in vec3 point, normal; uniform mat4 view, whole; out vec3 n; void main() { n = mat3(view) * normal; gl_Position = whole * vec4(point, 1.0); }",
-    `in vec3 n; uniform vec3 colour; uniform float alpha; out vec4 pixel;
-     void main() { vec3 m = normalize(n); if (m.z < 0.0) m = -m;
-       float light = 0.30 + 0.16 * m.y + 0.60 * max(dot(m, normalize(vec3(-0.4, 0.6, 0.7))), 0.0) + 0.15 * max(dot(m, normalize(vec3(0.8, 0.0, 0.6))), 0.0);
-       pixel = vec4(colour * light + 0.08 * pow(1.0 - m.z, 3.0), alpha); }`);
-  const lineProgram = compile(
-    "in vec3 point; uniform mat4 whole; uniform float size; void main() { gl_Position = whole * vec4(point, 1.0); gl_PointSize = size; }",
-    "uniform vec4 colour; out vec4 pixel; void main() { pixel = colour; }");
-  const photoProgram = compile(
-    "in vec3 point; in vec3 normal; uniform mat4 whole; out vec2 at; void main() { at = normal.xy; gl_Position = whole * vec4(point, 1.0); }",
-    "in vec2 at; uniform sampler2D photo; out vec4 pixel; void main() { pixel = vec4(texture(photo, at).rgb, 1.0); }");
+  const { body: bodyProgram, line: lineProgram, photo: photoProgram } = Solid.makePrograms(gl);
   const index = gl.createBuffer();
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, index);
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, faces, gl.STATIC_DRAW);
@@ -104,16 +68,9 @@
     gl.vertexAttribPointer(place, 3, gl.FLOAT, false, 0, 0);
   }
   function unpack(packed) {
-    const raw = new Uint16Array(bytes(packed.data)), points = new Float32Array(raw.length), normals = new Float32Array(raw.length);
+    const raw = new Uint16Array(bytes(packed.data)), points = new Float32Array(raw.length);
     for (let i = 0; i < raw.length; ++i) points[i] = packed.low[i % 3] + raw[i] * packed.step[i % 3];
-    for (let f = 0; f < faces.length; f += 3) {
-      const a = 3 * faces[f], b = 3 * faces[f + 1], c = 3 * faces[f + 2];
-      const ux = points[b] - points[a], uy = points[b + 1] - points[a + 1], uz = points[b + 2] - points[a + 2];
-      const vx = points[c] - points[a], vy = points[c + 1] - points[a + 1], vz = points[c + 2] - points[a + 2];
-      const nx = uy * vz - uz * vy, ny = uz * vx - ux * vz, nz = ux * vy - uy * vx;
-      for (const at of [a, b, c]) { normals[at] += nx; normals[at + 1] += ny; normals[at + 2] += nz; }
-    }
-    return { points, normals };
+    return { points, normals: Solid.findNormals(points, faces) };
   }
 
   /* One photo's people are on the graphics card at a time. */
@@ -143,13 +100,7 @@
     const picture = new Image();
     picture.onload = () => {
       if (loaded !== mine) return;
-      mine.texture = gl.createTexture();
-      gl.bindTexture(gl.TEXTURE_2D, mine.texture);
-      gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, picture);
-      gl.generateMipmap(gl.TEXTURE_2D);
-      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
-      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
-      gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
+      mine.texture = Solid.makeTexture(gl, picture);
       mine.isReady = true;
       draw();
     };
@@ -194,19 +145,14 @@
     isWaiting = true;
     requestAnimationFrame(() => { isWaiting = false; paint(); });
   }
-  function fitCanvas() {
-    const ratio = window.devicePixelRatio || 1;
-    const width = Math.max(1, Math.round(canvas.clientWidth * ratio)), height = Math.max(1, Math.round(canvas.clientHeight * ratio));
-    if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
-  }
   function paint() {
-    fitCanvas();
+    Solid.fitCanvas(canvas);
     gl.viewport(0, 0, canvas.width, canvas.height);
     const page = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).map(x => x / 255);
     gl.clearColor(page[0], page[1], page[2], 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.enable(gl.DEPTH_TEST);
-    const view = lookout(), whole = product(lens(), view);
+    const view = lookout(), whole = Solid.product(lens(), view);
     if (shown.photo && loaded.texture) {
       gl.useProgram(photoProgram.program);
       gl.uniformMatrix4fv(photoProgram.place.whole, false, whole);
@@ -236,20 +182,7 @@
     gl.uniform3fv(bodyProgram.place.colour, colours[which].body.map(x => isMine ? x : 0.45 * x + 0.42));
     attribute(0, one.point);
     attribute(1, one.normal);
-    const isGlass = shown.joints;
-    gl.uniform1f(bodyProgram.place.alpha, isGlass ? 0.6 : 1);
-    if (isGlass) {
-      // First the depth alone, so that of a transparent body only the nearest surface is seen.
-      gl.colorMask(false, false, false, false);
-      gl.drawElements(gl.TRIANGLES, faces.length, gl.UNSIGNED_INT, 0);
-      gl.colorMask(true, true, true, true);
-      gl.depthFunc(gl.EQUAL);
-      gl.enable(gl.BLEND);
-      gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
-    }
-    gl.drawElements(gl.TRIANGLES, faces.length, gl.UNSIGNED_INT, 0);
-    gl.disable(gl.BLEND);
-    gl.depthFunc(gl.LESS);
+    Solid.drawSurface(gl, bodyProgram, faces.length, shown.joints ? 0.6 : 1);
   }
   function drawLines(whole, made, count, kind, colour, size) {
     gl.useProgram(lineProgram.program);
@@ -286,7 +219,7 @@
 
   /* Who is nearest to a place of the canvas. */
   function pick(event) {
-    const box = canvas.getBoundingClientRect(), whole = product(lens(), lookout());
+    const box = canvas.getBoundingClientRect(), whole = Solid.product(lens(), lookout());
     let best = [40, -1];
     loaded.people.forEach((bodies, place) => {
       const one = bodies.final || bodies.init;
@@ -383,12 +316,12 @@
     else return;
     event.preventDefault();
   });
-  new ResizeObserver(() => { if (eye.name && eye.name !== "camera") { fitCanvas(); settle(eye.name); } else draw(); }).observe(canvas);
+  new ResizeObserver(() => { if (eye.name && eye.name !== "camera") { Solid.fitCanvas(canvas); settle(eye.name); } else draw(); }).observe(canvas);
   function fromAddress() {
     const wanted = Number(location.hash.slice(1)), at = everyone.findIndex(one => one.person.number === wanted);
     if (at >= 0 && at !== current) choose(at); else if (current < 0) choose(0);
   }
   window.addEventListener("hashchange", fromAddress);
-  fitCanvas();
+  Solid.fitCanvas(canvas);
   fromAddress();
 })();
