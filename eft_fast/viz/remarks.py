@@ -14,7 +14,8 @@ from eft_fast.plausible import SWAP_ERROR, SWAP_RATIO
 CUT_SHARE: Final = 0.1
 #: Both thighs are bent by more than this, in degrees from standing, in one who sits or crouches.
 SITTING_DEG: Final = 60.0
-#: Front and back may be exchanged where the fit turned the body by more than this, degrees.
+#: Front and back may be exchanged where the fit turned the body by more than this, degrees. Of 114
+#: labelled people of open photos it is said of 6, for whom ``map`` took the answer turned round.
 TURNED_DEG: Final = 100.0
 _LIMBS: Final = {"legs": ("kne", "ank"), "arms": ("elb", "wri")}
 _HIPS: Final = (1, 2)
@@ -45,9 +46,9 @@ def find_remarks(
         size: Width and height of the photo; None: not known.
     """
     found = [_find_guessed(keypoints, joints)]
-    if start_pose is not None:
-        found.append(_find_turned(full_pose[0], start_pose[0]))
-    if start_px is not None:
+    turned = "" if start_pose is None else _find_turned(full_pose[0], start_pose[0])
+    found.append(turned)
+    if start_px is not None and not turned:  # seen from behind, all sides are exchanged
         found.append(_find_exchanged_arms(start_px, keypoints, joints))
     if vertices_px is not None and size is not None:
         found.append(_find_cut(vertices_px, size))
@@ -73,7 +74,8 @@ def _find_exchanged_arms(
 ) -> str:
     """Whether elbows and wrists lie nearer to the start with left and right exchanged.
 
-    All sides exchanged are a fault that ``plausible.find_swapped_sides`` tells in the message.
+    All sides exchanged are a fault that ``plausible.find_swapped_sides`` tells in the message. Of
+    114 labelled people of open photos it is said of one.
     """
     labelled, flip = is_labelled(keypoints), np.array(joints.flip)
     arms = np.array([name.endswith(_LIMBS["arms"]) for name in joints.names])

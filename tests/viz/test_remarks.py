@@ -83,5 +83,8 @@ def test_exchanged_arms_are_said():
     keypoints[[7, 8, 9, 10]] = keypoints[[8, 7, 10, 9]]
     said = ["left and right of the arms look exchanged"]
     assert find_remarks(keypoints, COCO, pose, start_px=start) == said
+    start_pose = np.tile(about_y(180), (24, 1, 1))
+    (turned_alone,) = find_remarks(keypoints, COCO, pose, start_px=start, start_pose=start_pose)
+    assert turned_alone == "turned by 180 degrees from the start"
     keypoints[9, 2] = 0  # a wrist alone tells nothing of its side
     assert find_remarks(keypoints, COCO, pose, start_px=start) == []
