@@ -94,17 +94,22 @@ def test_the_order_and_the_time_of_the_parts(check, tmp_path, monkeypatch):
     """The long looks come last, and what everything is for fits even if each part takes its all."""
     monkeypatch.setattr(check.shutil, "which", lambda name: f"/bin/{name}")
     parts = check.make_parts(tmp_path, rehearse=False)
-    assert [each.title for each in parts[:6]] == [
+    assert [each.title for each in parts[:7]] == [
         "build", "tests of the operators", "SMPL rows", "map rows", "EFT rows by slots",
-        "training step",
+        "training step", "exported models",
     ]  # fmt: skip
-    assert all(each.title.startswith("compute-sanitizer") for each in parts[6:])
-    assert len(parts) == 10
+    assert all(each.title.startswith("compute-sanitizer") for each in parts[7:])
+    assert len(parts) == 11
+    assert parts[6].environment == {"EFT_FAST_REQUIRE_CUDA": "1"}
     left = check.SECONDS
     for each in parts[:6]:
         assert left >= each.needs, each.title
         left -= min(each.limit, left)
     assert sum(each.needs for each in parts) <= check.SECONDS
     files = [word for word in parts[1].command if word.startswith("tests/")]
-    assert "tests/ops/test_cuda.py" in files
-    assert all("{seconds}" in each.command for each in parts[2:6])
+    # By their own mark, by the fixture of devices, and not those that have neither.
+    assert {"tests/ops/test_cuda.py", "tests/ops/test_smpl_mesh.py", "tests/ops/test_map.py"} < set(
+        files
+    )
+    assert "tests/test_errors.py" not in files
+    assert all("{seconds}" in each.command for each in parts[2:7])

@@ -17,6 +17,7 @@ import csv
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -103,10 +104,15 @@ def own_archs() -> dict[str, str]:
     return {"EFT_FAST_ARCHS": f"{major}{minor}{'a' if (major, minor) == (9, 0) else ''}"}
 
 
+def runs_on_gpus(text: str) -> bool:
+    """Whether a file of tests bears the mark ``cuda``, itself or by the fixture ``device``."""
+    return "mark.cuda" in text or bool(re.search(r"def test_\w+\([^)]*\bdevice\b", text))
+
+
 def make_parts(folder: Path, rehearse: bool) -> list[Part]:
     """All parts in their order: what all need, then what tells most, then the long looks."""
     python, tools = sys.executable, Path(__file__).parent
-    ops, eft = str(tools / "gpu_ops.py"), str(tools / "gpu_eft.py")
+    ops, eft, deploy = (str(tools / f"gpu_{name}.py") for name in ("ops", "eft", "deploy"))
     small = ["--rehearse"] if rehearse else []
     required = {} if rehearse else {"EFT_FAST_REQUIRE_CUDA": "1"}
     build = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
@@ -114,15 +120,16 @@ def make_parts(folder: Path, rehearse: bool) -> list[Part]:
     make |= {"MAX_JOBS": os.environ.get("MAX_JOBS", str(os.cpu_count() or 1)), **own_archs()}
     tests = [python, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     tests += ["--continue-on-collection-errors", "--durations=5"]
-    # Those that bear the mark: reading all the others would take a part of the time.
-    marked = [
-        each for each in (ROOT / "tests").rglob("test_*.py") if "mark.cuda" in each.read_text()
-    ]
-    tests += sorted(str(each.relative_to(ROOT)) for each in marked)
+    # Those alone: reading all the others would take a part of the time.
+    found = [each for each in (ROOT / "tests").rglob("test_*.py") if runs_on_gpus(each.read_text())]
+    tests += sorted(str(each.relative_to(ROOT)) for each in found)
+
+    def timed(script: str, part: str) -> list[str]:
+        target = str(folder / f"gpu_{part}.csv")
+        return [python, script, "--time", "{seconds}", "--csv", target, *small]
 
     def rows(script: str, part: str) -> list[str]:
-        target = str(folder / f"gpu_{part}.csv")
-        return [python, script, "--part", part, "--time", "{seconds}", "--csv", target, *small]
+        return [*timed(script, part), "--part", part]
 
     parts = [
         Part("build", build, 30, 160, make, is_vital=True, must_end=True),
@@ -131,6 +138,7 @@ def make_parts(folder: Path, rehearse: bool) -> list[Part]:
         Part("map rows", rows(ops, "map"), 10, 30),
         Part("EFT rows by slots", rows(eft, "eft"), 40, 105),
         Part("training step", rows(eft, "training"), 15, 40),
+        Part("exported models", timed(deploy, "deploy"), 15, 60, required),
     ]
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
@@ -217,7 +225,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="folder for rows")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of the whole check")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="limit of the whole check; with more than the default, parts may take longer as well",
+    )
     parser.add_argument("--rehearse", action="store_true", help="small sizes on the CPU")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
@@ -226,7 +239,10 @@ def main() -> int:
         print(f"gpu_check: {problem}", file=sys.stderr)
         return 2
     journal = Journal(arguments.out / "parts.csv")
-    run_all(make_parts(arguments.out, arguments.rehearse), journal, deadline)
+    parts = make_parts(arguments.out, arguments.rehearse)
+    for part in parts:
+        part.limit *= max(arguments.seconds / SECONDS, 1)
+    run_all(parts, journal, deadline)
     print(f"\n-- rows are in {arguments.out}")
     for title, ending in journal.endings:
         print(f"   {title}: {ending}")

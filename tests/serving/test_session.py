@@ -7,7 +7,6 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +14,7 @@ import pytest
 
 from eft_fast.serving import load_card, open_session, usable_cpus
 from eft_fast.serving.onnx_session import heavy_on_cpu
+from tests.serving.fake_runtime import CPU, CUDA, FakeRuntime
 
 
 @pytest.fixture(scope="module")
@@ -100,41 +100,6 @@ def test_a_gpu_that_is_not_there_is_a_sentence(tiny_export, provider):
     assert "onnxruntime-gpu" in str(caught.value)
     assert str(caught.value).count("\n") == 0
     assert open_session(tiny_export, provider="auto").provider == "cpu"
-
-
-class FakeRuntime:
-    """ONNX Runtime with a GPU build: a real session on the CPU, whatever was asked for."""
-
-    def __init__(self, used, parts):
-        import onnxruntime
-
-        self.real, self.used, self.parts = onnxruntime, used, parts
-        self.SessionOptions = onnxruntime.SessionOptions
-        self.__file__ = onnxruntime.__file__
-        self.severities = []
-        self.set_default_logger_severity = self.severities.append
-
-    def get_available_providers(self):
-        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    def preload_dlls(self):
-        print("Failed to load libcudnn.so.9")
-
-    def InferenceSession(self, path, options, providers):
-        self.asked = providers
-        session = self.real.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        session.get_providers = lambda: self.used
-        session.get_provider_graph_assignment_info = lambda: [
-            SimpleNamespace(
-                ep_name=name,
-                get_nodes=lambda kinds=kinds: [SimpleNamespace(op_type=kind) for kind in kinds],
-            )
-            for name, kinds in self.parts
-        ]
-        return session
-
-
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 def test_a_silent_fall_back_raises(monkeypatch, tiny_export, capsys):
