@@ -204,15 +204,8 @@ def map_problem() -> tuple[list, dict]:
     from tests.ops.test_map import make_case
 
     plan = load_body("open").to(torch.float64).points_plan("spin49")
-    case = make_case(256, pinhole=True, plan=plan).to(torch.float32)
-    return [move(each) for each in case.arguments()], {k: move(v) for k, v in case.options.items()}
-
-
-def move(value: object) -> object:
-    """A tensor, a plan, or a tuple of tensors, to the device."""
-    if isinstance(value, tuple):
-        return type(value)(*(move(each) for each in value))
-    return value.to(DEVICE)  # type: ignore[attr-defined]
+    case = make_case(256, pinhole=True, plan=plan).to(torch.float32, DEVICE)
+    return list(case.arguments()), case.options
 
 
 def first_people(value: object, people: int) -> object:

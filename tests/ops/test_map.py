@@ -36,15 +36,15 @@ class Case:
     def arguments(self) -> tuple:
         return self.plan, self.centre, self.keypoints, self.precision, self.frame
 
-    def to(self, dtype: torch.dtype) -> Case:
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Case:
         def cast(value):
             if isinstance(value, MapState):
-                return MapState(*(part.to(dtype) for part in value))
-            return value.to(dtype) if value.is_floating_point() else value
+                return MapState(*(part.to(device, dtype) for part in value))
+            return value.to(device, dtype if value.is_floating_point() else None)
 
         options = {name: cast(value) for name, value in self.options.items()}
         rest = (cast(v) for v in (self.centre, self.keypoints, self.precision, self.frame))
-        return Case(self.plan.to(dtype=dtype), *rest, options)
+        return Case(self.plan.to(device, dtype), *rest, options)
 
     def take(self, people: slice) -> Case:
         def some(value):
@@ -254,6 +254,23 @@ def test_fewer_steps_stop_earlier():
     got = solution(case, "torch", steps=4, tolerance=0.0)
     assert got.steps.tolist() == [4, 4, 4]
     assert not got.converged.any()
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (F64, 1e-10)])
+@pytest.mark.parametrize("kind", [{}, {"pinhole": True, "points3d": True}])
+def test_kernels_of_every_device_go_the_same_way(kind, dtype, rtol, device):
+    """37 people on the body of real size; the CPU's are held to more in test_map_native.py."""
+    skip_unless_built("native")
+    plan = load_body("open").to(F64).points_plan("spin49")
+    case = make_case(37, plan=plan, **kind)
+    options = {"steps": 3, "tolerance": 0.0, "keep_hessian": True}
+    want = solution(case, "torch", **options)
+    got = solution(case.to(dtype, device), "native", **options)
+    for name in ("rotmat", "betas", "cam", "energy", "hessian"):
+        some, other = getattr(got, name), getattr(want, name)
+        assert some.device.type == device.type
+        assert_close(some.cpu().to(F64), other, rtol)
+    assert torch.equal(got.finite.cpu(), want.finite)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
