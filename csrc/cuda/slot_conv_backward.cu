@@ -397,45 +397,20 @@ void launch_tiles(const ConvShape& shape,
              static_cast<int>(tiles));
 }
 
-// Whether weights and gradients can be moved in fours, tap by tap.
-bool has_taps(const Conv& conv, const Weights<float>& weights) {
-  return conv.cout % kPsDepth == 0 && conv.cout <= kMostScaled && conv.cin % 4 == 0 &&
-         holds_fours(weights.start, 4) && holds_fours(weights.delta, weights.is_bf16 ? 2 : 4);
-}
-
+template <typename T>
 bool launch_way(const ConvShape& shape,
                 const Conv& conv,
-                const BackwardArgs<float>& args,
+                const BackwardArgs<T>& args,
                 int64_t arithmetic,
                 const Clock& clock,
                 void* stream) {
+  const bool has_taps = conv.cout % kPsDepth == 0 && conv.cout <= kMostScaled && conv.cin % 4 == 0;
   const bool is_matrix = conv.is_pointwise() && conv.pixels % 4 == 0 &&
                          holds_fours(args.incoming.g, 4) && holds_fours(args.incoming.y, 4);
-  return with_product(0.0f, arithmetic, [&](auto product) {
-    if (!has_taps(conv, args.weights)) {
-      launch_tiles<TermByTerm<float>>(shape, conv, args, clock, product, stream);
-      return;
-    }
-    with_state<float>(args.weights.is_bf16, [&](auto state) {
-      using S = decltype(state);
-      if (is_matrix) {
-        launch_tiles<AsMatrix<S>>(shape, conv, args, clock, product, stream);
-      } else {
-        launch_tiles<TapByTap<S>>(shape, conv, args, clock, product, stream);
-      }
-    });
-  });
-}
-
-bool launch_way(const ConvShape& shape,
-                const Conv& conv,
-                const BackwardArgs<double>& args,
-                int64_t arithmetic,
-                const Clock& clock,
-                void* stream) {
-  return with_product(0.0, arithmetic, [&](auto product) {
-    launch_tiles<TermByTerm<double>>(shape, conv, args, clock, product, stream);
-  });
+  return with_way<AsMatrix, TapByTap, TermByTerm>(
+      args.weights, has_taps, is_matrix, arithmetic, [&](auto way, auto product) {
+        launch_tiles<decltype(way)>(shape, conv, args, clock, product, stream);
+      });
 }
 
 template <typename T>

@@ -173,4 +173,33 @@ struct PairsAcrossSum {
   }
 };
 
+// Which loaders a kernel over a slot's weights has: start(Way<...>{}, product) with the way that
+// serves the shape and the product that was asked for; false if there is no such product. A way by
+// fours or by taps is templated on the type of the state, term by term on that of the numbers.
+template <template <typename> class AsMatrix,
+          template <typename> class TapByTap,
+          template <typename> class TermByTerm,
+          typename T,
+          typename Start>
+bool with_way(
+    const Weights<T>& weights, bool has_taps, bool is_matrix, int64_t arithmetic, Start start) {
+  return with_product(T(0), arithmetic, [&](auto product) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (has_taps && holds_fours(weights.start, 4) &&
+          holds_fours(weights.delta, weights.is_bf16 ? 2 : 4)) {
+        with_state<float>(weights.is_bf16, [&](auto state) {
+          using S = decltype(state);
+          if (is_matrix) {
+            start(AsMatrix<S>{}, product);
+          } else {
+            start(TapByTap<S>{}, product);
+          }
+        });
+        return;
+      }
+    }
+    start(TermByTerm<T>{}, product);
+  });
+}
+
 }  // namespace eft_fast
