@@ -312,12 +312,12 @@ EFT_LAUNCHERS(float, f32)
 EFT_LAUNCHERS(double, f64)
 #undef EFT_LAUNCHERS
 
-// Moves of 16 bytes start at a basis: torch's memory is aligned to more, a view into
-// the middle of a tensor need not be.
+// Moves of 16 bytes start here: torch's memory is aligned to more, a view into the middle of a
+// tensor need not be.
 template <typename S>
-void check_aligned(const char* op, const S* basis) {
-  if (reinterpret_cast<uintptr_t>(basis) % 16)
-    refuse(std::string(op) + ": a basis must start at a multiple of 16 bytes; clone it");
+void check_aligned(const char* op, const char* name, const S* memory) {
+  if (reinterpret_cast<uintptr_t>(memory) % 16)
+    refuse(std::string(op) + ": " + name + " must start at a multiple of 16 bytes; clone it");
 }
 
 // start(arguments of EFT_MESH_INPUTS..., rest...)
@@ -327,7 +327,8 @@ int launch_mesh(Start start,
                 const cpu::MeshData<S>& mesh,
                 const Cuda& device,
                 Rest... rest) {
-  check_aligned("smpl_mesh", mesh.basis);
+  check_aligned("smpl_mesh", "basis", mesh.basis);
+  check_aligned("smpl_mesh", "run_weight", mesh.run_weight);
   return start(body.people,
                mesh.vertices,
                mesh.slots,
@@ -354,8 +355,8 @@ int launch_points(Start start,
                   const cpu::PointsData<S>& plan,
                   const Cuda& device,
                   Rest... rest) {
-  check_aligned("smpl_points", plan.basis);
-  check_aligned("smpl_points", plan.basis_t);
+  check_aligned("smpl_points", "basis", plan.basis);
+  check_aligned("smpl_points", "basis_t", plan.basis_t);
   const int64_t bytes = points_workspace_bytes(
       body.people, plan.rows, plan.sources, plan.outputs, sizeof(S), device.shared());
   const Tensor workspace = device.workspace(bytes / static_cast<int64_t>(sizeof(S)));
@@ -404,6 +405,7 @@ int launch(const cpu::MeshForward<S>& a, const Cuda& device) {
 template <typename S>
 int launch(const cpu::MeshBackward<S>& a, const Cuda& device) {
   const int64_t people = a.body.people, vertices = a.mesh.vertices;
+  check_aligned("smpl_mesh_backward", "posed", a.posed);
   const Tensor transforms = device.workspace(transforms_size(people));
   const Tensor coefficients = device.workspace(coefficients_size(people));
   const Tensor joints = device.workspace(people * kJoints * 3);

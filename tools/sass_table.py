@@ -9,6 +9,8 @@ nvidia-cuda-nvdisasm), no GPU. Compiled files are kept in build/sass, by their c
 The main loop of a kernel is the smallest loop that loads from memory and holds most of its products
 (HMMA on tensor cores, FFMA and DFMA otherwise). Its instructions are counted where they stand; an
 unrolled part of it that is a loop of its own counts as often as it runs, see ``Kernel.inner``.
+Kernels that only pass through memory have a table of their own: how many bytes their loads and
+stores move.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Kernel:
         name: What the table calls it.
         source: File in csrc/cuda.
         pattern: Regular expression of its name, without namespaces.
-        product: Instruction that does the work.
+        product: Instruction that does the work; empty: memory does.
         threads: Of a block.
         shared: Bytes of dynamic shared memory.
         inner: How often a loop of products within the main loop runs per turn.
@@ -92,8 +94,18 @@ def _slot_kernels() -> Iterator[Kernel]:
 #: Shared memory of the points kernels with EFT's 49 points.
 POINTS: Final = 59 << 10
 
+
+def _memory_kernels() -> Iterator[Kernel]:
+    for state, label in (("float", "fp32"), ("Bf16", "bf16")):
+        yield Kernel(f"adam {label}", "slot_adam.cu", f"adam_kernel<float, {state}, 4>", "", 256)
+        for direction in ("forward", "backward", "update"):
+            pattern = f"linear_{direction}_kernel<float, {state}, 4>"
+            yield Kernel(f"linear {direction} {label}", "slot_linear.cu", pattern, "", 256)
+
+
 KERNELS: Final = (
     *_slot_kernels(),
+    *_memory_kernels(),
     Kernel(
         "points loss fp32",
         "points.cu",
@@ -115,6 +127,33 @@ KERNELS: Final = (
     Kernel("mesh fp32", "mesh_tiles.cu", "float32_kernel", "FFMA", 128, 40464, inner=4),
     Kernel("mesh 3xtf32", "mesh_tiles.cu", "three_tf32_kernel", "HMMA", 128, 49920),
     Kernel("mesh few", "mesh.cu", "few_people_kernel<float", "FFMA", 128, 28480),
+    Kernel(
+        "mesh backward transforms",
+        "mesh_backward.cu",
+        "transform_gradient_kernel<float",
+        "FFMA",
+        256,
+        50592,
+        least=140,
+    ),
+    Kernel(
+        "mesh backward coefficients, many",
+        "mesh_backward.cu",
+        r"coefficient_gradient_kernel<16",
+        "FFMA",
+        128,
+        61120,
+        inner=6,
+    ),
+    Kernel(
+        "mesh backward coefficients, few",
+        "mesh_backward.cu",
+        r"coefficient_gradient_kernel<4",
+        "FFMA",
+        128,
+        51904,
+        inner=6,
+    ),
 )
 
 
@@ -133,6 +172,13 @@ class Row:
     generic: int  # loads and stores of the whole kernel whose address space is not known
     shared_loads: int
     wide_loads: int
+    accesses: dict[int, int]  # loads and stores of global memory in the whole kernel, by bytes
+
+    @property
+    def bytes_per_access(self) -> float:
+        """Mean bytes that a thread moves at a time, from or to global memory."""
+        total = sum(size * count for size, count in self.accesses.items())
+        return total / max(sum(self.accesses.values()), 1)
 
     @property
     def per_product(self) -> float:
@@ -331,7 +377,9 @@ def rows_of(kernels: Sequence[Kernel], arch: str, report: str, sass: str) -> Ite
             )
         (name,) = names[:1]
         registers, spilled, static = resources[name]
-        loop = main_loop(functions[name], kernel.product, kernel.inner, kernel.least)
+        loop = [(each, 1) for each in functions[name]]
+        if kernel.product:
+            loop = main_loop(functions[name], kernel.product, kernel.inner, kernel.least)
         counts: Counter[str] = Counter()
         wide = 0
         for each, times in loop:
@@ -342,18 +390,42 @@ def rows_of(kernels: Sequence[Kernel], arch: str, report: str, sass: str) -> Ite
             blocks_per_sm(arch, registers, static + kernel.shared, kernel.threads),
             counts[kernel.product], sum(counts.values()),
             sum(each.name.split(".")[0] in ("LD", "ST") for each in functions[name]),
-            counts["LDS"], wide,
+            counts["LDS"], wide, bytes_moved(functions[name]),
         )  # fmt: skip
 
 
+def bytes_moved(code: Sequence[Instruction]) -> dict[int, int]:
+    """How many loads and stores of global memory move so many bytes."""
+    sizes: Counter[int] = Counter()
+    for each in code:
+        kind, *rest = each.name.split(".")
+        if kind in ("LDG", "STG", "LDGSTS"):
+            bits = next((match[1] for word in rest if (match := _WIDTH.fullmatch(word))), "32")
+            sizes[int(bits) // 8] += 1
+    return dict(sorted(sizes.items(), reverse=True))
+
+
+_WIDTH: Final = re.compile(r"[US]?(8|16|64|128)")
 HEADER: Final = (
     "| kernel | arch | registers | spilled | shared | blocks/SM | loop | products | per product "
     "| generic / LDS | LDG.128 |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
+MEMORY_HEADER: Final = (
+    "| kernel | arch | registers | spilled | shared | blocks/SM | instructions "
+    "| global loads and stores x bytes | bytes each |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
 def format_row(row: Row) -> str:
-    """As a line of Markdown."""
+    """As a line of Markdown, of one of the two tables."""
+    if not row.kernel.product:
+        moved = ", ".join(f"{count} x {size}" for size, count in row.accesses.items())
+        return (
+            f"| {row.kernel.name} | {row.arch} | {row.registers} | {row.spilled} | {row.shared} "
+            f"| {row.blocks} | {row.instructions} | {moved} | {row.bytes_per_access:.1f} |"
+        )
     return (
         f"| {row.kernel.name} | {row.arch} | {row.registers} | {row.spilled} | {row.shared} "
         f"| {row.blocks} | {row.instructions} | {row.products} {row.kernel.product} "
@@ -374,10 +446,14 @@ def main() -> int:
         for kernel in KERNELS
         if not arguments.names or any(name in kernel.source for name in arguments.names)
     ]
-    print(HEADER)
-    for arch in arguments.archs.split(","):
-        for row in measure(kernels, arch):
-            print(format_row(row), flush=True)
+    for header, is_memory in ((HEADER, False), (MEMORY_HEADER, True)):
+        chosen = [kernel for kernel in kernels if bool(kernel.product) != is_memory]
+        if not chosen:
+            continue
+        print(header)
+        for arch in arguments.archs.split(","):
+            for row in measure(chosen, arch):
+                print(format_row(row), flush=True)
     return 0
 
 

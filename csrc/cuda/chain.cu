@@ -70,24 +70,38 @@ __global__ void chain_backward_kernel(int64_t num_bodies,
 
   // Second halves of the sums over vertices, in the order of the splits and of the chunks.
   T* gc = gc_all + warp * kCoefficients;
-  for (int k = lane; k < kCoefficients; k += 32) {
-    T sum = T(0);
-    for (int64_t s = 0; s < splits; ++s) sum += split_sums[(b * splits + s) * kCoefficients + k];
-    gc[k] = sum;
+  constexpr int kPerLane = (kCoefficients + 31) / 32;
+  const T* const parts = split_sums + b * splits * kCoefficients;
+  T total[kPerLane] = {};
+#pragma unroll 3
+  for (int64_t s = 0; s < splits; ++s) {
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int k = lane + 32 * j;
+      if (k < kCoefficients) total[j] += parts[s * kCoefficients + k];
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    if (lane + 32 * j < kCoefficients) gc[lane + 32 * j] = total[j];
   }
   __syncwarp();
+  const T* const sums = chunk_sums + b * chunks * kChunkSums;
   T gA[kTransform] = {}, g_joint[3] = {};
   for (int64_t chunk = 0; chunk < chunks && q.is_joint; ++chunk) {
-    const T* sums = chunk_sums + (b * chunks + chunk) * kChunkSums + lane * kTransform;
 #pragma unroll
-    for (int i = 0; i < kTransform; ++i) gA[i] += sums[i];
+    for (int i = 0; i < kTransform; i += 4) {
+      const Four<T> more = load_four(sums + chunk * kChunkSums + lane * kTransform + i);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) gA[i + e] += more.at[e];
+    }
   }
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
     if (q.is_joint && g_joints) g_joint[i] = g_joints[(b * kJoints + lane) * 3 + i];
     T sum = sum_lanes(g_joint[i]);
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      sum += chunk_sums[(b * chunks + chunk + 1) * kChunkSums - 3 + i];
+      sum += sums[chunk * kChunkSums + kJoints * kTransform + i];
     }
     if (lane == i) g_transl[b * 3 + i] = sum;
   }

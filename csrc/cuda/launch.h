@@ -91,6 +91,22 @@ __device__ inline void split_tf32(float x, float& high, float& low) {
   low = x - high;
 }
 
+// Four neighbours in memory, moved at once; the first one lies at a multiple of four.
+template <typename T>
+struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
+  T at[4];
+};
+
+template <typename T>
+__device__ inline Four<T> load_four(const T* from) {
+  return *reinterpret_cast<const Four<T>*>(from);
+}
+
+template <typename T>
+__device__ inline void store_four(T* target, const Four<T>& values) {
+  *reinterpret_cast<Four<T>*>(target) = values;
+}
+
 // Blocks of a launch. A grid that is too large becomes one of 0 blocks: the launch refuses it,
 // where a cast would leave a part of the work undone.
 inline unsigned grid_of(int64_t blocks) {

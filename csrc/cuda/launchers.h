@@ -15,10 +15,11 @@ namespace eft_fast {
 // How the mesh kernel multiplies in float32. Both are float32-exact within the same tolerance.
 enum MeshArithmetic : int64_t { kFloat32 = 0, kThreeTf32 = 1 };
 
-constexpr int64_t kTileVertices = 16;        // of the plan
-constexpr int64_t kTilePeople = 16;          // of the coefficients
-constexpr int64_t kChunkTiles = 32;          // tiles whose transform gradients one block adds up
-constexpr int64_t kChunkSums = 24 * 12 + 3;  // gradients of the transforms, then of transl
+constexpr int64_t kTileVertices = 16;  // of the plan
+constexpr int64_t kTilePeople = 16;    // of the coefficients
+constexpr int64_t kChunkTiles = 32;    // tiles whose transform gradients one block adds up
+// Gradients of the transforms, then of transl, padded so that the next ones can be moved in fours.
+constexpr int64_t kChunkSums = 24 * 12 + 4;
 
 EFT_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 EFT_HD constexpr int64_t tiles_of(int64_t num_vertices) {

@@ -20,6 +20,32 @@ constexpr int few_shared_bytes() {
   return (kFewPeople * kCoefficients + sums + kFewPeople * kJoints * kTransform) * int{sizeof(T)};
 }
 
+// Stores v_posed and the skinned vertex of one person. All lanes of the warp come here together.
+template <typename T>
+__device__ inline void finish_vertex(const MeshInputs<T>& in,
+                                     const MeshOutputs<T>& out,
+                                     int64_t person,
+                                     int64_t index,
+                                     const T* A,
+                                     const VertexBones<T>& bones,
+                                     const T (&posed)[3]) {
+  const int64_t padded = tiles_of(in.num_vertices) * kTileVertices;
+  T place[3];
+  bones.skin(in, A, posed, place);
+  if (person >= in.num_bodies || index >= padded) return;
+  if (out.posed) {
+    T* target = out.posed + (person * padded + index / 16 * 16) * 3 + index % 16;
+#pragma unroll
+    for (int c = 0; c < 3; ++c) target[c * 16] = posed[c];
+  }
+  if (index >= in.num_vertices) return;
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    const T shift = in.transl ? in.transl[person * 3 + c] : T(0);
+    out.vertices[(person * in.num_vertices + index) * 3 + c] = place[c] + shift;
+  }
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kQuarters * 32)
     few_people_kernel(MeshInputs<T> in, MeshOutputs<T> out, int64_t vertex_blocks) {
@@ -64,6 +90,7 @@ __global__ void __launch_bounds__(kQuarters * 32)
     }
   }
   __syncthreads();
+  const VertexBones<T> bones(in, index < tiles * kTileVertices ? index : 0);
   for (int p = quarter; p < kFewPeople; p += kQuarters) {
     T posed[3];
 #pragma unroll
@@ -74,7 +101,7 @@ __global__ void __launch_bounds__(kQuarters * 32)
         posed[c] += sums[((q * kFewPeople + p) * 3 + c) * 32 + lane];
       }
     }
-    finish_vertex(in, out, first + p, index, A + p * kJoints * kTransform, posed);
+    finish_vertex(in, out, first + p, index, A + p * kJoints * kTransform, bones, posed);
   }
 }
 

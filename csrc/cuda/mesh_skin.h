@@ -1,4 +1,5 @@
-// What the kernels of the mesh forward share: the order of the sum, and the skinning of a result.
+// What the kernels of the mesh share: the order of the sum over coefficients, and the joints that
+// move a vertex.
 #pragma once
 
 #include "../math/blend.h"
@@ -19,28 +20,55 @@ EFT_HD constexpr int quarter_start(int quarter) {
   return quarter == kQuarters ? kChunks : quarter * 4 - (quarter == 3);
 }
 
-// The blended transform of one vertex moves it; a slot that no lane of the warp uses costs nothing.
-// index runs over all padded vertices; A holds the 24 transforms of the person.
+// The joints that move one vertex, read once for all people; bodies with more than four per vertex
+// read the rest each time. index runs over all padded vertices; A holds the 24 transforms of a
+// person and starts at a multiple of 16 bytes.
 template <typename T>
-__device__ inline void skin(const MeshInputs<T>& in,
-                            int64_t index,
-                            const T* A,
-                            const T* transl,
-                            const T (&posed)[3],
-                            T (&out)[3]) {
-  const int64_t first = index / 16 * in.slots * 16 + index % 16;
-  T blended[kTransform] = {};
-  for (int s = 0; s < in.slots; ++s) {
-    const T weight = in.slot_weight[first + s * 16];
-    if (!__any_sync(kAllLanes, weight != T(0))) continue;
-    const T* bone = A + in.slot_idx[first + s * 16] * kTransform;
+struct VertexBones {
+  static constexpr int kHeld = 4;
+  int64_t first;
+  T weight[kHeld];
+  int bone[kHeld];
+
+  __device__ VertexBones(const MeshInputs<T>& in, int64_t index)
+      : first(index / 16 * in.slots * 16 + index % 16) {
 #pragma unroll
-    for (int i = 0; i < kTransform; ++i) blended[i] += weight * bone[i];
+    for (int s = 0; s < kHeld; ++s) {
+      const bool is_there = s < in.slots;
+      weight[s] = is_there ? in.slot_weight[first + s * 16] : T(0);
+      bone[s] = is_there ? in.slot_idx[first + s * 16] * kTransform : 0;
+    }
   }
-  math::apply_transform(blended, posed, out);
+
+  static __device__ void add(const T* bone, T weight, T (&blended)[kTransform]) {
 #pragma unroll
-  for (int i = 0; i < 3; ++i) out[i] += transl[i];
-}
+    for (int i = 0; i < kTransform; i += 4) {
+      const Four<T> row = load_four(bone + i);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) blended[i + e] += weight * row.at[e];
+    }
+  }
+
+  // All lanes of the warp come here together; a slot that none of them uses costs nothing.
+  __device__ void blend(const MeshInputs<T>& in, const T* A, T (&blended)[kTransform]) const {
+#pragma unroll
+    for (int s = 0; s < kHeld; ++s) {
+      if (__any_sync(kAllLanes, weight[s] != T(0))) add(A + bone[s], weight[s], blended);
+    }
+    for (int64_t s = kHeld; s < in.slots; ++s) {
+      add(A + in.slot_idx[first + s * 16] * kTransform, in.slot_weight[first + s * 16], blended);
+    }
+  }
+
+  __device__ void skin(const MeshInputs<T>& in,
+                       const T* A,
+                       const T (&posed)[3],
+                       T (&out)[3]) const {
+    T blended[kTransform] = {};
+    blend(in, A, blended);
+    math::apply_transform(blended, posed, out);
+  }
+};
 
 template <typename T>
 struct MeshOutputs {
@@ -49,33 +77,6 @@ struct MeshOutputs {
   T* posed;               // [B][tiles][3][16] or null
   T* vertices;            // [B][V][3]
 };
-
-// Skins and stores one vertex of one person. All lanes of the warp come here together.
-template <typename T>
-__device__ inline void finish_vertex(const MeshInputs<T>& in,
-                                     const MeshOutputs<T>& out,
-                                     int64_t person,
-                                     int64_t index,
-                                     const T* A,
-                                     const T (&posed)[3]) {
-  const int64_t padded = tiles_of(in.num_vertices) * kTileVertices;
-  const bool is_person = person < in.num_bodies;
-  T transl[3] = {}, place[3];
-  if (is_person && in.transl) {
-#pragma unroll
-    for (int i = 0; i < 3; ++i) transl[i] = in.transl[person * 3 + i];
-  }
-  skin(in, index < padded ? index : 0, A, transl, posed, place);
-  if (!is_person || index >= padded) return;
-  if (out.posed) {
-    T* target = out.posed + (person * padded + index / 16 * 16) * 3 + index % 16;
-#pragma unroll
-    for (int c = 0; c < 3; ++c) target[c * 16] = posed[c];
-  }
-  if (index >= in.num_vertices) return;
-#pragma unroll
-  for (int c = 0; c < 3; ++c) out.vertices[(person * in.num_vertices + index) * 3 + c] = place[c];
-}
 
 // Transforms of `count` people from `first` on, to shared memory.
 template <typename T>

@@ -108,52 +108,6 @@ __device__ inline void load_half(const MeshInputs<float>& in,
   }
 }
 
-// The joints that move one vertex, read once for all people; bodies with more than four per vertex
-// read the rest each time.
-struct VertexBones {
-  static constexpr int kHeld = 4;
-  int64_t first;
-  float weight[kHeld];
-  int bone[kHeld];
-
-  __device__ VertexBones(const MeshInputs<float>& in, int64_t index)
-      : first(index / 16 * in.slots * 16 + index % 16) {
-#pragma unroll
-    for (int s = 0; s < kHeld; ++s) {
-      const bool is_there = s < in.slots;
-      weight[s] = is_there ? in.slot_weight[first + s * 16] : 0.0f;
-      bone[s] = is_there ? in.slot_idx[first + s * 16] * kTransform : 0;
-    }
-  }
-
-  static __device__ void add(const float* bone, float weight, float (&blended)[kTransform]) {
-#pragma unroll
-    for (int i = 0; i < kTransform; i += 4) {
-      const float4 row = *reinterpret_cast<const float4*>(bone + i);
-      blended[i] += weight * row.x;
-      blended[i + 1] += weight * row.y;
-      blended[i + 2] += weight * row.z;
-      blended[i + 3] += weight * row.w;
-    }
-  }
-
-  // All lanes of the warp come here together; a slot that none of them uses costs nothing.
-  __device__ void skin(const MeshInputs<float>& in,
-                       const float* A,
-                       const float (&posed)[3],
-                       float (&out)[3]) const {
-    float blended[kTransform] = {};
-#pragma unroll
-    for (int s = 0; s < kHeld; ++s) {
-      if (__any_sync(kAllLanes, weight[s] != 0.0f)) add(A + bone[s], weight[s], blended);
-    }
-    for (int64_t s = kHeld; s < in.slots; ++s) {
-      add(A + in.slot_idx[first + s * 16] * kTransform, in.slot_weight[first + s * 16], blended);
-    }
-    math::apply_transform(blended, posed, out);
-  }
-};
-
 // Vertices of some people of one warp, on their way to memory: people_of_warp rows of `vertices`
 // vertices, written as whole lines.
 template <int kPeopleOfWarp, int kVertices>
@@ -185,7 +139,7 @@ __device__ inline void finish_pair(const MeshInputs<float>& in,
                                    int64_t person,
                                    int64_t index,
                                    const float* A,
-                                   const VertexBones (&bones)[2],
+                                   const VertexBones<float> (&bones)[2],
                                    const float (&posed)[2][3],
                                    float* staged) {
   const bool is_person = person < in.num_bodies;
@@ -272,7 +226,8 @@ __global__ void __launch_bounds__(128, 3)
       });
   const int64_t padded = tiles_of(in.num_vertices) * kTileVertices;
   const int64_t index = (first_tile + half) * 16 + pair, there = index < padded ? index : 0;
-  const VertexBones bones[2] = {VertexBones(in, there), VertexBones(in, there + 1)};
+  const VertexBones<float> bones[2] = {VertexBones<float>(in, there),
+                                       VertexBones<float>(in, there + 1)};
   float* const staged = shared + kPassPeople * kPersonStride + warp * PlainStaged::kSize;
 #pragma unroll
   for (int pass = 0; pass < 2; ++pass) {
@@ -360,8 +315,8 @@ __global__ void __launch_bounds__(128, 3)
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       // Columns 2t, 2t + 1 of a half tile of each coordinate.
-      const VertexBones bones[2] = {VertexBones(in, there + n * 8),
-                                    VertexBones(in, there + n * 8 + 1)};
+      const VertexBones<float> bones[2] = {VertexBones<float>(in, there + n * 8),
+                                           VertexBones<float>(in, there + n * 8 + 1)};
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int i = high * 2, row = high * 8 + g;

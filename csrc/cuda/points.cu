@@ -10,16 +10,6 @@ constexpr int kThreads = kGroup * 32;
 
 enum Mode { kForward, kBackward, kLoss };
 
-template <typename T>
-struct alignas(16) Quad {
-  T at[4];
-};
-
-template <typename T>
-__device__ inline Quad<T> load_quad(const T* from) {
-  return *reinterpret_cast<const Quad<T>*>(from);
-}
-
 // store(n, sums of 8 people) of matrix [count][columns] times values [count][8]; columns are a
 // multiple of 4. Of a warp, eight lanes side by side have four columns each, and four of them share
 // out the sum; its parts meet in a fixed tree, after which each of the four has one column.
@@ -35,8 +25,8 @@ __device__ inline void multiply_group(
     T sum[kColumns][kGroup] = {};
 #pragma unroll 4
     for (int k = part; k < count; k += kParts) {
-      const Quad<T> d = load_quad(matrix + static_cast<int64_t>(k) * columns + column);
-      const Quad<T> low = load_quad(values + k * kGroup), high = load_quad(values + k * kGroup + 4);
+      const Four<T> d = load_four(matrix + static_cast<int64_t>(k) * columns + column);
+      const Four<T> low = load_four(values + k * kGroup), high = load_four(values + k * kGroup + 4);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll

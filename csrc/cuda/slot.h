@@ -57,22 +57,6 @@ __device__ inline std::enable_if_t<std::is_same_v<S, Bf16>, Bf16> to_state(float
   return {static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16)};
 }
 
-// Four neighbours in memory, moved at once; the first one lies at a multiple of four.
-template <typename T>
-struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
-  T at[4];
-};
-
-template <typename T>
-__device__ inline Four<T> load_four(const T* from) {
-  return *reinterpret_cast<const Four<T>*>(from);
-}
-
-template <typename T>
-__device__ inline void store_four(T* target, const Four<T>& values) {
-  *reinterpret_cast<Four<T>*>(target) = values;
-}
-
 // Whether fours can start here.
 inline bool holds_fours(const void* memory, int64_t bytes_of_one) {
   const int64_t bytes = 4 * bytes_of_one < 16 ? 4 * bytes_of_one : 16;

@@ -114,6 +114,15 @@ class MeshPlan:
             raise ValueError(
                 "MeshPlan: run_ptr must ascend; build it with the functions of body.plan"
             )
+        if _has_values(self.run_joint):
+            # Runs of one joint and tile would meet in a kernel's memory.
+            starts = torch.zeros(len(self.run_joint) + 1, dtype=torch.bool)
+            starts[self.run_ptr.cpu().long()] = True
+            if (self.run_joint.cpu().diff() <= 0)[~starts[1:-1]].any():
+                raise ValueError(
+                    "MeshPlan: run_joint must ascend within a tile; build it with the functions of "
+                    "body.plan"
+                )
 
     @cached_property
     def tensors(self) -> list[Tensor]:

@@ -102,7 +102,7 @@ def backward(
         unset(betas, divide_up(people, 16), 218, 16),
         unset(betas, people, 24, 3),
         unset(betas, people, tiles, 48),
-        unset(betas, people, divide_up(tiles, 32), 24 * 12 + 3),
+        unset(betas, people, divide_up(tiles, 32), 24 * 12 + 4),
         unset(betas, people, splits, 218),
         out.betas,
         out.pose,

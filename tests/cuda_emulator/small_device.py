@@ -51,11 +51,19 @@ def check_plans() -> None:
     def shifted(values: torch.Tensor) -> torch.Tensor:
         return values.new_empty(values.numel() + 1)[1:].reshape(values.shape).copy_(values)
 
-    words = "a basis must start at a multiple of 16 bytes; clone it"
-    with pytest.raises(RuntimeError, match=f"smpl_mesh: {words}"):
-        ops.smpl_mesh(replace(mesh, basis=shifted(mesh.basis)), betas, pose, transl)
+    words = "must start at a multiple of 16 bytes; clone it"
+    for name in ("basis", "run_weight"):
+        with pytest.raises(RuntimeError, match=f"smpl_mesh: {name} {words}"):
+            ops.smpl_mesh(
+                replace(mesh, **{name: shifted(getattr(mesh, name))}), betas, pose, transl
+            )
+    *_, posed = torch.ops.eft_fast.smpl_mesh(betas, pose, transl, mesh.tensors, 37, True)
+    gradients = torch.rand(2, 37, 3).double(), torch.rand(2, 24, 3).double()
+    rest = betas, pose, transl, mesh.tensors, 37
+    with pytest.raises(RuntimeError, match=f"smpl_mesh_backward: posed {words}"):
+        torch.ops.eft_fast.smpl_mesh_backward(*gradients, shifted(posed), *rest)
     for name in ("basis", "basis_t"):
-        with pytest.raises(RuntimeError, match=f"smpl_points: {words}"):
+        with pytest.raises(RuntimeError, match=f"smpl_points: {name} {words}"):
             ops.smpl_points(
                 replace(points, **{name: shifted(getattr(points, name))}), betas, pose, transl
             )

@@ -18,7 +18,7 @@ from tests.cuda_emulator.emulator import ASCENDING, DESCENDING, RANDOM
 from tests.cuda_emulator.mesh_call import FLOAT32, THREE_TF32
 from tests.helpers import make_tiny_arrays, plain_body
 
-SHAPES = [(0, 37), (1, 1), (3, 37), (17, 37), (70, 37), (17, 6890)]
+SHAPES = [(0, 37), (1, 1), (3, 37), (17, 37), (131, 37), (17, 6890)]
 FORMS = ["axis_angle", "rot6d", "matrix"]
 DTYPES = [torch.float32, torch.float64]
 # rtol, atol. Measured in float32 with this body's large random directions: 2.6e-6.
@@ -161,6 +161,24 @@ def test_every_order_of_threads_gives_the_same_bits(gpu, people, dtype, arithmet
         seen.append([got.vertices, got.joints, back.betas, back.pose, back.transl])
     for values in seen[1:]:
         assert all(torch.equal(a, b) for a, b in zip(seen[0], values, strict=True))
+
+
+@pytest.mark.parametrize("people", [3, 40])
+def test_gradients_do_not_depend_on_how_many_people_there_are(gpu, people):
+    """Kernels for few and for many people; 300 vertices are more than one split of a sum."""
+    many = make_case(140, 300)
+    few = replace(
+        many,
+        inputs=[x[:people].clone() for x in many.inputs],
+        weights=tuple(x[:people].clone() for x in many.weights),
+    )
+    seen = []
+    for case in (many, few):
+        posed = case.run(gpu, torch.float32, THREE_TF32).posed
+        seen.append(case.run_backward(gpu, torch.float32, posed))
+    for name in ("betas", "pose", "transl"):
+        got, want = (getattr(gradients, name)[:people] for gradients in seen)
+        assert torch.equal(got, want), name
 
 
 @pytest.mark.parametrize("people", [3, 20])

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 LAUNCH_FAILURE = 719
 NONE, WARP, BLOCK = 0, 1, 2
 #: One evaluation of every kernel, type and way.
-CHOSEN = "3-37 or 17-37 or every_form or large_plans or (loss_matches and 3-dtype)"
+CHOSEN = "3-37 or 17-37 or 131-37 or every_form or large_plans or (loss_matches and 3-dtype)"
 CHOSEN += " or bias_update or adam_of_parts or (tensor_cores and (3x3 or fast)) or update_is_adam"
 CHOSEN += " or (any_size and 33) or linear_matches or three_tf32"
 

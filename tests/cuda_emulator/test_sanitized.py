@@ -10,7 +10,7 @@ import pytest
 from tests.cuda_emulator.emulator import REPO, sanitizer_environment
 
 # One evaluation of every kernel and type; odd sizes are where ends are missed.
-CHOSEN = "3-37 or 17-37 or every_form or large_plans or (loss_matches and 3-dtype)"
+CHOSEN = "3-37 or 17-37 or 131-37 or every_form or large_plans or (loss_matches and 3-dtype)"
 CHOSEN += " or idle_slots or bias_update or adam_of_parts or (tensor_cores and 3x3-stride)"
 CHOSEN += " or unusable_faces or (any_size and 33) or fours_cannot or (tensor_cores and fast)"
 

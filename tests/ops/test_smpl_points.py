@@ -193,6 +193,7 @@ def test_point_rows_must_have_equal_lengths():
     [
         ("mesh", "parents", 5, 7, "MeshPlan: parents must be -1 at the root and parent < child"),
         ("mesh", "run_joint", 0, 24, r"MeshPlan: run_joint must be in 0..23, got 24"),
+        ("mesh", "run_joint", 1, 0, "MeshPlan: run_joint must ascend within a tile"),
         ("mesh", "run_ptr", 1, -1, r"MeshPlan: run_ptr must be in 0..\d+, got -1"),
         ("mesh", "slot_idx", (0, 0, 3), 99, r"MeshPlan: slot_idx must be in 0..23, got 99"),
         ("points", "parents", 0, 0, "PointsPlan: parents must be -1 at the root"),
