@@ -88,7 +88,9 @@ def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         if place is None and not Path(playwright.chromium.executable_path).exists():
             pytest.skip("no Chromium (set EFT_FAST_CHROMIUM)")
-        made = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])
+        # A camera that shows a test picture, without a question.
+        camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+        made = playwright.chromium.launch(executable_path=place, args=["--no-sandbox", *camera])
         yield made
         made.close()
 

@@ -79,7 +79,7 @@ function show(found) {
   const chosen = Math.min(scene.chosen, Math.max(0, found.people.length - 1));
   scene.setPeople(found.people);
   scene.choose(chosen);
-  $("nobody").hidden = found.people.length > 0;
+  $("nobody").hidden = found.people.length > 0 || Boolean(stream);
   const count = found.people.length, milliseconds = Math.round(found.searchMs + found.bodiesMs);
   say(count === 0 ? "" : `${count} ${count === 1 ? "person" : "people"} in ${milliseconds} ms: ${Math.round(found.searchMs)} to find them, `
     + `${Math.round(found.bodiesMs / count)} each for the body.` + (found.leftOut ? ` ${found.leftOut} more were left out.` : ""));
@@ -113,6 +113,7 @@ async function startCamera() {
   stream.video = video;
   $("camera").setAttribute("aria-pressed", "true");
   $("drop").hidden = true;
+  $("nobody").hidden = true;
   say("");
   scene.reset();
   nextFrame();

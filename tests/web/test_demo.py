@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,7 @@ def test_crops_are_the_package_s_to_the_byte(site, serve, open_page):
     data = np.concatenate([photo, np.full((90, 140, 1), 255, np.uint8)], 2).ravel().tolist()
     boxes = [[10, 5, 60, 70], [-40.3, -20.1, 90.7, 80], [60.5, 40.25, 300, 11], [7, 8, 9.5, 6],
              [139, 89, 3000, 20], [30, 20, 256 / 1.2, 1], [500, 500, 20, 20]]  # fmt: skip
+    boxes += rng.uniform([-50, -50, 5, 5], [140, 90, 400, 400], (12, 4)).tolist()
     crops = page.evaluate(
         """async ([data, boxes]) => {
           const { cropAround, cropImage } = await import("./imaging.js");
@@ -183,6 +185,41 @@ def test_crops_are_the_package_s_to_the_byte(site, serve, open_page):
     for box, found in zip(boxes, crops, strict=True):
         wanted = crop_image(photo, Crop.from_box(box, 256), fill=114)
         np.testing.assert_array_equal(np.array(found).reshape(wanted.shape), wanted, str(box))
+
+
+def test_photos_are_read_and_the_camera_runs(site, serve, open_page, tmp_path):
+    """EXIF, transparency and JPEG as ``load_image`` has them; then frames, until it is off."""
+    runner = Image.open(DEMO / "runner.png").convert("RGB")
+    alpha = np.random.default_rng(0).integers(0, 256, (256, 256, 1), dtype=np.uint8)
+    Image.fromarray(np.concatenate([np.asarray(runner), alpha], 2)).save(tmp_path / "alpha.png")
+    turned = Image.Exif()
+    turned[0x112] = 6
+    runner.crop((0, 0, 200, 120)).save(tmp_path / "turned.jpg", quality=85, exif=turned)
+    address, _ = serve(site)
+    page = start(open_page, address)
+    for run, name in enumerate(("alpha.png", "turned.jpg"), start=1):
+        page.set_input_files("#file", str(tmp_path / name))
+        answer(page, run)
+        width, height, data = page.evaluate(
+            "[demo.photo.width, demo.photo.height, [...demo.photo.data]]"
+        )
+        pixels = np.array(data).reshape(height, width, 4)[..., :3]
+        wanted = load_image(tmp_path / name)
+        assert pixels.shape == wanted.shape
+        assert np.abs(pixels - wanted).max() <= 2, name  # decoders of JPEG may differ
+    page.click("#camera")
+    end = time.monotonic() + 120
+    while int(page.get_attribute("body", "data-done")) < 4 and time.monotonic() < end:
+        page.wait_for_timeout(100)
+    assert int(page.get_attribute("body", "data-done")) >= 4, "two frames were to be answered"
+    assert page.get_attribute("#camera", "aria-pressed") == "true"
+    assert page.evaluate("demo.photo.width") == 640
+    page.click("#camera")
+    assert page.get_attribute("#camera", "aria-pressed") == "false"
+    page.wait_for_timeout(2000)
+    before = page.get_attribute("body", "data-done")
+    page.wait_for_timeout(2000)
+    assert page.get_attribute("body", "data-done") == before, "the camera is off, frames go on"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
