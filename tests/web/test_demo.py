@@ -270,14 +270,16 @@ def test_without_webgl_the_page_says_so(site, serve, open_page):
     assert page.is_disabled("#file")
 
 
-def test_exports_that_the_page_cannot_show_are_refused(tiny_export, runtime, tmp_path):
+def test_exports_that_the_page_cannot_show_are_refused(tiny_export, tmp_path):
+    """Before anything of the runtime is read, or of the folder is touched."""
     with pytest.raises(FileNotFoundError, match="no detector; export with --detector"):
-        build_web.build(tmp_path / "out", tiny_export, runtime)
+        build_web.build(tmp_path / "out", tiny_export, tmp_path)
     other = shutil.copytree(tiny_export, tmp_path / "other")
     card = json.loads((other / "export.json").read_text())
     (other / "export.json").write_text(json.dumps(card | {"body": "smpl-neutral"}))
     with pytest.raises(ValueError, match="whose licence may forbid it"):
-        build_web.build(tmp_path / "out", other, runtime)
+        build_web.build(tmp_path / "out", other, tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
