@@ -54,6 +54,7 @@ def add(subparsers: Subparsers) -> None:
         ),
         examples=[
             "eft-fast export --out exported --outputs joints --detector",
+            "eft-fast export --out exported --fit",
             "eft-fast export --out small --precision int8 --photos photos/ --motion cmu/",
         ],
     )
@@ -120,6 +121,15 @@ def add(subparsers: Subparsers) -> None:
         action="store_true",
         help="also the detector, so that predict --find finds people; runs in ONNX Runtime",
     )
+    parser.add_argument(
+        "--fit",
+        nargs="?",
+        const="coco17",
+        choices=ALL_JOINT_SETS,
+        metavar="SET",
+        help="also one file that fits to keypoints of this joint set (default coco17); of format "
+        "onnx in fp32",
+    )
     parser.add_argument("--licence", metavar="SPDX", help="of the weights, as an SPDX expression")
 
 
@@ -164,6 +174,8 @@ def _check(options: argparse.Namespace) -> None:
             "--detector goes with every format but triton, whose folder holds served models; leave "
             "it out"
         )
+    if options.fit is not None and (options.format, options.precision) != ("onnx", "fp32"):
+        raise UsageError("--fit goes with --format onnx and --precision fp32; leave it out")
     if options.outputs == "params" and options.joint_set is not None:
         raise UsageError("--joint-set goes with --outputs joints or vertices; leave it out")
     check_regressor(options.regressor)

@@ -21,6 +21,11 @@ def report_lines(report: Any, folder: str) -> list[str]:
     if report.fit_difference:
         listed = ", ".join(f"{name} {value:.2g}" for name, value in report.fit_difference.items())
         lines.append(f"  fits      in numpy differ from torch's by {listed}")
+    if report.fit_model_difference:
+        listed = ", ".join(
+            f"{name} {value:.2g}" for name, value in report.fit_model_difference.items()
+        )
+        lines.append(f"  fit.onnx  differs from torch's fits by {listed}")
     if report.detector_difference:
         listed = ", ".join(
             f"{name} {value:.2g}" for name, value in report.detector_difference.items()

@@ -31,7 +31,7 @@ _SET: Final = "coco17"
 #: the network's errors, and the pinhole of the third case.
 _NOISE, _SPREAD, _PINHOLE = 0.008, 0.7, (4.5, 4.5, 0.1, -0.1)
 #: Keypoint that is far off for every fourth person; the next person's arms are exchanged.
-_GROSS: Final = JOINT_SETS[_SET].names.index("rwri")
+_GROSS: Final = "rwri"
 
 
 def find_fit_asset(
@@ -117,7 +117,7 @@ def make_fit_samples(
     init = RegressorOutput(
         *(torch.from_numpy(answers[name]).double() for name in ("rotmat", "betas", "cam"))
     )
-    keypoints = _make_keypoints(asset, exact, init)
+    keypoints = make_keypoints(asset, exact, init, _SET)
     pinhole = torch.tensor(_PINHOLE, dtype=torch.float64).repeat(len(keypoints), 1)
     samples = {name: value.numpy() for name, value in init._asdict().items()}
     samples |= {"keypoints": keypoints.numpy(), "pinhole": pinhole.numpy()}
@@ -145,8 +145,9 @@ def make_fit_samples(
     return {FIT_SAMPLES + name: value for name, value in samples.items()}
 
 
-def _make_keypoints(asset: FitAsset, body: Smpl, init: RegressorOutput) -> Tensor:
+def make_keypoints(asset: FitAsset, body: Smpl, init: RegressorOutput, joint_set: str) -> Tensor:
     """Projected points of bodies about the answers, spoilt as ``make_fit_samples`` says."""
+    names = JOINT_SETS[joint_set].names
     draw = np.random.default_rng(0)
     people = len(init.pred_betas)
     root = np.linalg.cholesky(np.linalg.inv(asset.precision))
@@ -156,7 +157,7 @@ def _make_keypoints(asset: FitAsset, body: Smpl, init: RegressorOutput) -> Tenso
         init.pred_betas + state[:, BETAS],
         (init.pred_rotmat @ turn)[:, 1:],
         (init.pred_rotmat @ turn)[:, :1],
-        joint_set=_SET,
+        joint_set=joint_set,
         pose2rot=False,
     )
     scale = init.pred_cam[:, :1] * state[:, SCALE, None].exp()
@@ -165,7 +166,8 @@ def _make_keypoints(asset: FitAsset, body: Smpl, init: RegressorOutput) -> Tenso
     points = points + _NOISE * torch.from_numpy(draw.standard_normal(points.shape))
     confidence = torch.from_numpy(draw.choice([0.0, 0.4, 1.0], points.shape[:2], p=[0.2, 0.1, 0.7]))
     keypoints = torch.cat([points, confidence[..., None]], -1)
-    keypoints[::4, _GROSS] = torch.tensor([0.9, -0.9, 1.0], dtype=torch.float64)
-    for left, right in limb_pairs(JOINT_SETS[_SET].names, ARM):
+    gross = next((k for k, name in enumerate(names) if name.endswith(_GROSS)), 0)
+    keypoints[::4, gross] = torch.tensor([0.9, -0.9, 1.0], dtype=torch.float64)
+    for left, right in limb_pairs(names, ARM):
         keypoints[1::4, [left, right]] = keypoints[1::4, [right, left]]
     return keypoints

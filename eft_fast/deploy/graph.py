@@ -45,15 +45,19 @@ class ExportGraph(nn.Module):
         self.register_buffer("std", std[:, None, None], persistent=False)
 
     def forward(self, image: UInt8[Tensor, "B S S 3"]) -> tuple[Tensor, ...]:
-        """Rotations, shape and camera; then joints, then vertices, where asked for."""
+        """Rotations, shape and camera; joints and vertices, where asked for; the confidence."""
         # The cast comes first: TensorRT refuses to transpose bytes.
         pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
-        output = self.regressor((pixels - self.mean) / self.std)
+        output, said = self._answer((pixels - self.mean) / self.std)
         # By name: a network may answer more than these three.
         rotmat, betas, cam = output.pred_rotmat, output.pred_betas, output.pred_cam
-        if self.body is None:
-            return rotmat, betas, cam
-        return (rotmat, betas, cam, *self.body(betas, rotmat))
+        more = () if self.body is None else self.body(betas, rotmat)
+        return (rotmat, betas, cam, *more, *(() if said is None else (said,)))
+
+    def _answer(self, img: Tensor) -> tuple[RegressorOutput, Tensor | None]:
+        if isinstance(self.regressor, HalfTrunk):
+            return self.regressor.answer(img)
+        return self.regressor.head_with_confidence(self.regressor.features(img))
 
 
 class HalfTrunk(nn.Module):
@@ -97,7 +101,11 @@ class HalfTrunk(nn.Module):
             )
 
     def forward(self, img: Float[Tensor, "B 3 S S"]) -> RegressorOutput:
-        """Regress each person of the batch.
+        """Regress each person of the batch; errors as of ``answer``."""
+        return self.answer(img)[0]
+
+    def answer(self, img: Float[Tensor, "B 3 S S"]) -> tuple[RegressorOutput, Tensor | None]:
+        """The answers, and how sure they are, as ``Regressor.head_with_confidence`` says.
 
         Raises:
             TypeError: If the trunk does not end in half precision: some layer widened it again.
@@ -106,7 +114,10 @@ class HalfTrunk(nn.Module):
         if not isinstance(feature, Tensor) or feature.dtype != torch.float16:
             kind = getattr(feature, "dtype", type(feature).__name__)
             raise TypeError(f"export: fp16 expects a trunk that ends in float16, got {kind}")
-        return self.network.run_from(TRUNK_END, feature.to(torch.float32))
+        features = self.network.features_from(TRUNK_END, feature.to(torch.float32))
+        output, said = self.network.head_with_confidence(features)
+        # The layer of the confidence moves no body, and counts as trunk.
+        return output, None if said is None else said.to(torch.float32)
 
 
 def fold_batch_norms(network: Regressor) -> None:

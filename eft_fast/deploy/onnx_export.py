@@ -17,6 +17,7 @@ from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.body_graph import BodyGraph
 from eft_fast.deploy.detector_export import add_detector
 from eft_fast.deploy.fit_data import find_fit_asset, make_fit_samples
+from eft_fast.deploy.fit_export import add_fit_model
 from eft_fast.deploy.folder import IMAGES, PARITY_NAME, replaced_folder, write_json, write_record
 from eft_fast.deploy.formats import FORMATS, check_format, convert_folder
 from eft_fast.deploy.graph import OUTPUTS, PRECISIONS, ExportGraph
@@ -53,6 +54,8 @@ class ExportConfig:
         joint_set: Order of the joints.
         detector: Write the package's detector as well, which finds people without torch; not in a
             model repository.
+        fit: Joint set of the keypoints of a second file, which fits: the network and ``map`` behind
+            it; None: there is none. As ONNX in single precision.
     """
 
     format: str = "onnx"
@@ -62,6 +65,7 @@ class ExportConfig:
     max_batch: int = 64
     joint_set: str = "smpl45"
     detector: bool = False
+    fit: str | None = None
 
     def __post_init__(self) -> None:
         known = {
@@ -77,6 +81,13 @@ class ExportConfig:
                 "export: a detector goes with every format but triton, whose folder holds models "
                 "that the server serves; export it into a folder of its own with format onnx"
             )
+        if self.fit is not None:
+            find_joint_set(self.fit)
+            if self.format != "onnx" or self.precision != "fp32":
+                raise ValueError(
+                    "export: a file that fits goes with format onnx and precision fp32, got "
+                    f"{self.format} and {self.precision}"
+                )
         if not 1 <= self.max_batch <= 1024:
             raise ValueError(f"export: max_batch must be 1 to 1024, got {self.max_batch}")
         find_joint_set(self.joint_set)
@@ -130,6 +141,8 @@ def export_regressor(
         True
     """
     asset, reason = find_fit_asset(regressor, body, covariance)
+    if config.fit is not None and asset is None:
+        raise ValueError(f"export: a file that fits is not possible ({reason})")
     fit_body, body = body, _check_body(regressor, body, config)
     require_onnx()
     check_format(config.format, config.precision)
@@ -148,7 +161,19 @@ def export_regressor(
     with replaced_folder(out) as folder:
         if config.detector:
             add_detector(folder, opset=config.opset, eft_fast_version=card.eft_fast_version)
-        report = _write_checked(to_onnx(graph, card), card, samples, folder, fit_data)
+        model = to_onnx(graph, card)
+        if config.fit is not None and asset is not None:
+            add_fit_model(
+                folder,
+                regressor,
+                asset,
+                card,
+                samples,
+                joint_set=config.fit,
+                body=fit_body,
+                with_vertices=config.outputs == "vertices",
+            )
+        report = _write_checked(model, card, samples, folder, fit_data)
         if config.format != "onnx":
             convert_folder(folder, config.format)
             report = verify_folder(folder)

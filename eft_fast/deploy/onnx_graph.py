@@ -18,6 +18,7 @@ from eft_fast.deploy.graph import ExportGraph
 from eft_fast.files import write_bytes
 from eft_fast.serving.card import INPUT_NAME, ModelCard
 from eft_fast.serving.detector_card import DetectorCard
+from eft_fast.serving.fit_card import FitCard
 
 EXAMPLE_BATCH: Final = 3  # more than one: sizes 0 and 1 would be taken for constants
 
@@ -104,7 +105,7 @@ def strip_traces(model: Any) -> None:
     graph.name = "eft_fast"
 
 
-def save_onnx(model: Any, card: ModelCard | DetectorCard, path: Path) -> None:
+def save_onnx(model: Any, card: ModelCard | DetectorCard | FitCard, path: Path) -> None:
     """Write the model with the card as its metadata."""
     import onnx
 

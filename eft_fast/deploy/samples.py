@@ -72,7 +72,7 @@ def make_samples(
 def _answers(
     regressor: Regressor, body: Smpl | None, outputs: str, joint_set: str, img: Tensor
 ) -> dict[str, np.ndarray]:
-    predicted = regressor(img)
+    predicted, said = regressor.head_with_confidence(regressor.features(img))
     rotmat, betas = predicted.pred_rotmat, predicted.pred_betas
     values = {"rotmat": rotmat, "betas": betas, "cam": predicted.pred_cam}
     if body is not None:
@@ -80,6 +80,8 @@ def _answers(
         values["joints"] = body.keypoints(betas, joint_set=joint_set, pose2rot=False, **parts)
         if outputs == "vertices":
             values["vertices"] = body(betas, pose2rot=False, **parts).vertices
+    if said is not None:
+        values["confidence"] = said
     return {name: value.contiguous().numpy() for name, value in values.items()}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.deploy.detector_verify import verify_detector
+from eft_fast.deploy.fit_verify import verify_fit_model
 from eft_fast.deploy.folder import FIT_SAMPLES, IMAGES, ROUNDING, hash_files
 from eft_fast.deploy.graph_checks import check_graph
 from eft_fast.map_fit.config import MapConfig
@@ -31,11 +32,23 @@ BATCHES: Final = (1, 7)
 #: fp32 and fp16 to torch's fp64; half precision keeps 11 bits in the trunk. In int8 and bf16 to
 #: the model that passed the gate, on another processor.
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
-    "fp32": {"rotmat": 0.01, "betas": 1e-4, "cam": 1e-4, "joints": 1e-4, "vertices": 1e-4},
-    "fp16": {"rotmat": 0.5, "betas": 0.05, "cam": 0.02, "joints": 0.01, "vertices": 0.01},
-    "bf16": {"rotmat": 2.0, "betas": 0.1, "cam": 0.03, "joints": 0.03, "vertices": 0.03},
-    "int8": {"rotmat": 2.0, "betas": 0.1, "cam": 0.03, "joints": 0.03, "vertices": 0.03},
-}
+    "fp32": {
+        "rotmat": 0.01, "betas": 1e-4, "cam": 1e-4, "joints": 1e-4, "vertices": 1e-4,
+        "confidence": 1e-4,
+    },
+    "fp16": {
+        "rotmat": 0.5, "betas": 0.05, "cam": 0.02, "joints": 0.01, "vertices": 0.01,
+        "confidence": 0.02,
+    },
+    "bf16": {
+        "rotmat": 2.0, "betas": 0.1, "cam": 0.03, "joints": 0.03, "vertices": 0.03,
+        "confidence": 0.1,
+    },
+    "int8": {
+        "rotmat": 2.0, "betas": 0.1, "cam": 0.03, "joints": 0.03, "vertices": 0.03,
+        "confidence": 0.1,
+    },
+}  # fmt: skip
 #: A crop on which torch's own rounding is larger than that may differ by this much of it.
 ROUNDING_FACTOR: Final = 2.0
 #: Largest differences of fits in numpy to torch's, both in float64, on the same stored people:
@@ -61,6 +74,8 @@ class Report:
         orthonormality: Largest ``|R^T R - I|``.
         fit_difference: Largest difference of fits in numpy to torch's, as ``FIT_TOLERANCES``; empty
             where the export holds nothing to fit with.
+        fit_model_difference: Largest difference of the file that fits to torch's fits, as
+            ``fit_verify.TOLERANCES``; empty without one.
         detector_difference: Largest difference of the detector's answers to torch's, as
             ``detector_verify.TOLERANCES``; empty without one.
         checks: Check -> ``passed``, or why it was left out.
@@ -75,6 +90,7 @@ class Report:
     orthonormality: float
     fit_difference: dict[str, float] = field(default_factory=dict)
     detector_difference: dict[str, float] = field(default_factory=dict)
+    fit_model_difference: dict[str, float] = field(default_factory=dict)
     checks: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -126,6 +142,13 @@ def verify_folder(
         )
     limits = TOLERANCES[card.precision]
     fit_difference = _check_fits(files.folder, card, samples, problems, checks)
+    of_fit_model = verify_fit_model(
+        files.folder,
+        card,
+        threads=threads,
+        problems=problems,
+        checks=checks,
+    )
     found = verify_detector(
         files.folder,
         provider="cuda" if session.provider in ("cuda", "tensorrt") else "cpu",
@@ -134,7 +157,12 @@ def verify_folder(
         checks=checks,
     )
     report = compare(session, samples, limits, checks=checks, problems=problems)
-    return replace(report, fit_difference=fit_difference, detector_difference=found)
+    return replace(
+        report,
+        fit_difference=fit_difference,
+        detector_difference=found,
+        fit_model_difference=of_fit_model,
+    )
 
 
 def load_samples(folder: Path, card: ModelCard) -> dict[str, np.ndarray]:

@@ -9,11 +9,13 @@ from eft_fast.serving.base import Session
 from eft_fast.serving.card import ModelCard, load_card
 from eft_fast.serving.cpus import usable_cpus
 from eft_fast.serving.detector import FoundPeople, PersonFinder
+from eft_fast.serving.fit_model import FitModel
 from eft_fast.serving.fitting.record import PhotoFits
 from eft_fast.serving.predictor import PhotoPredictions, Predictor
 from eft_fast.serving.session import open_session
 
 __all__ = [
+    "FitModel",
     "FoundPeople",
     "ModelCard",
     "PersonFinder",

@@ -38,6 +38,7 @@ OUTPUT_SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
     "cam": (3,),
     "joints": (-1, 3),
     "vertices": (-1, 3),
+    "confidence": (24,),
 }
 
 

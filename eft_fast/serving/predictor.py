@@ -22,7 +22,9 @@ from eft_fast.plausible import box_text, meets_photo
 from eft_fast.sample import Sample
 from eft_fast.serving.card import ModelCard, find_model
 from eft_fast.serving.detector import FoundPeople, PersonFinder
+from eft_fast.serving.fit_model import FitModel
 from eft_fast.serving.fitting.asset import FitAsset, load_asset
+from eft_fast.serving.fitting.engines import GraphSolver, NumpySolver
 from eft_fast.serving.fitting.fit import checked_config
 from eft_fast.serving.fitting.photos import fit_placed
 from eft_fast.serving.fitting.record import PhotoFits
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
     from eft_fast.imaging.load import ImageSource
 
+#: What can fit.
+ENGINES: Final = ("numpy", "graph")
 #: Batches on a GPU are padded to these: each new size costs a search for the fastest kernels.
 GPU_BUCKETS: Final = (1, 8, 32, 64, 128)
 
@@ -53,6 +57,8 @@ class PhotoPredictions:
         joints: Joints in metres, camera axes; None if the model does not compute them.
         joints_2d_px: The same joints in photo pixels.
         vertices: Mesh in metres; None if the model does not compute it.
+        confidence: Probability that each kinematic joint lies within 100 mm of its true place, both
+            about the pelvis; None if the network does not say.
         message: What was wrong with each person, or empty.
         card: The model.
     """
@@ -67,6 +73,7 @@ class PhotoPredictions:
     vertices: Float32[np.ndarray, "N V 3"] | None
     message: tuple[str, ...]
     card: ModelCard = field(repr=False)
+    confidence: Float32[np.ndarray, "N 24"] | None = None
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -74,6 +81,7 @@ class PhotoPredictions:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.npz`` without pickles; names are those of the attributes."""
         names = "rotmat betas cam bbox_center bbox_scale joints joints_2d_px vertices".split()
+        names.append("confidence")
         arrays: dict[str, Any] = {name: getattr(self, name) for name in names}
         arrays = {name: value for name, value in arrays.items() if value is not None}
         arrays["message"] = np.array(self.message, dtype=np.str_)
@@ -165,6 +173,22 @@ class Predictor:
         return self.finder.find_all(photos)
 
     @cached_property
+    def fit_model(self) -> FitModel:
+        """The file of the export that fits; opened with the first such fit.
+
+        Raises:
+            FileNotFoundError: If the export has none.
+            ValueError: If it is damaged, or belongs to other weights.
+        """
+        model = FitModel(self.folder, threads=self._threads)
+        if model.card.weights_sha256 != self.card.weights_sha256:
+            raise ValueError(
+                f"serving: the file that fits in {self.folder} belongs to "
+                f"{model.card.regressor}, the model is {self.card.regressor}; export again"
+            )
+        return model
+
+    @cached_property
     def fit_asset(self) -> FitAsset:
         """Body data and error covariance of the export; read with the first fit.
 
@@ -182,6 +206,7 @@ class Predictor:
         joint_set: str | JointSet = "coco17",
         intrinsics: ArrayLike | float | str | None = None,
         config: MapConfig | None = None,
+        engine: str = "numpy",
     ) -> PhotoFits:
         """Fit one body per photo to its keypoints: ``method="map"`` without torch.
 
@@ -197,6 +222,9 @@ class Predictor:
             intrinsics: Pinhole of the photos as in ``fit_batch``: ``[3, 3]`` or ``[N, 3, 3]`` in
                 pixels, a focal length, or ``"diagonal"``; None: ``config.distance`` assumes one.
             config: Options of the fit; defaults as of ``fit_batch``.
+            engine: ``numpy``, or ``graph``: the file of ``eft-fast export --fit`` does all of it,
+                from the crop on, in single precision. It takes no options but those that make
+                sigmas of confidences, tells of no exchanged legs, and counts no steps (0).
 
         Raises:
             ValueError: If the export holds nothing to fit with, or an argument makes no sense.
@@ -207,6 +235,11 @@ class Predictor:
             (1, 24)
         """
         points, config = find_joint_set(joint_set), checked_config(config)
+        if engine not in ENGINES:
+            raise ValueError(f"Predictor: engine must be one of {list(ENGINES)}, got {engine!r}")
+        solver = None
+        if engine == "graph":
+            solver = GraphSolver(self.fit_model, points, config)
         asset = self.fit_asset
         asset.points(points)
         given = _check_keypoints(keypoints, len(photos), points)
@@ -229,7 +262,8 @@ class Predictor:
             )
             people.append(placed if isinstance(placed, PlacedPerson) else placed.message)
             sizes.append((0, 0) if isinstance(photo, Exception) else photo.shape[1::-1])
-        return fit_placed(people, samples, sizes, self.infer, asset, points, config, self.card)
+        solve = solver or NumpySolver(self.infer, asset, points, config)
+        return fit_placed(people, samples, sizes, solve, asset, points, self.card)
 
     def preprocess(
         self, photos: Sequence[ImageSource], boxes: ArrayLike | None = None
@@ -318,6 +352,7 @@ class Predictor:
             vertices=values.get("vertices"),
             message=tuple(messages) if messages is not None else ("",) * len(crops),
             card=self.card,
+            confidence=values.get("confidence"),
         )
 
 

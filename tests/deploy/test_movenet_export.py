@@ -39,6 +39,7 @@ def test_the_file_answers_as_the_network(tmp_path):
     card = load_card(tmp_path)
     assert card.box_margin == regressor.box_margin == 1.1
     assert card.input_size == 64
+    assert list(card.outputs)[-1] == "confidence"
     assert card.regressor == regressor.full_id
     parity = json.loads((tmp_path / "parity.json").read_text())
     assert parity["passed"] is True

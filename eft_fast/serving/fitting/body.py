@@ -27,10 +27,10 @@ _FEATURES_PER_JOINT: Final = 9
 #: Rotations of joints 1 to 23, which have blendshapes.
 _TURNS: Final = 3 * (NUM_JOINTS - 1)
 _IDENTITY: Final = np.eye(3)
-#: arm @ _ARM is -[arm]x, flattened.
-_ARM: Final = -SKEW.reshape(3, 9)
-#: vec(R) @ _TURN is vec(R [e_a]x) of the three axes a: [9 -> 9 features, 3 axes].
-_TURN: Final = np.einsum("ij,alk->iljka", np.eye(3), SKEW).reshape(9, 27)
+#: arm @ ARM is -[arm]x, flattened.
+ARM: Final = -SKEW.reshape(3, 9)
+#: vec(R) @ TURN is vec(R [e_a]x) of the three axes a: [9 -> 9 features, 3 axes].
+TURN: Final = np.einsum("ij,alk->iljka", np.eye(3), SKEW).reshape(9, 27)
 
 
 class Posed(NamedTuple):
@@ -88,8 +88,8 @@ class Chain:
     def __init__(self, skeleton: np.ndarray, parents: np.ndarray) -> None:
         bones = skeleton.copy()
         bones[1:] -= skeleton[parents[1:]]
-        self._base, self._parents = bones[..., 0], parents
-        self._basis = np.ascontiguousarray(bones[..., 1:])
+        self.base, self.parents = bones[..., 0], parents
+        self.basis = np.ascontiguousarray(bones[..., 1:])
         #: Whether joint m stands above joint j, or is it: [j, m].
         self.is_above = np.eye(NUM_JOINTS)
         depth = np.zeros(NUM_JOINTS, int)
@@ -107,13 +107,13 @@ class Chain:
             world[:, level] = world[:, parents] @ rotmat[:, level]
         above = np.empty_like(rotmat)
         above[:, 0] = _IDENTITY
-        above[:, 1:] = np.take(world, self._parents[1:], 1)
-        bones = self._base + (self._basis @ betas[:, None, :, None])[..., 0]
+        above[:, 1:] = np.take(world, self.parents[1:], 1)
+        bones = self.base + (self.basis @ betas[:, None, :, None])[..., 0]
         return world, above, self.is_above @ (above @ bones[..., None])[..., 0]
 
     def slopes(self, above: np.ndarray) -> Float64[np.ndarray, "B 24 30"]:
         """Places by betas."""
-        turned = (above @ self._basis).reshape(len(above), NUM_JOINTS, 3 * NUM_BETAS)
+        turned = (above @ self.basis).reshape(len(above), NUM_JOINTS, 3 * NUM_BETAS)
         return np.asarray(self.is_above @ turned)
 
 
@@ -126,58 +126,58 @@ class BodyPoints:
     """
 
     def __init__(self, plan: BodyPlan, sources: Int[np.ndarray, " K"]) -> None:
-        self._chain = Chain(plan.skeleton, plan.parents)
+        self.chain = Chain(plan.skeleton, plan.parents)
         self.parents = plan.parents
         # A term that several points share is there once for each of them.
         point, term = np.nonzero(sources[:, None] == plan.term_index[:, 2])
         row, joint = plan.term_index[term, 0], plan.term_index[term, 1]
         alpha, omega = plan.term_weight[term].T
         basis = alpha[:, None, None] * plan.basis[row]
-        self._pose_basis = np.ascontiguousarray(
+        self.pose_basis = np.ascontiguousarray(
             basis[..., _FEATURES:]
             .reshape(3 * len(term), NUM_JOINTS - 1, _FEATURES_PER_JOINT)
             .swapaxes(0, 1)
         )
         basis[..., :_FEATURES] -= omega[:, None, None] * plan.skeleton[joint]
-        self._joint, self._basis = joint, basis.reshape(-1, basis.shape[-1])
-        self._shape_basis = np.ascontiguousarray(basis[..., 1:_FEATURES])
-        self._of_terms = np.zeros((len(sources), len(term)))
-        self._of_terms[point, np.arange(len(term))] = 1.0
-        self._of_joints = np.zeros((len(sources), NUM_JOINTS))
-        np.add.at(self._of_joints, (point, joint), omega)
+        self.joint, self.basis = joint, basis.reshape(-1, basis.shape[-1])
+        self.shape_basis = np.ascontiguousarray(basis[..., 1:_FEATURES])
+        self.of_terms = np.zeros((len(sources), len(term)))
+        self.of_terms[point, np.arange(len(term))] = 1.0
+        self.of_joints = np.zeros((len(sources), NUM_JOINTS))
+        np.add.at(self.of_joints, (point, joint), omega)
         at, part = np.nonzero(sources[:, None] == plan.joint_index[:, 1])
-        np.add.at(self._of_joints, (at, plan.joint_index[part, 0]), plan.joint_weight[part])
-        self._arms = self._make_arms()
+        np.add.at(self.of_joints, (at, plan.joint_index[part, 0]), plan.joint_weight[part])
+        self.arms = self._make_arms()
 
     def _make_arms(self) -> Float64[np.ndarray, "24K N+24"]:
         """Arms of points about joints as sums over terms and places."""
-        count = len(self._of_terms)
-        below = self._chain.is_above.T  # [m, j]
-        terms = below[:, self._joint][:, None] * self._of_terms
-        joints = below[:, None] * self._of_joints
+        count = len(self.of_terms)
+        below = self.chain.is_above.T  # [m, j]
+        terms = below[:, self.joint][:, None] * self.of_terms
+        joints = below[:, None] * self.of_joints
         diagonal = np.arange(NUM_JOINTS)
         joints[diagonal, :, diagonal] -= joints.sum(2)
         return np.concatenate([terms, joints], 2).reshape(NUM_JOINTS * count, -1)
 
     def __len__(self) -> int:
-        return len(self._of_terms)
+        return len(self.of_terms)
 
     def pose(
         self, betas: Float64[np.ndarray, "B 10"], rotmat: Float64[np.ndarray, "B 24 3 3"]
     ) -> Posed:
         """Place the points."""
         people = len(betas)
-        world, above, joints = self._chain.pose(betas, rotmat)
-        coefficients = np.empty((people, self._basis.shape[1], 1))
+        world, above, joints = self.chain.pose(betas, rotmat)
+        coefficients = np.empty((people, self.basis.shape[1], 1))
         coefficients[:, 0, 0] = 1.0
         coefficients[:, 1:_FEATURES, 0] = betas
         coefficients[:, _FEATURES:, 0] = (rotmat[:, 1:] - _IDENTITY).reshape(
             people, NUM_POSE_FEATURES
         )
-        rest = (self._basis @ coefficients).reshape(people, len(self._joint), 3, 1)
-        term_world = np.take(world, self._joint, 1)
+        rest = (self.basis @ coefficients).reshape(people, len(self.joint), 3, 1)
+        term_world = np.take(world, self.joint, 1)
         turned = (term_world @ rest)[..., 0]
-        points = self._of_terms @ turned + self._of_joints @ joints
+        points = self.of_terms @ turned + self.of_joints @ joints
         return Posed(points, world, above, joints, term_world, turned)
 
     def slopes(
@@ -186,24 +186,24 @@ class BodyPoints:
         """Points by a step of rotations and betas."""
         people, count = len(rotmat), len(self)
         out = np.empty((people, count, 3, BETAS.stop))
-        arms = self._arms @ np.concatenate([posed.turned, posed.joints], 1)
-        arms = (arms @ _ARM).reshape(people, NUM_JOINTS, 3 * count, 3) @ posed.world
+        arms = self.arms @ np.concatenate([posed.turned, posed.joints], 1)
+        arms = (arms @ ARM).reshape(people, NUM_JOINTS, 3 * count, 3) @ posed.world
         pose = arms.reshape(people, NUM_JOINTS, count, 3, 3).transpose(0, 2, 3, 1, 4)
         out[..., POSE] = pose.reshape(people, count, 3, POSE.stop)
         out[..., 3 : POSE.stop] += self._blendshape_slopes(posed, rotmat)
-        shape = posed.term_world @ self._shape_basis
-        shape = shape.reshape(people, len(self._joint), 3 * NUM_BETAS)
-        shape = self._of_terms @ shape + self._of_joints @ self._chain.slopes(posed.above)
+        shape = posed.term_world @ self.shape_basis
+        shape = shape.reshape(people, len(self.joint), 3 * NUM_BETAS)
+        shape = self.of_terms @ shape + self.of_joints @ self.chain.slopes(posed.above)
         out[..., BETAS] = shape.reshape(people, count, 3, NUM_BETAS)
         return out
 
     def _blendshape_slopes(self, posed: Posed, rotmat: np.ndarray) -> np.ndarray:
-        people, count, terms = len(rotmat), len(self), len(self._joint)
-        turns = rotmat[:, 1:].reshape(people, NUM_JOINTS - 1, 9) @ _TURN
-        slopes = self._pose_basis @ turns.reshape(people, NUM_JOINTS - 1, 9, 3)
+        people, count, terms = len(rotmat), len(self), len(self.joint)
+        turns = rotmat[:, 1:].reshape(people, NUM_JOINTS - 1, 9) @ TURN
+        slopes = self.pose_basis @ turns.reshape(people, NUM_JOINTS - 1, 9, 3)
         slopes = slopes.reshape(people, NUM_JOINTS - 1, terms, 3, 3).transpose(0, 2, 3, 1, 4)
         turned = posed.term_world @ slopes.reshape(people, terms, 3, _TURNS)
-        summed = self._of_terms @ turned.reshape(people, terms, 3 * _TURNS)
+        summed = self.of_terms @ turned.reshape(people, terms, 3 * _TURNS)
         return np.asarray(summed.reshape(people, count, 3, _TURNS))
 
 

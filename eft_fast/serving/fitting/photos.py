@@ -10,13 +10,12 @@ import numpy as np
 
 from eft_fast.conventions import BOX_UNIT, NUM_BETAS, NUM_JOINTS
 from eft_fast.keypoints import JointSet
-from eft_fast.map_fit.config import MapConfig
 from eft_fast.person import PlacedPerson, photo_pinhole
 from eft_fast.plausible import check_error
 from eft_fast.serving.card import ModelCard
 from eft_fast.serving.fitting.asset import FitAsset
 from eft_fast.serving.fitting.energy import Problem, State
-from eft_fast.serving.fitting.fit import Fits, fit_people
+from eft_fast.serving.fitting.fit import Fits
 from eft_fast.serving.fitting.record import PhotoFits
 
 if TYPE_CHECKING:
@@ -45,10 +44,9 @@ def fit_placed(
     people: Sequence[PlacedPerson | str],
     samples: Sequence[Sample],
     sizes: Sequence[tuple[int, int]],
-    infer: Callable[[np.ndarray], dict[str, np.ndarray]],
+    solve: Callable[[np.ndarray, np.ndarray, np.ndarray | None], tuple[State, Fits]],
     asset: FitAsset,
     points: JointSet,
-    config: MapConfig,
     card: ModelCard,
 ) -> PhotoFits:
     """Fit everybody who has a crop.
@@ -57,27 +55,19 @@ def fit_placed(
         people: Who was placed, or why not.
         samples: The same people as given.
         sizes: Width and height of each photo.
-        infer: From crops to the model's outputs.
+        solve: From crops, keypoints in them and pinholes, if any is given, to the network's answers
+            and the fits, see ``engines``.
         asset: Body and covariance.
         points: Joint set of the keypoints.
-        config: Options.
         card: The model.
     """
     columns = _empty_columns(people, samples, points)
     rows = [row for row, person in enumerate(people) if isinstance(person, PlacedPerson)]
     if rows:
         placed = [person for person in people if isinstance(person, PlacedPerson)]
-        outputs = infer(np.stack([person.pixels for person in placed]))
-        init = State(*(outputs[name].astype(np.float64) for name in ("rotmat", "betas", "cam")))
+        pixels = np.stack([person.pixels for person in placed])
         group = _make_group(rows, placed, samples, sizes)
-        fits = fit_people(
-            asset,
-            init,
-            group.keypoints,
-            joint_set=points.name,
-            config=config,
-            pinhole=group.pinhole,
-        )
+        init, fits = solve(pixels, group.keypoints, group.pinhole)
         _fill_columns(columns, group, placed, init, fits, asset, points)
     columns["stop_reason"] = tuple(columns["stop_reason"])
     columns["message"] = tuple(columns["message"])
