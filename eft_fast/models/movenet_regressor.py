@@ -1,9 +1,10 @@
 """A regressor on MoveNet: keypoints that a network found, and those that somebody gave, to a body.
 
-The trunk knows people from real photos. The head lifts its keypoints into space, reads its maps
-where the keypoints lie, and then looks twice more: at where its answer's keypoints fall in the
-picture, at what the maps hold there, and at how far that is from what was found and given. Given
-keypoints are a second input that may be missing. Every weight may be fine-tuned.
+MoveNet knows people from real photos; it finds keypoints, and knows nothing of depth. A second
+network, the base, answers with a body from the picture alone. The head starts from that body,
+lifts the keypoints into space, and then looks twice more: at how far its answer's keypoints are
+from what was found and given. Given keypoints are a second input that may be missing. Every weight
+may be fine-tuned.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 
 from eft_fast import conventions
 from eft_fast.geometry.cameras import weak_project
-from eft_fast.geometry.rotations import rot6d_to_matrix
+from eft_fast.geometry.rotations import matrix_to_rot6d, rot6d_to_matrix
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet import NUM_KEYPOINTS, MoveNet, soft_keypoints
-from eft_fast.models.open_regressor import BODY_ID, ResidualBlock
+from eft_fast.models.open_regressor import BODY_ID, OpenRegressor, ResidualBlock
 
 #: Id of the network; another trunk, head or body gets another number.
 MOVENET_REGRESSOR_ID: Final = "open-2"
@@ -50,48 +51,45 @@ _CAMERA_STEP: Final = 0.5
 #: Places farther than this from the middle, in frame sizes, are no place of a body.
 _FARTHEST: Final = 4.0
 #: Numbers of the keypoints: found xy, score, spread, about xy; given xy, confidence, whether given;
-#: the frame; whether there is a picture.
-_KEYPOINT_INPUTS: Final = NUM_KEYPOINTS * (2 + 1 + 1 + 2 + 2 + 1 + 1) + 3 + 1
+#: the frame.
+_KEYPOINT_INPUTS: Final = NUM_KEYPOINTS * (2 + 1 + 1 + 2 + 2 + 1 + 1) + 3
+#: Numbers of the base's answer: its state, the confidence of its joints, whether there is one.
+_BASE_INPUTS: Final = _STATE + conventions.NUM_JOINTS + 1
 #: What a refinement reads beside them: the state, xy and depth of its keypoints, and how far those
 #: are from what was found and given.
 _REFINE_INPUTS: Final = _STATE + NUM_KEYPOINTS * (2 + 1 + 2 + 2)
 
 
-class MoveNetFeatures(NamedTuple):
-    """What the trunk says of each crop; places in [-1, 1] of the crop.
+class BaseAnswer(NamedTuple):
+    """What the base says of each crop.
+
+    Attributes:
+        rotmat: Rotations.
+        betas: Shape.
+        camera: Scale and shift in crop units.
+        confidence: Of each joint.
+    """
+
+    rotmat: Float[Tensor, "B 24 3 3"]
+    betas: Float[Tensor, "B 10"]
+    camera: Float[Tensor, "B 3"]
+    confidence: Float[Tensor, "B 24"]
+
+
+class Evidence(NamedTuple):
+    """What the networks say of each crop; places in [-1, 1] of the crop.
 
     Attributes:
         points: x, y, and the score in [0, 1] of the keypoints that were found.
         about: Where the regression from the person's centre expects them.
         spread: How far the cells that speak for a keypoint lie apart, crop units.
-        top: The last encoder map, at 1/32 of the crop.
-        fine: The first map of the pyramid, at 1/16.
+        base: The answer of the base; None: there is no base, or no picture.
     """
 
     points: Float[Tensor, "B 17 3"]
     about: Float[Tensor, "B 17 2"]
     spread: Float[Tensor, "B 17"]
-    top: Float[Tensor, "B T h w"]
-    fine: Float[Tensor, "B F H W"]
-
-
-class Evidence(NamedTuple):
-    """What the head knows of each person, see ``MoveNetFeatures``.
-
-    Attributes:
-        points: Found keypoints.
-        about: Where they were expected.
-        spread: Of their cells.
-        coarse: The head's view of the last encoder map; None: there is no picture, or the head
-            reads keypoints only.
-        fine: Its view of the pyramid; None likewise.
-    """
-
-    points: Float[Tensor, "B 17 3"]
-    about: Float[Tensor, "B 17 2"]
-    spread: Float[Tensor, "B 17"]
-    coarse: Float[Tensor, "B C h w"] | None
-    fine: Float[Tensor, "B D H W"] | None
+    base: BaseAnswer | None
 
 
 class PointFrame(NamedTuple):
@@ -147,88 +145,20 @@ class StateNet(nn.Module):
         return self.leave(hidden), hidden
 
 
-class PointLens(nn.Module):
-    """One linear layer per keypoint, side by side.
-
-    Args:
-        inputs: Numbers at each keypoint.
-        outputs: What is made of them.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = inputs**-0.5
-        self.weight = nn.Parameter(
-            torch.empty(NUM_KEYPOINTS, inputs, outputs).uniform_(-bound, bound)
-        )
-        self.bias = nn.Parameter(torch.zeros(NUM_KEYPOINTS, 1, outputs))
-
-    def forward(self, x: Float[Tensor, "B 17 I"]) -> Float[Tensor, "B 17 O"]:
-        """Apply the layers."""
-        return F.gelu(torch.baddbmm(self.bias, x.transpose(0, 1), self.weight)).transpose(0, 1)
-
-
-class MapReader(nn.Module):
-    """What the head sees of the trunk's maps: a view of them, read where keypoints lie.
-
-    Args:
-        top: Channels of ``MoveNetFeatures.top``.
-        fine: Channels of ``MoveNetFeatures.fine``.
-        neck: Channels that are made of ``top``.
-        lens: Numbers that are read at each keypoint.
-        dropout: Share of what is read that is blanked, in training mode only.
-    """
-
-    def __init__(self, top: int, fine: int, neck: int, lens: int, dropout: float) -> None:
-        super().__init__()
-        self.neck = nn.Conv2d(top, neck, 1)
-        self.fine_neck = nn.Conv2d(fine, fine, 1)
-        self.first = PointLens(neck + fine, lens)
-        self.refine = PointLens(neck + fine, lens)
-        self.blur = nn.Dropout(dropout)
-        #: How many numbers are read of a person.
-        self.numbers = NUM_KEYPOINTS * lens + neck
-
-    def read(
-        self, lens: PointLens, evidence: Evidence, places: Float[Tensor, "B 17 2"]
-    ) -> Float[Tensor, "B M"]:
-        """What the maps hold at some places, and the mean of the coarse one; 0 without a picture.
-
-        Args:
-            lens: ``first`` or ``refine``.
-            evidence: Of each person.
-            places: Crop units.
-        """
-        if evidence.coarse is None or evidence.fine is None:
-            return places.new_zeros(places.shape[0], self.numbers)
-        # Places are moved by no gradient: maps that a point slips over are rough.
-        grid = places.detach().clamp(-1.5, 1.5)[:, :, None]
-        found = [
-            F.grid_sample(each, grid, padding_mode="border", align_corners=False).squeeze(-1)
-            for each in (evidence.coarse, evidence.fine)
-        ]
-        read = lens(torch.cat(found, 1).transpose(1, 2)).flatten(1)
-        out: Tensor = self.blur(torch.cat([read, evidence.coarse.mean((2, 3))], 1))
-        return out
-
-
 class MoveNetHead(nn.Module):
-    """Keypoints and maps to pose (6D), shape and camera, in a few passes.
+    """Keypoints and the base's answer to pose (6D), shape and camera, in a few passes.
 
-    Buffers: ``mean_pose`` (24 x 6D) is what a silent head answers; those of the rig.
+    Buffers: ``mean_pose`` (24 x 6D) is what a silent head answers where there is no base; those of
+    the rig.
 
     Args:
-        top: Channels of ``MoveNetFeatures.top``.
-        fine: Channels of ``MoveNetFeatures.fine``.
         rig: Keypoints of the body.
+        has_base: Whether a base answers first.
         width: Width of the hidden layers.
         blocks: Residual blocks of the first pass.
         refine_blocks: Of the passes after it, which share their weights.
         passes: How many passes follow the first.
-        neck: Channels that the head makes of ``top``.
-        lens: Numbers that the head reads of the maps at each keypoint; 0: it reads keypoints only.
         dropout: Probability inside each block, in training mode only.
-        map_dropout: The same of each number that is read of the maps.
         confidence: Have a layer for the confidence of each joint.
     """
 
@@ -236,48 +166,33 @@ class MoveNetHead(nn.Module):
 
     def __init__(
         self,
-        top: int,
-        fine: int,
         rig: KeypointRig,
         *,
+        has_base: bool,
         width: int = 512,
         blocks: int = 3,
         refine_blocks: int = 2,
         passes: int = 2,
-        neck: int = 128,
-        lens: int = 24,
         dropout: float = 0.0,
-        map_dropout: float = 0.0,
         confidence: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.passes = width, passes
+        self.width, self.passes, self.has_base = width, passes, has_base
         #: What shapes the weights, by the names of the arguments.
         self.options = {
             "width": width,
             "blocks": blocks,
             "refine_blocks": refine_blocks,
             "passes": passes,
-            "neck": neck,
-            "lens": lens,
         }
         self.rig = rig
-        self.maps = MapReader(top, fine, neck, lens, map_dropout) if lens else None
-        maps = 0 if self.maps is None else self.maps.numbers
-        self.first = StateNet(_KEYPOINT_INPUTS + maps, width, blocks, dropout)
-        inputs = _KEYPOINT_INPUTS + _REFINE_INPUTS + maps
-        self.refine = StateNet(inputs, width, refine_blocks, dropout)
+        inputs = _KEYPOINT_INPUTS + (_BASE_INPUTS if has_base else 0)
+        self.first = StateNet(inputs, width, blocks, dropout)
+        self.refine = StateNet(inputs + _REFINE_INPUTS, width, refine_blocks, dropout)
         # Weights files know this layer by the name certainty.
         self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if confidence else None
         identity = torch.eye(3)[:, :2].reshape(6)
         self.register_buffer("mean_pose", identity.repeat(conventions.NUM_JOINTS))
-
-    def look(self, features: MoveNetFeatures) -> Evidence:
-        """The head's view of what the trunk says."""
-        points, about, spread, top, fine = features
-        if self.maps is None:
-            return Evidence(points, about, spread, None, None)
-        return Evidence(points, about, spread, self.maps.neck(top), self.maps.fine_neck(fine))
 
     def forward(self, evidence: Evidence, given: Float[Tensor, "B 17 3"] | None = None) -> Answers:
         """Answer, and look again.
@@ -289,28 +204,25 @@ class MoveNetHead(nn.Module):
         """
         if given is None:
             given = torch.zeros_like(evidence.points)
-        if self.maps is None:
-            evidence = evidence._replace(coarse=None, fine=None)
         is_given = given[..., 2] > 0
         known = torch.where(is_given[..., None], given[..., :2], evidence.points[..., :2])
         frame = find_frame(known, is_given, evidence)
         inputs = keypoint_inputs(evidence, given, frame)
         silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
-        parts = [inputs]
-        if self.maps is not None:
-            parts.append(self.maps.read(self.maps.first, evidence, known))
-        change, hidden = self.first(torch.cat(parts, 1))
-        state = silent + change
+        start = silent.expand(len(given), -1)
+        if self.has_base:
+            answered, said = self._read_base(evidence.base, frame, silent)
+            start = start if answered is None else answered
+            inputs = torch.cat([inputs, said], 1)
+        change, hidden = self.first(inputs)
+        state = start + change
         outputs = [decode(state, frame)]
         for _ in range(self.passes):
             # While it is trained each pass learns from its own loss. Fine-tuning moves all of them
             # by the last answer. What is looked at is no way for gradients in either case.
             before = state.detach() if self.training else state
-            seen, places = self._look_back(before.detach(), frame, evidence, given)
-            parts = [inputs, seen]
-            if self.maps is not None:
-                parts.append(self.maps.read(self.maps.refine, evidence, places))
-            change, hidden = self.refine(torch.cat(parts, 1))
+            seen = self._look_back(before.detach(), frame, evidence, given)
+            change, hidden = self.refine(torch.cat([inputs, seen], 1))
             state = before + change
             outputs.append(decode(state, frame))
         return Answers(outputs, hidden)
@@ -321,11 +233,22 @@ class MoveNetHead(nn.Module):
         said: Tensor = self.certainty(hidden).sigmoid()
         return said
 
+    def _read_base(
+        self, base: BaseAnswer | None, frame: PointFrame, silent: Float[Tensor, " S"]
+    ) -> tuple[Float[Tensor, "B S"] | None, Float[Tensor, "B I"]]:
+        """The base's answer as a state, and what a pass reads of it: 0 where there is none."""
+        if base is None:
+            return None, frame.center.new_zeros(len(frame.center), _BASE_INPUTS)
+        state = encode(RegressorOutput(base.rotmat, base.betas, base.camera), frame)
+        is_there = torch.ones_like(frame.size)
+        limited = (state - silent).clamp(-_FARTHEST, _FARTHEST)
+        return state, torch.cat([limited, base.confidence, is_there], 1)
+
     @torch.no_grad()
     def _look_back(
         self, state: Tensor, frame: PointFrame, evidence: Evidence, given: Tensor
-    ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B 17 2"]]:
-        """What a refinement reads of a state, and where its keypoints lie in the crop."""
+    ) -> Float[Tensor, "B R"]:
+        """What a refinement reads of a state."""
         answer = decode(state, frame)
         points = self.rig(answer.pred_rotmat, answer.pred_betas)
         places = weak_project(points, answer.pred_cam)
@@ -342,11 +265,11 @@ class MoveNetHead(nn.Module):
             from_found.clamp(-_FARTHEST, _FARTHEST).flatten(1),
             from_given.clamp(-_FARTHEST, _FARTHEST).flatten(1),
         ]
-        return torch.cat(parts, 1), places
+        return torch.cat(parts, 1)
 
 
 class MoveNetRegressor(Regressor):
-    """MoveNet and a head that reads its keypoints and maps, and given keypoints if there are any.
+    """MoveNet, a base and a head that reads both, and given keypoints if there are any.
 
     Crops are those of a box times ``box_margin``, tighter than those of other regressors: MoveNet
     finds people best there.
@@ -354,23 +277,35 @@ class MoveNetRegressor(Regressor):
     Args:
         trunk: The keypoint network, usually ``MoveNet.from_arrays``.
         rig: Keypoints of the body that is predicted.
+        base: A regressor of the same body whose answer the head starts from, usually ``open-1``;
+            None: the head lifts keypoints alone.
         options: Widths of the head by the names of the arguments of ``MoveNetHead``.
+
+    Raises:
+        ValueError: If the base is of another body or says nothing of its joints' confidence.
     """
 
     stages = ("layer3", "layer4", "head")
-    #: The trunk takes RGB in [0, 1] as it is.
+    #: The trunk takes RGB in [0, 1] as it is, and so does the base.
     img_mean = (0.0, 0.0, 0.0)
     img_std = (1.0, 1.0, 1.0)
     reads_keypoints = KEYPOINT_SET
 
-    def __init__(self, trunk: MoveNet, rig: KeypointRig, **options: Any) -> None:
+    def __init__(
+        self, trunk: MoveNet, rig: KeypointRig, base: OpenRegressor | None = None, **options: Any
+    ) -> None:
         super().__init__()
+        if base is not None and not base.has_confidence:
+            raise ValueError(
+                "MoveNetRegressor: base must say how sure it is of its joints, got one without "
+                "that layer; use the weights that ship with the package"
+            )
         self.input_size = trunk.input_size
         self.id = MOVENET_REGRESSOR_ID
         self.body_id = BODY_ID
         self.trunk = trunk
-        config = trunk.config
-        self.head = MoveNetHead(config.top, config.pyramid[1], rig, **options)
+        self.base = base
+        self.head = MoveNetHead(rig, has_base=base is not None, **options)
         self.has_confidence = self.head.certainty is not None
 
     @classmethod
@@ -390,7 +325,10 @@ class MoveNetRegressor(Regressor):
         rig.output_index.copy_(torch.arange(17.0))
         for weight in (rig.term_weight, rig.joint_weight):
             nn.init.constant_(weight, 0.5)
-        network = cls(MoveNet("tiny"), rig, width=16, blocks=1, refine_blocks=1, neck=8, lens=2)
+        base = OpenRegressor.make_tiny(seed)
+        assert base.head.certainty is not None, "made with the layer"
+        nn.init.normal_(base.head.certainty.weight)
+        network = cls(MoveNet("tiny"), rig, base, width=16, blocks=1, refine_blocks=1)
         for module in network.trunk.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -399,8 +337,8 @@ class MoveNetRegressor(Regressor):
         torch.set_rng_state(state)
         return network.eval()
 
-    def features(self, img: Float[Tensor, "B 3 S S"]) -> MoveNetFeatures:
-        """Run the trunk.
+    def features(self, img: Float[Tensor, "B 3 S S"]) -> Evidence:
+        """Run both networks.
 
         Args:
             img: RGB crops in [0, 1].
@@ -409,15 +347,18 @@ class MoveNetRegressor(Regressor):
             ValueError: If the crops do not have the size of the trunk.
         """
         self.check_img(img)
-        return self._read_out(0, self.trunk.run_to_stage(0, img))
+        return self._read_out(0, self.trunk.run_to_stage(0, img), self._ask_base(img))
 
     def run_to(self, stage: str, img: Float[Tensor, "B 3 S S"]) -> Any:
-        """Run the network up to a stage; see ``Regressor.run_to``."""
+        """Run the network up to a stage; see ``Regressor.run_to``.
+
+        The base answers in front of every stage: it moves where the whole network does.
+        """
         self.check_stage(stage)
         if stage == "head":
             return self.features(img)
         self.check_img(img)
-        return self.trunk.run_to_stage(_ENCODER_STAGES[stage], img)
+        return self.trunk.run_to_stage(_ENCODER_STAGES[stage], img), self._ask_base(img)
 
     def run_from(self, stage: str, state: Any, *, raw_camera: bool = False) -> RegressorOutput:
         """Finish ``forward`` from the result of ``run_to``; see ``Regressor.run_from``."""
@@ -426,7 +367,7 @@ class MoveNetRegressor(Regressor):
     def features_from(self, stage: str, state: Any) -> Any:
         """Go on from the result of ``run_to``; see ``Regressor.features_from``."""
         self.check_stage(stage)
-        return state if stage == "head" else self._read_out(_ENCODER_STAGES[stage], state)
+        return state if stage == "head" else self._read_out(_ENCODER_STAGES[stage], *state)
 
     def parameters_from(self, stage: str) -> Iterator[nn.Parameter]:
         """Weights from a stage on; see ``Regressor.parameters_from``."""
@@ -443,13 +384,13 @@ class MoveNetRegressor(Regressor):
 
     def head_forward(
         self,
-        features: MoveNetFeatures,
+        features: Evidence,
         *,
         raw_camera: bool = False,
         given: Float[Tensor, "B 17 3"] | None = None,
     ) -> RegressorOutput:
         """Finish ``forward`` from the result of ``features``; the camera is ours either way."""
-        answers: Answers = self.head(self.head.look(features), given)
+        answers: Answers = self.head(features, given)
         return answers.outputs[-1]
 
     def forward(
@@ -470,30 +411,33 @@ class MoveNetRegressor(Regressor):
         return self.head_forward(self.features(img), given=given)
 
     def joint_confidence(
-        self, features: MoveNetFeatures, *, given: Float[Tensor, "B 17 3"] | None = None
+        self, features: Evidence, *, given: Float[Tensor, "B 17 3"] | None = None
     ) -> Float[Tensor, "B 24"] | None:
         """Say how sure the answer of ``head_forward`` is; see ``Regressor.joint_confidence``."""
         if self.head.certainty is None:
             return None
-        return self.head.confidence(self.head(self.head.look(features), given).hidden)
+        return self.head.confidence(self.head(features, given).hidden)
 
     def head_with_confidence(
         self,
-        features: MoveNetFeatures,
+        features: Evidence,
         *,
         raw_camera: bool = False,
         given: Float[Tensor, "B 17 3"] | None = None,
     ) -> tuple[RegressorOutput, Float[Tensor, "B 24"] | None]:
         """Both from one run of the head; see ``Regressor.head_with_confidence``."""
-        answers: Answers = self.head(self.head.look(features), given)
+        answers: Answers = self.head(features, given)
         with torch.no_grad():
             has_layer = self.head.certainty is not None
             said = self.head.confidence(answers.hidden) if has_layer else None
         return answers.outputs[-1], said
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights of the keypoint network; all of them move the output."""
-        return self.trunk.parameters()
+        """Weights of the keypoint network, and those of the base that move its answer."""
+        if self.base is None:
+            return self.trunk.parameters()
+        of_base = (self.base.trunk_parameters(), self.base.head_parameters())
+        return chain(self.trunk.parameters(), *of_base)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Weights of the head that move the output: all but those of the confidence."""
@@ -501,15 +445,24 @@ class MoveNetRegressor(Regressor):
         certain = set() if layer is None else {id(parameter) for parameter in layer.parameters()}
         return (each for each in self.head.parameters() if id(each) not in certain)
 
-    def _read_out(self, stage: int, state: tuple[Tensor, ...]) -> MoveNetFeatures:
-        maps = self.trunk.run_to_maps(stage, state)
-        found = soft_keypoints(maps, _SHARPNESS)
-        return MoveNetFeatures(
+    def _ask_base(self, img: Float[Tensor, "B 3 S S"]) -> BaseAnswer | None:
+        """What the base says of the same crops, at its own resolution."""
+        if self.base is None:
+            return None
+        size = self.base.input_size
+        if img.shape[-1] != size:
+            img = F.interpolate(img, size=(size, size), mode="bilinear", align_corners=False)
+        answer, said = self.base.head_with_confidence(self.base.features(img))
+        assert said is not None, "checked when it was made"
+        return BaseAnswer(*answer, said)
+
+    def _read_out(self, stage: int, state: tuple[Tensor, ...], base: BaseAnswer | None) -> Evidence:
+        found = soft_keypoints(self.trunk.run_to_maps(stage, state), _SHARPNESS)
+        return Evidence(
             torch.cat([self._to_units(found.points[..., :2]), found.points[..., 2:]], -1),
             self._to_units(found.about),
             found.spread * (2.0 / self.input_size),
-            maps.encoder[-1],
-            maps.pyramid[0],
+            base,
         )
 
     def _to_units(self, pixels: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K 2"]:
@@ -532,7 +485,6 @@ def keypoint_inputs(
 ) -> Float[Tensor, "B I"]:
     """Describe keypoints independently of where and how large the person is in the crop."""
     is_given = (given[..., 2:] > 0).to(given)
-    has_picture = torch.full_like(given[:, 0, :1], 0.0 if evidence.coarse is None else 1.0)
     parts = [
         _in_frame(evidence.points[..., :2], frame).clamp(-_FARTHEST, _FARTHEST).flatten(1),
         evidence.points[..., 2],
@@ -543,7 +495,6 @@ def keypoint_inputs(
         is_given[..., 0],
         frame.center,
         frame.size.log(),
-        has_picture,
     ]
     return torch.cat(parts, 1)
 
@@ -555,6 +506,15 @@ def decode(state: Float[Tensor, "B S"], frame: PointFrame) -> RegressorOutput:
     scale = torch.exp(camera[:, :1] * _CAMERA_STEP) * frame.size * _SCALE_PER_SIZE
     shift = camera[:, 1:] * _CAMERA_STEP * frame.size + frame.center
     return RegressorOutput(rotmat, betas, torch.cat([scale, shift], 1))
+
+
+def encode(body: RegressorOutput, frame: PointFrame) -> Float[Tensor, "B S"]:
+    """The state of a body: the inverse of ``decode``."""
+    size = frame.size
+    scale = (body.pred_cam[:, :1].clamp_min(_MIN_SIZE) / (size * _SCALE_PER_SIZE)).log()
+    shift = (body.pred_cam[:, 1:] - frame.center) / size
+    pose = matrix_to_rot6d(body.pred_rotmat).flatten(1)
+    return torch.cat([pose, body.pred_betas, scale / _CAMERA_STEP, shift / _CAMERA_STEP], 1)
 
 
 def _in_frame(points: Float[Tensor, "B K 2"], frame: PointFrame) -> Float[Tensor, "B K 2"]:

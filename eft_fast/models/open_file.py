@@ -22,6 +22,8 @@ from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.open_regressor import BODY_ID, REGRESSOR_ID, OpenRegressor
 from eft_fast.models.weights import load_arrays
 
+#: Weights of ``open-1``, which ship with the package.
+OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
 FORMAT: Final = "eft_fast-open-regressor-1"
 _CARD_KEY: Final = "card"
 _STATE: Final = "state/"

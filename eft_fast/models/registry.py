@@ -12,13 +12,11 @@ from eft_fast.models.base import Regressor
 from eft_fast.models.checkpoint import load_hmr
 from eft_fast.models.movenet_file import FORMAT as MOVENET_FORMAT
 from eft_fast.models.movenet_file import load_movenet_regressor
-from eft_fast.models.open_file import load_open_regressor, read_card
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, load_open_regressor, read_card
 from eft_fast.ops import find_device
 from eft_fast.ops.ambient import plain_torch
 
-#: Weights that ship with the package.
-OPEN_REGRESSOR_PATH: Final = Path(__file__).parent.parent / "assets" / "open_regressor.npz"
-#: The same by ``Regressor.id``.
+#: Weights that ship with the package, by ``Regressor.id``.
 OPEN_REGRESSORS: Final[Mapping[str, Path]] = {
     "open-1": OPEN_REGRESSOR_PATH,
 }

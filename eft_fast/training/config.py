@@ -13,7 +13,7 @@ _MOST: Final = 10**9
 _SHARES: Final = frozenset(
     {
         "dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema", "skeletons",
-        "given", "drop_picture", "map_dropout",
+        "given", "found",
     }
 )  # fmt: skip
 #: Counts that may be zero.
@@ -28,7 +28,6 @@ _FROM_ZERO: Final = frozenset(
         "calibration",
         "trained_passes",
         "passes",
-        "lens",
     }
 )
 

@@ -1,18 +1,18 @@
 """Keypoints as annotators and detectors give them, for training: noise, gaps, exchanged limbs.
 
-And keypoints as the trunk would find them of people who were never rendered: the truth, plus the
-error that it made on a rendered person who looks alike.
+And what the networks would say of people who were never rendered: the truth, plus the error that
+they made on a rendered person who looks alike.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eft_fast.models.movenet_regressor import Evidence
+from eft_fast.models.movenet_regressor import BaseAnswer, Evidence
 from eft_fast.synth.landmarks import NUM_COCO
 from eft_fast.training.movenet_cache import CachedEvidence
 from eft_fast.training.simulated_people import Dice
@@ -33,10 +33,12 @@ _ODDS_NO_LEGS: Final = 0.05
 #: How often many keypoints are missing at random, and how many then.
 _ODDS_SPARSE: Final = 0.2
 _SPARSE: Final = (0.1, 0.7)
-#: Rendered people of whom the one who looks most alike lends the trunk's error.
-_CANDIDATES: Final = 24
+#: Rendered people of whom the one who looks most alike lends the networks' errors.
+_CANDIDATES: Final = 96
 #: What a keypoint counts that only one of the two shows, in squared metres over all joints.
 _SEEN_WEIGHT: Final = 0.15
+#: Sizes and scales below it, in crop units, are those of nobody.
+_SMALLEST: Final = 0.05
 
 
 def give_keypoints(
@@ -96,7 +98,7 @@ def give_keypoints(
 
 
 class TrunkErrors:
-    """What the trunk found of rendered people, against the truth.
+    """What the networks said of rendered people, against the truth.
 
     Args:
         evidence: Of the rendered people.
@@ -114,21 +116,101 @@ class TrunkErrors:
         self._about = (evidence.about - true) / size
         self._score = evidence.points[..., 2:]
         self._spread = evidence.spread / targets.size
+        center = _mean_place(true, seen > 0)
+        self._places = (true - center) / size
+        self._base = None if evidence.base is None else _base_errors(evidence.base, targets)
 
     def find(self, targets: Targets, seen: Int[Tensor, "N 17"], dice: Dice) -> Evidence:
-        """Keypoints as the trunk might find them of people without a picture."""
-        count = len(targets.betas)
-        rows = torch.randint(len(self._seen), (count, _CANDIDATES), generator=dice.generator)
+        """What the networks might say of people without a picture."""
+        rows = self._candidates(len(seen), dice)
         gap = (self._joints[rows] - targets.joints[:, None]).square().sum((2, 3))
         differs: Bool[Tensor, "N C 17"] = self._seen[rows] != (seen == 2)[:, None]
         gap = gap + _SEEN_WEIGHT * differs.sum(2)
         donor = rows.gather(1, gap.argmin(1, keepdim=True))[:, 0]
         true, size = targets.landmarks_2d[:, :NUM_COCO], targets.size[:, :, None]
+        base = None
+        if self._base is not None:
+            rotmat, betas, ratio, shift, confidence = (part[donor] for part in self._base)
+            camera = targets.camera
+            place = camera[:, 1:] + shift * targets.size
+            base = BaseAnswer(
+                targets.rotmat @ rotmat,
+                betas,
+                torch.cat([camera[:, :1] * ratio, place], 1),
+                confidence,
+            )
+        return self._evidence(donor, true, size, base)
+
+    def find_labelled(self, labels: Float[Tensor, "N 17 3"], dice: Dice) -> Evidence:
+        """What the keypoint network might say of labelled people; of the base nobody knows.
+
+        Args:
+            labels: x, y and 1 where there is a label, 0 elsewhere. Where there is none, what it
+                says of the rendered person who looks most alike stands.
+            dice: Random numbers.
+        """
+        there = labels[..., 2] > 0
+        center = _mean_place(labels[..., :2], there)
+        away = (labels[..., :2] - center) * there[..., None]
+        square = away.square().sum((1, 2)) / there.sum(1).clamp_min(1)
+        size = square.sqrt().clamp_min(_SMALLEST)[:, None, None]
+        rows = self._candidates(len(labels), dice)
+        gap = (self._places[rows] - (away / size)[:, None]).square().sum(3)
+        gap = (gap * there[:, None]).sum(2)
+        gap = gap + (self._seen[rows] != there[:, None]).sum(2)
+        donor = rows.gather(1, gap.argmin(1, keepdim=True))[:, 0]
+        guessed = center + self._places[donor] * size
+        true = torch.where(there[..., None], labels[..., :2], guessed)
+        return self._evidence(donor, true, size, None)
+
+    def _candidates(self, count: int, dice: Dice) -> Int[Tensor, "N C"]:
+        shape = (count, _CANDIDATES)
+        return torch.randint(len(self._seen), shape, generator=dice.generator)
+
+    def _evidence(
+        self, donor: Int[Tensor, " N"], true: Tensor, size: Tensor, base: BaseAnswer | None
+    ) -> Evidence:
         points = true + self._points[donor] * size
         return Evidence(
             torch.cat([points, self._score[donor]], -1),
             true + self._about[donor] * size,
-            self._spread[donor] * targets.size,
-            None,
-            None,
+            self._spread[donor] * size[:, 0],
+            base,
         )
+
+
+class BaseErrors(NamedTuple):
+    """How the base's answer differs from the truth.
+
+    Attributes:
+        rotmat: From the true rotation of each joint to the answered one.
+        betas: The answered shape itself: it says next to nothing of the true one.
+        ratio: Answered over true scale.
+        shift: Answered minus true shift, in frame sizes.
+        confidence: Of each joint, as answered.
+    """
+
+    rotmat: Float[Tensor, "N 24 3 3"]
+    betas: Float[Tensor, "N 10"]
+    ratio: Float[Tensor, "N 1"]
+    shift: Float[Tensor, "N 2"]
+    confidence: Float[Tensor, "N 24"]
+
+
+def _base_errors(base: BaseAnswer, targets: Targets) -> BaseErrors:
+    true = targets.camera
+    return BaseErrors(
+        targets.rotmat.transpose(-1, -2) @ base.rotmat,
+        base.betas,
+        base.camera[:, :1] / true[:, :1].clamp_min(_SMALLEST),
+        (base.camera[:, 1:] - true[:, 1:]) / targets.size,
+        base.confidence,
+    )
+
+
+def _mean_place(
+    points: Float[Tensor, "N 17 2"], there: Bool[Tensor, "N 17"]
+) -> Float[Tensor, "N 1 2"]:
+    weight = there.to(points)[..., None]
+    mean: Tensor = (points * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+    return mean

@@ -1,15 +1,14 @@
-"""What MoveNet says about rendered people, stored beside the shards.
+"""What the networks of ``MoveNetRegressor`` say of rendered people, stored beside the shards.
 
-The trunk takes nearly all the time and stays as it is while the head learns, so it runs once per
-picture, or once per mirrored picture: which of them, the number of the picture says. Of its maps
-the head's own view is stored (``MoveNetHead.look``), whose weights are set before, not trained.
+They take nearly all the time and stay as they are while the head learns, so they run once per
+picture, or once per mirrored picture: which of them, the number of the picture says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,20 +17,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eft_fast.files import save_npz
-from eft_fast.models.movenet_regressor import Evidence, MoveNetRegressor
+from eft_fast.models.movenet_regressor import BaseAnswer, Evidence, MoveNetRegressor
 from eft_fast.training.cache import normalise_images
 
-#: Layers of ``MapReader`` that look at the maps; they are set, not trained.
-VIEW: Final = ("neck", "fine_neck")
-#: Pictures whose maps set the head's view.
-_VIEW_PICTURES: Final = 256
-_BATCH: Final = 8
-#: Parts of ``Evidence`` that a head which reads keypoints only does not have.
-_MAPS: Final = ("coarse", "fine")
+_BATCH = 8
+#: Keys of the base's answer in a file.
+_BASE = "base_"
+#: Key of a file: whether each picture was mirrored.
+_MIRRORED = "is_mirrored"
 
 
 class CachedEvidence(NamedTuple):
-    """Evidence of rendered people; maps in float16.
+    """Evidence of rendered people.
 
     Attributes:
         points: As of ``Evidence``, and so on.
@@ -41,52 +38,13 @@ class CachedEvidence(NamedTuple):
     points: Float[Tensor, "N 17 3"]
     about: Float[Tensor, "N 17 2"]
     spread: Float[Tensor, "N 17"]
-    coarse: Float[Tensor, "N C h w"] | None
-    fine: Float[Tensor, "N D H W"] | None
+    base: BaseAnswer | None
     is_mirrored: Bool[Tensor, " N"]
 
     def take(self, rows: Int[Tensor, " B"]) -> Evidence:
-        """The evidence of some people, in float32."""
-        points, about, spread = (part[rows] for part in self[:3])
-        maps = [None if part is None else part[rows].float() for part in self[3:5]]
-        return Evidence(points, about, spread, *maps)
-
-
-@torch.no_grad()
-def set_view(network: MoveNetRegressor, shard: Path) -> None:
-    """Set the head's view of the maps: principal components of the coarse one, the scaled fine one.
-
-    Components are divided by the fourth root of their variance: half way between keeping their
-    sizes and making them equal. Mean variance is 1.
-
-    Args:
-        network: Its ``head.maps.neck`` and ``head.maps.fine_neck`` are changed; a head that reads
-            keypoints only has none.
-        shard: Rendered pictures.
-    """
-    if network.head.maps is None:
-        return
-    with np.load(shard, allow_pickle=False) as archive:
-        images = archive["image"][:_VIEW_PICTURES]
-    maps = [
-        network.features(normalise_images(images[start : start + _BATCH], network))
-        for start in range(0, len(images), _BATCH)
-    ]
-    for conv, parts in (
-        (network.head.maps.neck, [each.top for each in maps]),
-        (network.head.maps.fine_neck, [each.fine for each in maps]),
-    ):
-        rows = torch.cat(parts).permute(0, 2, 3, 1).flatten(0, 2).double()
-        mean = rows.mean(0)
-        values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-        kept = conv.out_channels
-        values, vectors = values.flip(0)[:kept].clamp_min(1e-8), vectors.flip(1)[:, :kept]
-        scale = values**-0.25
-        scale /= (values * scale.square()).mean().sqrt()
-        weight = (vectors * scale).T
-        conv.weight.copy_(weight[..., None, None])
-        assert conv.bias is not None, "made with biases"
-        conv.bias.copy_(-(weight @ mean))
+        """The evidence of some people."""
+        base = None if self.base is None else BaseAnswer(*(part[rows] for part in self.base))
+        return Evidence(self.points[rows], self.about[rows], self.spread[rows], base)
 
 
 def cache_path(shard: Path) -> Path:
@@ -105,12 +63,12 @@ def is_mirrored(shard: Path, count: int, odds: float) -> Bool[np.ndarray, " N"]:
 def cache_evidence(
     network: MoveNetRegressor, shards: Sequence[Path], *, mirror: float = 0.0
 ) -> None:
-    """Run the trunk over shards, once: what is stored already stays.
+    """Run trunk and base over shards, once: what is stored already stays.
 
-    The files do not name the weights: use one folder per trunk and view.
+    The files do not name the weights: use one folder per trunk and base.
 
     Args:
-        network: With its view set (``set_view``).
+        network: The network; its head does not matter.
         shards: Rendered pictures.
         mirror: Share of the pictures that is seen mirrored.
     """
@@ -125,29 +83,35 @@ def cache_evidence(
             pictures = normalise_images(images[start : start + _BATCH], network)
             sides = torch.from_numpy(flip[start : start + _BATCH])[:, None, None, None]
             pictures = torch.where(sides, pictures.flip(-1), pictures)
-            parts.append(network.head.look(network.features(pictures)))
-        arrays: dict[str, np.ndarray] = {}
-        for name in Evidence._fields:
-            values = [value for part in parts if (value := getattr(part, name)) is not None]
-            if values:
-                whole = torch.cat(values)
-                arrays[name] = (whole.half() if name in _MAPS else whole).numpy()
-        save_npz(cache_path(shard), arrays | {"is_mirrored": flip}, compressed=False)
+            parts.append(network.features(pictures))
+        arrays = {
+            name: torch.cat([getattr(part, name) for part in parts]).numpy()
+            for name in Evidence._fields[:3]
+        }
+        answers = [part.base for part in parts if part.base is not None]
+        if answers:
+            arrays |= {
+                _BASE + name: torch.cat([getattr(answer, name) for answer in answers]).numpy()
+                for name in BaseAnswer._fields
+            }
+        save_npz(cache_path(shard), arrays | {_MIRRORED: flip}, compressed=False)
 
 
 def load_evidence(shards: Sequence[Path]) -> CachedEvidence:
     """Read what ``cache_evidence`` stored, in the order of the shards."""
-    columns: dict[str, list[Tensor]] = {name: [] for name in CachedEvidence._fields}
+    columns: dict[str, list[Tensor]] = {}
     for shard in shards:
         with np.load(cache_path(shard), allow_pickle=False) as archive:
             for name in archive.files:
-                columns[name].append(torch.from_numpy(archive[name]))
-    stacked = {name: torch.cat(parts) for name, parts in columns.items() if parts}
+                columns.setdefault(name, []).append(torch.from_numpy(archive[name]))
+    stacked = {name: torch.cat(parts) for name, parts in columns.items()}
+    has_base = _BASE + BaseAnswer._fields[0] in stacked
     return CachedEvidence(
         points=stacked["points"],
         about=stacked["about"],
         spread=stacked["spread"],
-        coarse=stacked.get("coarse"),
-        fine=stacked.get("fine"),
-        is_mirrored=stacked["is_mirrored"],
+        base=BaseAnswer(*(stacked[_BASE + name] for name in BaseAnswer._fields))
+        if has_base
+        else None,
+        is_mirrored=stacked[_MIRRORED],
     )

@@ -1,8 +1,8 @@
-"""Train the head of ``MoveNetRegressor``: it lifts keypoints, and reads the frozen trunk's maps.
+"""Train the head of ``MoveNetRegressor``, on what its two networks say.
 
-A batch has three kinds of people. Rendered ones, with what the trunk made of their pictures, half
-of them with given keypoints as well; simulated ones without a picture, in any number, with
-keypoints as the trunk would find them; and real skeletons, which know places in the picture only.
+A batch has three kinds of people. Rendered ones, with what the networks made of their pictures;
+simulated ones without a picture, in any number, with answers as the networks would give them; and
+real skeletons, which know places in the picture only. Half of them have given keypoints as well.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import matrix_to_axis_angle, matrix_to_rot6d
 from eft_fast.losses.priors import mixture_loss
 from eft_fast.models.base import RegressorOutput
-from eft_fast.models.movenet_regressor import Answers, Evidence, MoveNetHead, find_frame
+from eft_fast.models.movenet_regressor import (
+    Answers,
+    BaseAnswer,
+    Evidence,
+    MoveNetHead,
+    find_frame,
+)
 from eft_fast.smplify.prior import PosePrior
 from eft_fast.synth.landmarks import NUM_COCO
 from eft_fast.training.config import LossConfig, check_numbers
 from eft_fast.training.given_keypoints import TrunkErrors, give_keypoints
 from eft_fast.training.loss import regression_loss
-from eft_fast.training.movenet_cache import VIEW, CachedEvidence
+from eft_fast.training.movenet_cache import CachedEvidence
 from eft_fast.training.simulated_people import Dice, PeopleSimulator
 from eft_fast.training.skeletons import Skeletons
 from eft_fast.training.state import Run, append_log
@@ -54,16 +60,13 @@ class LiftConfig:
         blocks: Residual blocks of the first pass.
         refine_blocks: Of the passes after it.
         passes: How many passes follow the first.
-        neck: Channels that the head makes of the last encoder map.
-        lens: Numbers that it reads of the maps at each keypoint; 0: it reads keypoints only.
         trained_passes: How many of them run in this stage; the first pass learns at a third of the
             cost alone. None: all.
         dropout: Inside the blocks.
         simulated: Share of a batch that was never rendered.
         skeletons: Share that are real people without a picture, if there are any.
         given: Odds of a rendered or simulated person to have given keypoints.
-        drop_picture: Share of rendered people of whose picture only the keypoints are shown.
-        map_dropout: Share of what is read of the maps that is blanked.
+        found: Odds of a skeleton to have found keypoints; all others have given ones.
         skeleton_prior: Weight of the pose prior, for people of whom no pose is known.
         skeleton_betas: Weight of their mean squared shape.
         ema: Decay of the moving average of the weights, which is what is kept.
@@ -83,15 +86,12 @@ class LiftConfig:
     blocks: int = 3
     refine_blocks: int = 2
     passes: int = 2
-    neck: int = 128
-    lens: int = 0
     trained_passes: int | None = None
     dropout: float = 0.0
     simulated: float = 0.7
     skeletons: float = 0.1
     given: float = 0.5
-    drop_picture: float = 0.4
-    map_dropout: float = 0.5
+    found: float = 0.5
     skeleton_prior: float = 0.0005
     skeleton_betas: float = 0.05
     ema: float = 0.99
@@ -110,8 +110,8 @@ class LiftConfig:
     @property
     def head_options(self) -> dict[str, float | int]:
         """Arguments of the head."""
-        shape = ("width", "blocks", "refine_blocks", "passes", "neck", "lens")
-        return {name: getattr(self, name) for name in (*shape, "dropout", "map_dropout")}
+        shape = ("width", "blocks", "refine_blocks", "passes", "dropout")
+        return {name: getattr(self, name) for name in shape}
 
 
 class RenderedPeople(NamedTuple):
@@ -164,13 +164,13 @@ def train_head(
     on_save: Callable[[], None] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
 ) -> list[float]:
-    """Train the head, all but its view of the maps and its confidence.
+    """Train the head, all but its confidence.
 
     It ends with the moving average of its weights; with ``validate``, with the average that did
     best.
 
     Args:
-        head: With view and mean pose set; changed in place.
+        head: With its mean pose set; changed in place.
         body: The body model that the labels belong to.
         data: Whom it learns from.
         config: Steps, rates and odds.
@@ -182,7 +182,7 @@ def train_head(
     Returns:
         Loss of each update of this call.
     """
-    fixed = (*(f"maps.{name}." for name in VIEW), "certainty.")
+    fixed = "certainty."
     trained = [each for name, each in head.named_parameters() if not name.startswith(fixed)]
     run = Run(head, [{"params": trained, "lr": config.lr}], config, ema=config.ema)
     if state is not None:
@@ -218,33 +218,18 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     dice = Dice(run.generator())
     real = round(config.batch * config.skeletons) if data.skeletons is not None else 0
     simulated = round(config.batch * config.simulated)
-    rendered = config.batch - real - simulated
-    blind = rendered if head.maps is None else round(rendered * config.drop_picture)
-
-    rows = dice.integers(rendered, len(data.rendered.seen))
-    people, seen = data.rendered.targets.take(rows), data.rendered.seen[rows]
-    given = _maybe_given(people, seen, config.given, dice)
-    total = given.new_zeros(())
-    if blind < rendered:
-        evidence = data.rendered.evidence.take(rows[blind:])
-        answers: Answers = head(evidence, given[blind:])
-        shown = people.take(torch.arange(blind, rendered))
-        total = total + _answer_loss(answers, shown, body, config.loss).sum()
-
-    # Everybody without a picture goes together.
-    without = data.rendered.evidence.take(rows[:blind])._replace(coarse=None, fine=None)
+    rows = dice.integers(config.batch - real - simulated, len(data.rendered.seen))
+    shown = data.rendered.targets.take(rows)
     drawn = data.simulator.draw(simulated, dice.generator)
+    labels = Targets(*(torch.cat(pair) for pair in zip(shown, drawn.targets, strict=True)))
+    seen = torch.cat([data.rendered.seen[rows], drawn.seen])
     found = errors.find(drawn.targets, drawn.seen, dice)
-    labels = Targets(
-        *(torch.cat([a[:blind], b]) for a, b in zip(people, drawn.targets, strict=True))
-    )
-    told = torch.cat([given[:blind], _maybe_given(drawn.targets, drawn.seen, config.given, dice)])
-    seen_by_trunk = _concatenate(without, found)
-    answers = head(seen_by_trunk, told)
-    total = total + _answer_loss(answers, labels, body, config.loss).sum()
+    evidence = _concatenate(data.rendered.evidence.take(rows), found)
+    given = _maybe_given(labels, seen, config.given, dice)
+    total = _answer_loss(head(evidence, given), labels, body, config.loss).sum()
     if real:
         assert data.skeletons is not None, "no share without people"
-        total = total + _skeleton_loss(head, body, data, config, real, dice).sum()
+        total = total + _skeleton_loss(head, body, data, config, errors, real, dice).sum()
     return total / config.batch
 
 
@@ -265,23 +250,38 @@ def _maybe_given(
 
 
 def _concatenate(first: Evidence, second: Evidence) -> Evidence:
-    """Two groups without pictures."""
-    found = [torch.cat([a, b]) for a, b in zip(first[:3], second[:3], strict=True) if a is not None]
-    return Evidence(found[0], found[1], found[2], None, None)
+    """Two groups of people, both with a base or both without."""
+    points, about, spread = (torch.cat(pair) for pair in zip(first[:3], second[:3], strict=True))
+    base = None
+    if first.base is not None and second.base is not None:
+        base = BaseAnswer(*(torch.cat(pair) for pair in zip(first.base, second.base, strict=True)))
+    return Evidence(points, about, spread, base)
 
 
 def _skeleton_loss(
-    head: MoveNetHead, body: Smpl, data: HeadData, config: LiftConfig, count: int, dice: Dice
+    head: MoveNetHead,
+    body: Smpl,
+    data: HeadData,
+    config: LiftConfig,
+    errors: TrunkErrors,
+    count: int,
+    dice: Dice,
 ) -> Float[Tensor, " B"]:
     """Places of all labels, the withheld ones among them, and the priors of pose and shape."""
     assert data.skeletons is not None, "asked for with people only"
     given, labels = data.skeletons.draw(count, dice)
-    nothing = Evidence(
-        torch.zeros_like(given), torch.zeros_like(given[..., :2]), torch.zeros_like(given[..., 0]),
-        None, None,
-    )  # fmt: skip
+    found = errors.find_labelled(labels, dice)
+    is_found = dice.happens(count, config.found)
+    evidence = Evidence(
+        found.points * is_found[:, None, None],
+        found.about * is_found[:, None, None],
+        found.spread * is_found[:, None],
+        None,
+    )
+    given = given * (~is_found | dice.happens(count, config.given))[:, None, None]
+    nothing = evidence._replace(points=torch.zeros_like(labels))
     frame = find_frame(labels[..., :2], labels[..., 2] > 0, nothing)
-    answers: Answers = head(nothing, given)
+    answers: Answers = head(evidence, given)
     total = given.new_zeros(count)
     for output in answers.outputs:
         total = total + _label_error(output, labels, frame.size, body, config.loss)

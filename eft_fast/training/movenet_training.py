@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from eft_fast import conventions
 from eft_fast.body import Smpl, load_body
 from eft_fast.evaluation.bench_people import make_people
-from eft_fast.files import save_npz
 from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet_file import load_movenet_regressor, save_movenet_regressor
 from eft_fast.models.movenet_keypoints import load_movenet
 from eft_fast.models.movenet_regressor import Answers, MoveNetHead, MoveNetRegressor
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, load_open_regressor
 from eft_fast.smplify.prior import load_pose_prior
 from eft_fast.synth import SynthConfig, SynthJob, load_motion, load_shards
 from eft_fast.synth.config import CameraConfig, PoseConfig
@@ -28,7 +28,7 @@ from eft_fast.training.confidence import train_confidence
 from eft_fast.training.finetune import MIRROR_OFFSET
 from eft_fast.training.measure import choice_score, score_renders
 from eft_fast.training.memory import keep_freed_memory
-from eft_fast.training.movenet_cache import VIEW, cache_evidence, load_evidence, set_view
+from eft_fast.training.movenet_cache import cache_evidence, load_evidence
 from eft_fast.training.movenet_head import (
     HeadData,
     LiftConfig,
@@ -81,7 +81,7 @@ class MoveNetTraining(RenderedSets):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lift.head_options != {**self.head.head_options, **_blanks(self.lift)}:
+        if self.lift.head_options != self.head.head_options:
             raise ValueError(
                 "train: lift and head must be of one network, got other widths, blocks or passes"
             )
@@ -120,7 +120,6 @@ class MoveNetTraining(RenderedSets):
         validate = HeadScore(chosen, body)
         for name in ("lift", "head"):
             config: LiftConfig = getattr(self, name)
-            _set_dropout(network.head, config)
             train_head(
                 network.head,
                 body,
@@ -171,30 +170,12 @@ class MoveNetTraining(RenderedSets):
         return replace(self._tight(self.synth), child=_ODDS_CHILD, pose=pose)
 
     def _make_network(self, body: Smpl) -> MoveNetRegressor:
-        """A new head on the published trunk, with its view of the maps set, once."""
+        """A new head on the networks as they ship."""
         torch.manual_seed(self.head.seed)
         rig = KeypointRig.from_plan(body.points_plan("coco17"))
-        network = MoveNetRegressor(load_movenet(), rig, **self.head.head_options)
-        network.eval()
-        if network.head.maps is None:
-            return network
-        path = self.work / "view.npz"
-        layers = {name: getattr(network.head.maps, name) for name in VIEW}
-        if not path.is_file():
-            set_view(network, self.shards("train")[0])
-            arrays = {
-                f"{name}.{key}": value.numpy()
-                for name, layer in layers.items()
-                for key, value in layer.state_dict().items()
-            }
-            save_npz(path, arrays, compressed=False)
-        with np.load(path, allow_pickle=False) as archive:
-            for name, layer in layers.items():
-                parts = {
-                    key: torch.from_numpy(archive[f"{name}.{key}"]) for key in layer.state_dict()
-                }
-                layer.load_state_dict(parts)
-        return network
+        base = load_open_regressor(OPEN_REGRESSOR_PATH)
+        network = MoveNetRegressor(load_movenet(), rig, base, **self.head.head_options)
+        return network.eval()
 
     def _people(self, shards: list[Path], body: Smpl) -> RenderedPeople:
         evidence = load_evidence(shards)
@@ -262,14 +243,3 @@ def bench_keypoints(people: RenderedPeople, noise: float = _VAL_NOISE) -> Float[
         nothing, landmarks, targets.rotmat.numpy(), targets.betas.numpy(), noise=noise
     )
     return torch.from_numpy(shown.keypoints_2d.astype(np.float32))
-
-
-def _blanks(config: LiftConfig) -> dict[str, float | int]:
-    """The options of a head that may change between stages."""
-    return {name: config.head_options[name] for name in ("dropout", "map_dropout")}
-
-
-def _set_dropout(head: MoveNetHead, config: LiftConfig) -> None:
-    for name, module in head.named_modules():
-        if isinstance(module, nn.Dropout):
-            module.p = config.map_dropout if name == "maps.blur" else config.dropout

@@ -40,25 +40,21 @@ trained_passes = 0
 width = 16
 blocks = 1
 refine_blocks = 1
-neck = 8
-lens = 2
 [recipe.head]
 steps = 3
 batch = 12
 width = 16
 blocks = 1
 refine_blocks = 1
-neck = 8
-lens = 2
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of a run, motion of a few frames, and the tiny trunk in place of the published one."""
-    monkeypatch.setattr(
-        movenet_training, "load_movenet", lambda: MoveNetRegressor.make_tiny().trunk
-    )
+    """A file of a run, motion of a few frames, and tiny networks in place of the published ones."""
+    tiny = MoveNetRegressor.make_tiny
+    monkeypatch.setattr(movenet_training, "load_movenet", lambda: tiny().trunk)
+    monkeypatch.setattr(movenet_training, "load_open_regressor", lambda path: tiny().base)
     monkeypatch.setattr(simulated_people, "_POSTURES", 20)
     (tmp_path / "run.toml").write_text(FILE, encoding="utf-8")
     write_skeletons(tmp_path / "coco.npz")
