@@ -3,7 +3,7 @@
 Either the landmarks of the regressor's own trunk: their errors go with those of the network's
 answer, which the prior already knows, and some are gross; so their sigma is three times what they
 deserve alone. Or the keypoints of MoveNet, another network, for any regressor, by the curve
-``movenet`` (docs/map.md has both).
+``movenet`` (docs/map.md has both); a regressor on MoveNet has found them already.
 """
 
 from __future__ import annotations
@@ -86,11 +86,23 @@ def movenet_as_fill(
     inner = F.grid_sample(rgb, grid.expand(len(img), -1, -1, -1), align_corners=False)
     found = network(inner.to(network.stem.weight.dtype))
     points = zoom * ((found[..., :2] - 0.5) * (2.0 / size) - 1.0)
-    noise = CURVES["movenet"]
+    return found_as_fill(torch.cat([points, found[..., 2:]], -1), joint_set, least_score)
+
+
+def found_as_fill(
+    found: Float[Tensor, "B 17 3"], joint_set: str, least_score: float = 0.0
+) -> Float[Tensor, "B K 3"]:
+    """Bring keypoints that MoveNet found into a joint set, with sigma by the curve ``movenet``.
+
+    Args:
+        found: x and y in [-1, 1] of the crop, and score.
+        joint_set: Order of the keypoints; points that MoveNet does not have get sigma 0.
+        least_score: Points of a lower score get sigma 0 as well.
+    """
     score = found[..., 2].cpu().numpy()
-    sigma = np.where(score >= least_score, noise.sigma_of(score), 0.0)
-    spread = torch.from_numpy(sigma).to(points)
-    return reorder(torch.cat([points, spread[..., None]], -1), _MOVENET, joint_set)
+    sigma = np.where(score >= least_score, CURVES["movenet"].sigma_of(score), 0.0)
+    spread = torch.from_numpy(sigma).to(found)
+    return reorder(torch.cat([found[..., :2], spread[..., None]], -1), _MOVENET, joint_set)
 
 
 def reorder(points: Float[Tensor, "B P 3"], source: str, joint_set: str) -> Float[Tensor, "B K 3"]:

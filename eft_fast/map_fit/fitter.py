@@ -13,12 +13,19 @@ from torch import Tensor
 from eft_fast.conventions import NUM_JOINTS
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
-from eft_fast.map_fit.fill import check_can_fill, landmarks_as_fill, movenet_as_fill, reorder
+from eft_fast.map_fit.fill import (
+    check_can_fill,
+    found_as_fill,
+    landmarks_as_fill,
+    movenet_as_fill,
+    reorder,
+)
 from eft_fast.map_fit.fit import MapFits, fit_map
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
 from eft_fast.models.keypoint_noise import find_keypoint_noise
 from eft_fast.models.movenet_keypoints import shared_movenet
+from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.open_regressor import to_landmarks
 from eft_fast.pipeline.fitter import (
     GIVEN,
@@ -110,7 +117,7 @@ class MapFitter(Fitter):
     @torch.no_grad()
     def start(self, person: Prepared) -> MapStart:
         """Ask the network: one crop at a time, since other batch sizes round differently."""
-        given = self._readable(person)
+        given = self.readable(_keypoints(person), person.joint_set)
         with evaluating(self._regressor):
             features = self._regressor.features(person.crop[None])
             # Only networks that read keypoints know the argument.
@@ -120,6 +127,8 @@ class MapFitter(Fitter):
         fill = None
         if self._config.fill == "landmarks":
             fill = landmarks_as_fill(to_landmarks(features), person.joint_set)
+        elif self._config.fill == "movenet" and isinstance(self._regressor, MoveNetRegressor):
+            fill = found_as_fill(features.points, person.joint_set, self._config.fill_above)
         elif self._config.fill == "movenet":
             network = shared_movenet(person.crop.device)
             fill = movenet_as_fill(
@@ -131,12 +140,19 @@ class MapFitter(Fitter):
             )
         return MapStart(answer, fill, outputs, reads=given is not None)
 
-    def _readable(self, person: Prepared) -> Float[Tensor, "1 K 3"] | None:
-        """The given keypoints in the order of the network; None: it sees the picture alone."""
+    def readable(
+        self, keypoints: Float[Tensor, "K 3"], joint_set: str
+    ) -> Float[Tensor, "1 N 3"] | None:
+        """Given keypoints in the order of the network; None: it sees the picture alone.
+
+        Args:
+            keypoints: x, y and confidence in the order of the joint set.
+            joint_set: Their order.
+        """
         order = self._regressor.reads_keypoints
         if self._precision_given is None or order is None:
             return None
-        given = reorder(_keypoints(person)[None], person.joint_set, order)
+        given = reorder(keypoints[None], joint_set, order)
         given = torch.where((given.isfinite().all(-1) & (given[..., 2] > 0))[..., None], given, 0.0)
         return given if int((given[..., 2] > 0).sum()) >= MIN_READ else None
 

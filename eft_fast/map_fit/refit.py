@@ -121,7 +121,9 @@ class Refitter:
         if CONFIDENCE in self.outputs and result.joint_confidence is not None:
             outputs[CONFIDENCE] = result.joint_confidence
         start = RegressorOutput(*(part.to(like) for part in answer))
-        return OpenPerson(person, MapStart(start, None, outputs))
+        fitter = self._fitters[seen is not None]
+        reads = fitter.readable(result.keypoints[0].to(like), result.joint_set) is not None
+        return OpenPerson(person, MapStart(start, None, outputs, reads=reads))
 
     @torch.no_grad()
     def fit(

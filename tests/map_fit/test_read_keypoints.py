@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.map_fit.fitter import MIN_READ
+from eft_fast.map_fit.fitter import JOINT_SIGMA, MIN_READ
+from eft_fast.map_fit.refit import Refitter
 from eft_fast.models.error_covariance import (
     ErrorCovariance,
     estimate_covariance,
@@ -147,3 +148,19 @@ def test_without_the_matrix_it_sees_the_picture_only(network, measured, given, t
     result = fit(network, tmp_path / "plain.npz", *given)
     none = eft_fast.fit_batch(*given, method="none", regressor=network, progress=False)
     assert torch.equal(result.init.pred_cam, none.pred_cam)
+
+
+@pytest.mark.parametrize("num_given", [17, MIN_READ - 1])
+def test_a_refit_takes_the_prior_of_the_fit(network, covariance, given, num_given) -> None:
+    """That of an answer which has read keypoints where it has; the same keypoints, the same fit."""
+    photos, keypoints = given[0][:1], given[1][:1].copy()
+    keypoints[:, num_given:] = 0
+    was = fit(network, covariance, photos, keypoints)
+    config = eft_fast.MapConfig(covariance=covariance)
+    refitter = Refitter(network, eft_fast.load_body(), config)
+    opened = refitter.open(was)
+    assert opened.start.reads == (num_given >= MIN_READ)
+    again = refitter.fit(opened, keypoints[0])
+    torch.testing.assert_close(again.fit.final.pred_cam, was.pred_cam, rtol=1e-3, atol=1e-4)
+    sigma = again.fit.outputs[JOINT_SIGMA]
+    torch.testing.assert_close(sigma, was.joint_sigma_mm, rtol=1e-2, atol=0.1)
