@@ -17,7 +17,7 @@ OPEN_CROP: Final = 256
 #: Crop side over the longer side of the person's box, as in EFT's readers of COCO and LSP.
 BOX_MARGIN: Final = 1.2
 #: The same of networks that see people best in another crop, by ``Regressor.id``.
-BOX_MARGINS: Final[Mapping[str, float]] = {"open-2": 1.1}
+BOX_MARGINS: Final[Mapping[str, float]] = {"open-2": 1.1, "open-2-lite": 1.1}
 #: ``bbox_scale`` counts in units of this many pixels: side = BOX_UNIT * bbox_scale.
 BOX_UNIT: Final = 200.0
 #: Nominal focal length in pixels of a 224 px crop. A convention of HMR, not a calibration.

@@ -30,7 +30,7 @@ from eft_fast.files import save_npz, write_text
 from eft_fast.models.identity import HASH_DIGITS, weights_sha256
 from eft_fast.models.keypoint_noise import CURVES
 from eft_fast.models.movenet import MoveNet
-from eft_fast.models.movenet_keypoints import MOVENET_PATH, load_movenet
+from eft_fast.models.movenet_keypoints import MOVENET_PATHS, load_movenet
 from eft_fast.models.yolox import PUBLISHED_PATH, YoloxNano, load_published_yolox, to_bgr
 from eft_fast.person_boxes import INPUT_SIZE, STRIDES, letterbox, to_picture
 from eft_fast.person_keypoints import CROP_FACTOR
@@ -119,7 +119,7 @@ def add_detector(folder: Path, *, opset: int, eft_fast_version: str) -> None:
         )
     _write(place, models, replace(card, max_difference=worst))
     save_npz(place / SAMPLES_NAME, samples)
-    for path in (PUBLISHED_PATH, MOVENET_PATH):
+    for path in (PUBLISHED_PATH, MOVENET_PATHS["thunder"]):
         shutil.copyfile(path.with_suffix(".md"), place / path.with_suffix(".md").name)
 
 

@@ -17,8 +17,8 @@ from eft_fast.models.blazepose import BlazePose
 from eft_fast.models.identity import HASH_DIGITS, arrays_sha256
 from eft_fast.models.keypoint_rig import SIZES, KeypointRig
 from eft_fast.models.movenet import VARIANTS, MoveNet
-from eft_fast.models.movenet_keypoints import MOVENET_PATH
-from eft_fast.models.movenet_regressor import MOVENET_REGRESSOR_ID, MoveNetRegressor
+from eft_fast.models.movenet_keypoints import MOVENET_PATHS
+from eft_fast.models.movenet_regressor import MOVENET_REGRESSOR_IDS, MoveNetRegressor
 from eft_fast.models.open_file import (
     OPEN_REGRESSOR_PATH,
     check_hash,
@@ -66,11 +66,11 @@ def save_movenet_regressor(
     # Parts that the package holds: their hash takes the place of their weights.
     card["published_trunk"] = card["published_base"] = ""
     for part, prefix, published in (
-        ("trunk", _TRUNK, _read_trunk if regressor.trunk.variant == "thunder" else None),
-        ("base", _BASE, _read_base if regressor.base is not None else None),
+        ("trunk", _TRUNK, _read_trunk(regressor.trunk.variant)),
+        ("base", _BASE, _read_base() if regressor.base is not None else None),
     ):
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if published is not None and arrays_sha256(own) == arrays_sha256(published()):
+        if published is not None and arrays_sha256(own) == arrays_sha256(published):
             card[f"published_{part}"] = arrays_sha256(own)[:HASH_DIGITS]
             state = {k: v for k, v in state.items() if not k.startswith(prefix)}
     write_weights(path, card, state)
@@ -86,11 +86,11 @@ def load_movenet_regressor(path: str | Path) -> MoveNetRegressor:
     """
     card, arrays = read_weights(path)
     _check_card(card, Path(path))
-    for part, prefix, read in (("trunk", _TRUNK, _read_trunk), ("base", _BASE, _read_base)):
+    for part, prefix in (("trunk", _TRUNK), ("base", _BASE)):
         stated = card[f"published_{part}"]
         if not stated:
             continue
-        published = read()
+        published = (_read_trunk(card["trunk"]) if part == "trunk" else _read_base()) or {}
         found = arrays_sha256(published)[:HASH_DIGITS]
         if found != stated:
             raise ValueError(
@@ -110,9 +110,11 @@ def load_movenet_regressor(path: str | Path) -> MoveNetRegressor:
     return network.eval()
 
 
-def _read_trunk() -> dict[str, np.ndarray[Any, Any]]:
-    """MoveNet as the package ships it."""
-    with np.load(MOVENET_PATH, allow_pickle=False) as archive:
+def _read_trunk(variant: str) -> dict[str, np.ndarray[Any, Any]] | None:
+    """MoveNet as the package ships it; None: it does not ship this variant."""
+    if variant not in MOVENET_PATHS:
+        return None
+    with np.load(MOVENET_PATHS[variant], allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
@@ -140,8 +142,9 @@ def _make_base(described: Mapping[str, Any] | None) -> OpenRegressor | None:
 
 
 def _check_card(card: Mapping[str, Any], path: Path) -> None:
-    check_kind(card, path, file_format=FORMAT, regressor_id=MOVENET_REGRESSOR_ID)
     trunk, base = card.get("trunk"), card.get("base", {})
+    own_id = MOVENET_REGRESSOR_IDS.get(str(trunk), MOVENET_REGRESSOR_IDS["thunder"])
+    check_kind(card, path, file_format=FORMAT, regressor_id=own_id)
     is_known = isinstance(trunk, str) and trunk in VARIANTS
     is_known &= all(isinstance(card.get(f"published_{part}"), str) for part in ("trunk", "base"))
     is_known &= isinstance(card.get("certainty"), bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -16,16 +17,24 @@ from eft_fast.models.movenet import MoveNet
 from eft_fast.ops.ambient import plain_torch
 from eft_fast.person_keypoints import CROP_FACTOR, keypoints_in_boxes
 
-#: Thunder as published, as ``tools/convert_movenet.py`` wrote it.
-MOVENET_PATH: Final = Path(__file__).parent.parent / "assets" / "movenet_thunder.npz"
+_ASSETS: Final = Path(__file__).parent.parent / "assets"
+#: The published networks, as ``tools/convert_movenet.py`` wrote them.
+MOVENET_PATHS: Final[Mapping[str, Path]] = {
+    variant: _ASSETS / f"movenet_{variant}.npz" for variant in ("thunder", "lightning")
+}
 #: Crops at once on a processor, whose cache holds the maps of one, and on other devices.
 CROPS_AT_ONCE: Final = (1, 16)
 
 
-def load_movenet() -> MoveNet:
-    """MoveNet Thunder as it was published, which the package ships; a new one at each call."""
-    with plain_torch(), np.load(MOVENET_PATH, allow_pickle=False) as archive:
-        return MoveNet.from_arrays({name: archive[name] for name in archive.files}).eval()
+def load_movenet(variant: str = "thunder") -> MoveNet:
+    """MoveNet as it was published, which the package ships; a new one at each call.
+
+    Args:
+        variant: ``"thunder"`` or ``"lightning"``.
+    """
+    with plain_torch(), np.load(MOVENET_PATHS[variant], allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+        return MoveNet.from_arrays(arrays, variant).eval()
 
 
 @lru_cache(maxsize=2)

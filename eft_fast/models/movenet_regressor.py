@@ -9,7 +9,7 @@ may be fine-tuned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +26,12 @@ from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet import NUM_KEYPOINTS, MoveNet, soft_keypoints
 from eft_fast.models.open_regressor import BODY_ID, OpenRegressor, ResidualBlock
 
-#: Id of the network; another trunk, head or body gets another number.
-MOVENET_REGRESSOR_ID: Final = "open-2"
+#: Id of the network by the variant of its trunk; another head or body gets another number.
+MOVENET_REGRESSOR_IDS: Final[Mapping[str, str]] = {
+    "thunder": "open-2",
+    "lightning": "open-2-lite",
+    "tiny": "open-2",
+}
 #: Order of the keypoints that it finds and that it may be given.
 KEYPOINT_SET: Final = "coco17"
 #: Encoder stages that stand where ``layer3`` and ``layer4`` stand in a ResNet: the last one at 1/16
@@ -301,7 +305,7 @@ class MoveNetRegressor(Regressor):
                 "that layer; use the weights that ship with the package"
             )
         self.input_size = trunk.input_size
-        self.id = MOVENET_REGRESSOR_ID
+        self.id = MOVENET_REGRESSOR_IDS[trunk.variant]
         self.body_id = BODY_ID
         self.trunk = trunk
         self.base = base

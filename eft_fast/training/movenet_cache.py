@@ -47,9 +47,9 @@ class CachedEvidence(NamedTuple):
         return Evidence(self.points[rows], self.about[rows], self.spread[rows], base)
 
 
-def cache_path(shard: Path) -> Path:
-    """Where the evidence of a shard is stored."""
-    return shard.with_name(f"{shard.stem}.movenet.npz")
+def cache_path(shard: Path, variant: str) -> Path:
+    """Where the evidence of a shard is stored, of a trunk of that variant."""
+    return shard.with_name(f"{shard.stem}.{variant}.npz")
 
 
 def is_mirrored(shard: Path, count: int, odds: float) -> Bool[np.ndarray, " N"]:
@@ -65,15 +65,16 @@ def cache_evidence(
 ) -> None:
     """Run trunk and base over shards, once: what is stored already stays.
 
-    The files do not name the weights: use one folder per trunk and base.
+    The files name the variant of the trunk and not the weights: use one folder per base.
 
     Args:
         network: The network; its head does not matter.
         shards: Rendered pictures.
         mirror: Share of the pictures that is seen mirrored.
     """
+    variant = network.trunk.variant
     for shard in tqdm(shards, desc="trunk", unit="shard"):
-        if cache_path(shard).is_file():
+        if cache_path(shard, variant).is_file():
             continue
         with np.load(shard, allow_pickle=False) as archive:
             images = archive["image"]
@@ -94,14 +95,14 @@ def cache_evidence(
                 _BASE + name: torch.cat([getattr(answer, name) for answer in answers]).numpy()
                 for name in BaseAnswer._fields
             }
-        save_npz(cache_path(shard), arrays | {_MIRRORED: flip}, compressed=False)
+        save_npz(cache_path(shard, variant), arrays | {_MIRRORED: flip}, compressed=False)
 
 
-def load_evidence(shards: Sequence[Path]) -> CachedEvidence:
-    """Read what ``cache_evidence`` stored, in the order of the shards."""
+def load_evidence(shards: Sequence[Path], variant: str) -> CachedEvidence:
+    """Read what ``cache_evidence`` stored of a variant, in the order of the shards."""
     columns: dict[str, list[Tensor]] = {}
     for shard in shards:
-        with np.load(cache_path(shard), allow_pickle=False) as archive:
+        with np.load(cache_path(shard, variant), allow_pickle=False) as archive:
             for name in archive.files:
                 columns.setdefault(name, []).append(torch.from_numpy(archive[name]))
     stacked = {name: torch.cat(parts) for name, parts in columns.items()}

@@ -16,7 +16,7 @@ from eft_fast.body import Smpl, load_body
 from eft_fast.evaluation.bench_people import make_people
 from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet_file import load_movenet_regressor, save_movenet_regressor
-from eft_fast.models.movenet_keypoints import load_movenet
+from eft_fast.models.movenet_keypoints import MOVENET_PATHS, load_movenet
 from eft_fast.models.movenet_regressor import Answers, MoveNetHead, MoveNetRegressor
 from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, load_open_regressor
 from eft_fast.smplify.prior import load_pose_prior
@@ -63,6 +63,9 @@ class MoveNetTraining(RenderedSets):
     it does from a photo.
 
     Attributes:
+        movenet: Which MoveNet finds keypoints: ``"thunder"``, or ``"lightning"`` for a network of
+            a third of the work.
+        base: Whether the package's ``open-1`` answers first.
         skeletons: File of labelled people without photos (``Skeletons.load``), or None.
         crop_margin: ``CameraConfig.margin`` of the pictures that are learned from.
         mirror: Share of the training pictures that is seen mirrored.
@@ -73,6 +76,8 @@ class MoveNetTraining(RenderedSets):
     train: int = 8000
     varied: int = 8000
     calibration: int = 1250
+    movenet: str = "thunder"
+    base: bool = True
     skeletons: Path | None = None
     crop_margin: float = 1.12
     mirror: float = 0.5
@@ -81,6 +86,10 @@ class MoveNetTraining(RenderedSets):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.movenet not in MOVENET_PATHS:
+            raise ValueError(
+                f"train: movenet must be one of {', '.join(MOVENET_PATHS)}, got {self.movenet!r}"
+            )
         if self.lift.head_options != self.head.head_options:
             raise ValueError(
                 "train: lift and head must be of one network, got other widths, blocks or passes"
@@ -109,7 +118,7 @@ class MoveNetTraining(RenderedSets):
         trained, seen = self.shards("train"), self.shards("val")
         cache_evidence(network, trained, mirror=self.mirror)
         cache_evidence(network, seen)
-        people, chosen = self._people(trained, body), self._people(seen, body)
+        people, chosen = (self._people(each, network, body) for each in (trained, seen))
         set_mean_pose(network.head, people.targets.rotmat)
         margin = network.box_margin
         skeletons = (
@@ -173,12 +182,15 @@ class MoveNetTraining(RenderedSets):
         """A new head on the networks as they ship."""
         torch.manual_seed(self.head.seed)
         rig = KeypointRig.from_plan(body.points_plan("coco17"))
-        base = load_open_regressor(OPEN_REGRESSOR_PATH)
-        network = MoveNetRegressor(load_movenet(), rig, base, **self.head.head_options)
+        base = load_open_regressor(OPEN_REGRESSOR_PATH) if self.base else None
+        trunk = load_movenet(self.movenet)
+        network = MoveNetRegressor(trunk, rig, base, **self.head.head_options)
         return network.eval()
 
-    def _people(self, shards: list[Path], body: Smpl) -> RenderedPeople:
-        evidence = load_evidence(shards)
+    def _people(
+        self, shards: list[Path], network: MoveNetRegressor, body: Smpl
+    ) -> RenderedPeople:
+        evidence = load_evidence(shards, network.trunk.variant)
         arrays = load_shards(shards, images=False)
         side = evidence.is_mirrored
         targets = mirror_targets(make_targets(arrays, body), side, MIRROR_OFFSET)

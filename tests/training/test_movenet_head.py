@@ -87,7 +87,7 @@ def data(
     arrays: SynthArrays,
     tmp_path: Path,
 ) -> HeadData:
-    evidence = load_evidence(shards)
+    evidence = load_evidence(shards, "tiny")
     seen = torch.from_numpy(arrays.landmarks_2d[:, :17, 2]).long()
     skeletons = Skeletons.load(write_skeletons(tmp_path / "coco.npz"), margin=1.1)
     people = RenderedPeople(evidence, targets, seen)
@@ -252,7 +252,7 @@ def test_other_files_of_skeletons_are_refused(tmp_path: Path, arrays, message: s
 def test_stored_evidence_is_the_networks_own(
     seen_network: MoveNetRegressor, shards: list[Path]
 ) -> None:
-    evidence = load_evidence(shards)
+    evidence = load_evidence(shards, "tiny")
     flip = np.concatenate([is_mirrored(shard, 6, 0.5) for shard in shards])
     assert 0 < flip.sum() < 12
     assert np.array_equal(evidence.is_mirrored.numpy(), flip)
@@ -268,9 +268,9 @@ def test_stored_evidence_is_the_networks_own(
         )
     for got, want in zip(stored.base, direct.base, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-    before = cache_path(shards[0]).stat().st_mtime_ns
+    before = cache_path(shards[0], "tiny").stat().st_mtime_ns
     cache_evidence(seen_network, shards)
-    assert cache_path(shards[0]).stat().st_mtime_ns == before
+    assert cache_path(shards[0], "tiny").stat().st_mtime_ns == before
 
 
 def make_config(**changes: object) -> LiftConfig:

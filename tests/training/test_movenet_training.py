@@ -53,7 +53,7 @@ refine_blocks = 1
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of a run, motion of a few frames, and tiny networks in place of the published ones."""
     tiny = MoveNetRegressor.make_tiny
-    monkeypatch.setattr(movenet_training, "load_movenet", lambda: tiny().trunk)
+    monkeypatch.setattr(movenet_training, "load_movenet", lambda variant: tiny().trunk)
     monkeypatch.setattr(movenet_training, "load_open_regressor", lambda path: tiny().base)
     monkeypatch.setattr(simulated_people, "_POSTURES", 20)
     (tmp_path / "run.toml").write_text(FILE, encoding="utf-8")
