@@ -58,15 +58,24 @@ class SynthArrays:
         """
         if zoom == 1 and self.image.shape[1:3] == (size, size):
             return self
-        old = self.image.shape[1]
-        # As ``imaging`` has it: pixel k of S lies at 2 k / S - 1.
-        part = Crop(np.array([old / 2, old / 2]), zoom * old / BOX_UNIT, size)
-        image = np.stack([crop_image(each, part) for each in self.image])
+        image = resize_crops(self.image, size, zoom=zoom)
         landmarks = np.concatenate(
             [self.landmarks_2d[..., :2] / zoom, self.landmarks_2d[..., 2:]], -1
         ).astype(np.float32)
         camera = (self.camera / zoom).astype(np.float32)
         return replace(self, image=image, landmarks_2d=landmarks, camera=camera)
+
+
+def resize_crops(
+    images: UInt8[np.ndarray, "N S S 3"], size: int, *, zoom: float = 1.0
+) -> UInt8[np.ndarray, "N size size 3"]:
+    """The middle of square pictures, resampled as a photo is; see ``SynthArrays.cropped``."""
+    old = images.shape[1]
+    if zoom == 1 and old == size:
+        return images
+    # As ``imaging`` has it: pixel k of S lies at 2 k / S - 1.
+    part = Crop(np.array([old / 2, old / 2]), zoom * old / BOX_UNIT, size)
+    return np.stack([crop_image(each, part) for each in images])
 
 
 @dataclass(frozen=True)

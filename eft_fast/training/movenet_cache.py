@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from eft_fast.files import save_npz
 from eft_fast.models.movenet_regressor import BaseAnswer, Evidence, MoveNetRegressor
+from eft_fast.synth.dataset import resize_crops
 from eft_fast.training.cache import normalise_images
 
 _BATCH = 8
@@ -81,10 +82,11 @@ def cache_evidence(
         flip = is_mirrored(shard, len(images), mirror)
         parts = []
         for start in range(0, len(images), _BATCH):
-            pictures = normalise_images(images[start : start + _BATCH], network)
-            sides = torch.from_numpy(flip[start : start + _BATCH])[:, None, None, None]
-            pictures = torch.where(sides, pictures.flip(-1), pictures)
-            parts.append(network.features(pictures))
+            part = images[start : start + _BATCH]
+            part = np.where(flip[start : start + _BATCH, None, None, None], part[:, :, ::-1], part)
+            # Mirrored as they were rendered, then brought to the network's size.
+            part = resize_crops(part, network.input_size)
+            parts.append(network.features(normalise_images(part, network)))
         arrays = {
             name: torch.cat([getattr(part, name) for part in parts]).numpy()
             for name in Evidence._fields[:3]

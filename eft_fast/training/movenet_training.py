@@ -187,9 +187,7 @@ class MoveNetTraining(RenderedSets):
         network = MoveNetRegressor(trunk, rig, base, **self.head.head_options)
         return network.eval()
 
-    def _people(
-        self, shards: list[Path], network: MoveNetRegressor, body: Smpl
-    ) -> RenderedPeople:
+    def _people(self, shards: list[Path], network: MoveNetRegressor, body: Smpl) -> RenderedPeople:
         evidence = load_evidence(shards, network.trunk.variant)
         arrays = load_shards(shards, images=False)
         side = evidence.is_mirrored
