@@ -71,7 +71,7 @@ class BaseAnswer(NamedTuple):
         rotmat: Rotations.
         betas: Shape.
         camera: Scale and shift in crop units.
-        confidence: Of each joint.
+        confidence: Of each joint; 0 of all of them: it does not answer.
     """
 
     rotmat: Float[Tensor, "B 24 3 3"]
@@ -215,8 +215,7 @@ class MoveNetHead(nn.Module):
         silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
         start = silent.expand(len(given), -1)
         if self.has_base:
-            answered, said = self._read_base(evidence.base, frame, silent)
-            start = start if answered is None else answered
+            start, said = self._read_base(evidence.base, frame, start)
             inputs = torch.cat([inputs, said], 1)
         change, hidden = self.first(inputs)
         state = start + change
@@ -238,15 +237,16 @@ class MoveNetHead(nn.Module):
         return said
 
     def _read_base(
-        self, base: BaseAnswer | None, frame: PointFrame, silent: Float[Tensor, " S"]
-    ) -> tuple[Float[Tensor, "B S"] | None, Float[Tensor, "B I"]]:
+        self, base: BaseAnswer | None, frame: PointFrame, silent: Float[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B I"]]:
         """The base's answer as a state, and what a pass reads of it: 0 where there is none."""
         if base is None:
-            return None, frame.center.new_zeros(len(frame.center), _BASE_INPUTS)
+            return silent, frame.center.new_zeros(len(frame.center), _BASE_INPUTS)
+        answers = base.confidence.amax(1, keepdim=True) > 0
         state = encode(RegressorOutput(base.rotmat, base.betas, base.camera), frame)
-        is_there = torch.ones_like(frame.size)
+        state = torch.where(answers, state, silent)
         limited = (state - silent).clamp(-_FARTHEST, _FARTHEST)
-        return state, torch.cat([limited, base.confidence, is_there], 1)
+        return state, torch.cat([limited, base.confidence, answers.to(state)], 1)
 
     @torch.no_grad()
     def _look_back(

@@ -13,7 +13,7 @@ _MOST: Final = 10**9
 _SHARES: Final = frozenset(
     {
         "dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema", "skeletons",
-        "given", "found",
+        "given", "found", "drop_base", "worse_base",
     }
 )  # fmt: skip
 #: Counts that may be zero.

@@ -37,6 +37,8 @@ _SPARSE: Final = (0.1, 0.7)
 _CANDIDATES: Final = 96
 #: What a keypoint counts that only one of the two shows, in squared metres over all joints.
 _SEEN_WEIGHT: Final = 0.15
+#: Rendered people of whom the one whom the base got most wrong lends its error now and then.
+_FEW: Final = 6
 #: Sizes and scales below it, in crop units, are those of nobody.
 _SMALLEST: Final = 0.05
 
@@ -104,10 +106,17 @@ class TrunkErrors:
         evidence: Of the rendered people.
         targets: Their labels, mirrored where the evidence is.
         seen: As of ``give_keypoints``, of the same people.
+        worse_base: Odds of a simulated person to get one of the base's greater errors, since real
+            pictures are harder for it than rendered ones.
     """
 
     def __init__(
-        self, evidence: CachedEvidence, targets: Targets, seen: Int[Tensor, "N 17"]
+        self,
+        evidence: CachedEvidence,
+        targets: Targets,
+        seen: Int[Tensor, "N 17"],
+        *,
+        worse_base: float = 0.0,
     ) -> None:
         true = targets.landmarks_2d[:, :NUM_COCO]
         size = targets.size[:, :, None]
@@ -119,6 +128,7 @@ class TrunkErrors:
         center = _mean_place(true, seen > 0)
         self._places = (true - center) / size
         self._base = None if evidence.base is None else _base_errors(evidence.base, targets)
+        self._worse_base = worse_base
 
     def find(self, targets: Targets, seen: Int[Tensor, "N 17"], dice: Dice) -> Evidence:
         """What the networks might say of people without a picture."""
@@ -130,7 +140,11 @@ class TrunkErrors:
         true, size = targets.landmarks_2d[:, :NUM_COCO], targets.size[:, :, None]
         base = None
         if self._base is not None:
-            rotmat, betas, ratio, shift, confidence = (part[donor] for part in self._base)
+            # Of a few people drawn at random the one whom it got most wrong.
+            few = rows[:, :_FEW]
+            wrong = few.gather(1, self._base.wrong[few].argmax(1, keepdim=True))[:, 0]
+            lender = torch.where(dice.happens(len(donor), self._worse_base), wrong, donor)
+            rotmat, betas, ratio, shift, confidence, _ = (part[lender] for part in self._base)
             camera = targets.camera
             place = camera[:, 1:] + shift * targets.size
             base = BaseAnswer(
@@ -188,6 +202,7 @@ class BaseErrors(NamedTuple):
         ratio: Answered over true scale.
         shift: Answered minus true shift, in frame sizes.
         confidence: Of each joint, as answered.
+        wrong: Mean angle of the rotations' errors, radians.
     """
 
     rotmat: Float[Tensor, "N 24 3 3"]
@@ -195,16 +210,20 @@ class BaseErrors(NamedTuple):
     ratio: Float[Tensor, "N 1"]
     shift: Float[Tensor, "N 2"]
     confidence: Float[Tensor, "N 24"]
+    wrong: Float[Tensor, " N"]
 
 
 def _base_errors(base: BaseAnswer, targets: Targets) -> BaseErrors:
     true = targets.camera
+    rotmat = targets.rotmat.transpose(-1, -2) @ base.rotmat
+    cosine = (rotmat.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     return BaseErrors(
-        targets.rotmat.transpose(-1, -2) @ base.rotmat,
+        rotmat,
         base.betas,
         base.camera[:, :1] / true[:, :1].clamp_min(_SMALLEST),
         (base.camera[:, 1:] - true[:, 1:]) / targets.size,
         base.confidence,
+        cosine.clamp(-1, 1).arccos().mean(1),
     )
 
 

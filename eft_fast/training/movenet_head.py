@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -66,6 +66,8 @@ class LiftConfig:
         simulated: Share of a batch that was never rendered.
         skeletons: Share that are real people without a picture, if there are any.
         given: Odds of a rendered or simulated person to have given keypoints.
+        drop_base: Odds of a rendered or simulated person not to have the base's answer.
+        worse_base: Odds of a simulated person to have one of its worse answers.
         found: Odds of a skeleton to have found keypoints; all others have given ones.
         skeleton_prior: Weight of the pose prior, for people of whom no pose is known.
         skeleton_betas: Weight of their mean squared shape.
@@ -91,6 +93,8 @@ class LiftConfig:
     simulated: float = 0.7
     skeletons: float = 0.1
     given: float = 0.5
+    drop_base: float = 0.3
+    worse_base: float = 0.4
     found: float = 0.5
     skeleton_prior: float = 0.0005
     skeleton_betas: float = 0.05
@@ -187,7 +191,7 @@ def train_head(
     run = Run(head, [{"params": trained, "lr": config.lr}], config, ema=config.ema)
     if state is not None:
         run.resume(state)
-    errors = TrunkErrors(*data.rendered)
+    errors = TrunkErrors(*data.rendered, worse_base=config.worse_base)
     losses: list[float] = []
     all_passes = head.passes
     if config.trained_passes is not None:
@@ -225,6 +229,7 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     seen = torch.cat([data.rendered.seen[rows], drawn.seen])
     found = errors.find(drawn.targets, drawn.seen, dice)
     evidence = _concatenate(data.rendered.evidence.take(rows), found)
+    evidence = _without_base(evidence, dice.happens(len(seen), config.drop_base))
     given = _maybe_given(labels, seen, config.given, dice)
     total = _answer_loss(head(evidence, given), labels, body, config.loss).sum()
     if real:
@@ -256,6 +261,14 @@ def _concatenate(first: Evidence, second: Evidence) -> Evidence:
     if first.base is not None and second.base is not None:
         base = BaseAnswer(*(torch.cat(pair) for pair in zip(first.base, second.base, strict=True)))
     return Evidence(points, about, spread, base)
+
+
+def _without_base(evidence: Evidence, chosen: Bool[Tensor, " B"]) -> Evidence:
+    """Of the chosen people the base says nothing."""
+    if evidence.base is None:
+        return evidence
+    confidence = evidence.base.confidence.masked_fill(chosen[:, None], 0.0)
+    return evidence._replace(base=evidence.base._replace(confidence=confidence))
 
 
 def _skeleton_loss(

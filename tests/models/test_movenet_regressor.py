@@ -164,6 +164,23 @@ def test_the_base_sees_the_same_crop():
         assert torch.equal(a, b)
 
 
+def test_a_base_that_is_sure_of_nothing_does_not_answer():
+    """Person by person, as if there were none."""
+    regressor, given = network(), random_given(3)
+    with torch.no_grad():
+        evidence = regressor.features(random_crops(3))
+        whole = regressor.head_forward(evidence, given=given)
+        none = regressor.head_forward(evidence._replace(base=None), given=given)
+        confidence = evidence.base.confidence.clone()
+        confidence[1] = 0
+        silent = evidence._replace(base=evidence.base._replace(confidence=confidence))
+        mixed = regressor.head_forward(silent, given=given)
+    for a, b, c in zip(mixed, whole, none, strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]])
+        torch.testing.assert_close(a[1], c[1], rtol=0, atol=1e-5)
+        assert not torch.equal(b[1], c[1])
+
+
 def test_a_base_without_confidence_is_refused():
     base = network().base
     base.has_confidence = False
