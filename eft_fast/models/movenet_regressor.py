@@ -213,7 +213,7 @@ class MoveNetHead(nn.Module):
         frame = find_frame(known, is_given, evidence)
         inputs = keypoint_inputs(evidence, given, frame)
         silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
-        start = silent.expand(len(given), -1)
+        start = silent.expand(given.shape[0], -1)
         if self.has_base:
             start, said = self._read_base(evidence.base, frame, start)
             inputs = torch.cat([inputs, said], 1)
@@ -241,7 +241,7 @@ class MoveNetHead(nn.Module):
     ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B I"]]:
         """The base's answer as a state, and what a pass reads of it: 0 where there is none."""
         if base is None:
-            return silent, frame.center.new_zeros(len(frame.center), _BASE_INPUTS)
+            return silent, frame.center.new_zeros(frame.center.shape[0], _BASE_INPUTS)
         answers = base.confidence.amax(1, keepdim=True) > 0
         state = encode(RegressorOutput(base.rotmat, base.betas, base.camera), frame)
         state = torch.where(answers, state, silent)
