@@ -22,9 +22,10 @@ def load_export_body(options: argparse.Namespace) -> Any:
 def describe_source(source: str) -> tuple[str | None, str]:
     """Licence, where the file tells, and hash of the file that weights come from."""
     from eft_fast.models.open_file import read_card
-    from eft_fast.models.registry import OPEN_REGRESSOR_PATH
+    from eft_fast.models.registry import OPEN_REGRESSOR_PATH, OPEN_REGRESSORS
 
-    path = OPEN_REGRESSOR_PATH if source == "open" else Path(source)
+    shipped = {"open": OPEN_REGRESSOR_PATH, **OPEN_REGRESSORS}
+    path = shipped.get(source) or Path(source)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     is_ours = path.suffix == ".npz"
     return (str(read_card(path)["licence"]) if is_ours else None), digest

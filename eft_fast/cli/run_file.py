@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from eft_fast.cli.choices import REGRESSORS
 from eft_fast.cli.output import UsageError
 from eft_fast.cli.parser import Parser
 
@@ -96,12 +97,12 @@ def to_arguments(path: str, *, has_photos: bool) -> list[str]:
 
 
 def _found(value: Any, folder: Path) -> str:
-    """A path of the file; names such as ``open`` and ``coco:people.json`` stay what they are."""
+    """A path of the file; names such as ``open-2`` and ``coco:people.json`` stay what they are."""
     text = str(value)
     prefix, colon, rest = text.partition(":")
     if colon and not (folder / text).exists() and (folder / rest).exists():
         return f"{prefix}:{folder / rest}"
-    if text == "open" or (colon and not os.path.isabs(text)):
+    if text in REGRESSORS or (colon and not os.path.isabs(text)):
         return text
     return str(folder / text)
 
@@ -112,7 +113,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, int | float):
         return str(value)
     text = str(value)
-    if name in _PATHS and text != "open":
+    if name in _PATHS and text not in REGRESSORS:
         prefix, colon, rest = text.partition(":")
         if os.path.exists(text) or not colon:
             text = os.path.abspath(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from eft_fast.cli import train_labels
-from eft_fast.cli.choices import NETWORKS, STAGES
+from eft_fast.cli.choices import NETWORKS, REGRESSORS, STAGES
 from eft_fast.cli.options import at_least, device_name
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is not None or _has_data(options.config):
         if options.config is None and options.work is None:
             raise UsageError("--work expected beside --data; got none")
-        if str(options.start) not in ("None", "open", "fresh"):
+        if str(options.start) not in ("None", "fresh", *REGRESSORS):
             check_file("--start", options.start)
         return train_labels.run(options)
     for name in train_labels.OWN:

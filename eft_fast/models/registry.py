@@ -19,6 +19,7 @@ from eft_fast.ops.ambient import plain_torch
 #: Weights that ship with the package, by ``Regressor.id``.
 OPEN_REGRESSORS: Final[Mapping[str, Path]] = {
     "open-1": OPEN_REGRESSOR_PATH,
+    "open-2": OPEN_REGRESSOR_PATH.with_name("open2_regressor.npz"),
 }
 
 
@@ -28,10 +29,10 @@ def load_regressor(
     """Load a regressor, ready to predict.
 
     Args:
-        source: ``"open"``: the regressor that ships with the package, ``"open-1"`` by its id. A
-            path to a ``.npz``: weights of an open regressor, ``open-1`` or ``open-2``. Any other
-            path: a SPIN or EFT checkpoint; its camera is taken as ``shift_scale`` and converted
-            (``models.checkpoint.load_hmr`` has the options).
+        source: ``"open"``: the regressor that fits start from by default, ``open-1``;
+            ``"open-1"``, ``"open-2"``: those that ship, by their ids. A path to a ``.npz``: weights
+            of an open regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
+            ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the options).
         device: Where to put it; default: the CPU.
 
     Returns:
