@@ -339,11 +339,19 @@ def test_published_parts_are_not_written_again(tmp_path):
     assert torch.equal(changed.base.head.leave.bias, regressor.base.head.leave.bias.half().float())
 
 
-def test_a_network_without_a_base_is_written_and_read(tmp_path):
-    tiny = network()
-    alone = MoveNetRegressor(tiny.trunk, tiny.head.rig, width=16, blocks=1)
-    save(alone, tmp_path / "alone.npz")
-    assert load_regressor(tmp_path / "alone.npz").base is None
+def test_the_small_network_is_written_and_read(tmp_path):
+    """On Lightning, of which the file holds nothing, and without a base."""
+    lite = MoveNetRegressor(load_movenet("lightning"), network().head.rig, width=16, blocks=1)
+    assert (lite.id, lite.input_size, lite.box_margin) == ("open-2-lite", 192, 1.1)
+    save(lite, tmp_path / "lite.npz")
+    assert (tmp_path / "lite.npz").stat().st_size < 1_000_000
+    loaded = load_regressor(tmp_path / "lite.npz")
+    assert loaded.full_id.startswith("open-2-lite:")
+    assert loaded.base is None
+    img = random_crops(1, 192)
+    with torch.no_grad():
+        for got, want in zip(loaded(img), lite(img), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=5e-2)
 
 
 def rewrite(path, target, **changes):

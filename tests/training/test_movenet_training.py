@@ -141,6 +141,10 @@ def test_a_network_cuts_its_crop_out_of_the_picture(folder: Path) -> None:
             "recipe has no option 'trunk'",
         ),
         (
+            {"network": "open-2", "recipe": {"work": "a", "motion": "b", "movenet": "heavy"}},
+            "movenet must be one of thunder, lightning, got 'heavy'",
+        ),
+        (
             {
                 "network": "open-2",
                 "recipe": {"work": "a", "motion": "b", "head": {"width": 64}},

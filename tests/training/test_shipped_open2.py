@@ -1,0 +1,86 @@
+"""The weights of open-2 that ship: small, known to ``map``, and better told than untold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import eft_fast
+from eft_fast.body import Smpl
+from eft_fast.models.error_covariance import load_error_covariance
+from eft_fast.models.movenet_regressor import MoveNetRegressor
+from eft_fast.models.registry import OPEN_REGRESSORS, load_regressor
+from eft_fast.synth import PosePool, Renderer, SynthArrays, SynthConfig, stack_samples
+from eft_fast.training.cache import normalise_images
+from eft_fast.training.measure import in_crops_of, predict, predict_given, score_output
+from eft_fast.training.targets import make_targets
+
+
+@pytest.fixture(scope="module")
+def network() -> MoveNetRegressor:
+    network = load_regressor("open-2")
+    assert isinstance(network, MoveNetRegressor)
+    return network
+
+
+@pytest.fixture(scope="module")
+def scenes(open_body: Smpl, pool: PosePool, network: MoveNetRegressor) -> SynthArrays:
+    """Of a seed that training never used, in the crops of the network."""
+    renderer = Renderer(open_body, pool, "test", config=SynthConfig(seed=99))
+    samples = stack_samples(renderer.render(index) for index in range(8))
+    return in_crops_of(network, samples)
+
+
+def test_the_file_holds_a_head_alone(network: MoveNetRegressor) -> None:
+    assert OPEN_REGRESSORS["open-2"].stat().st_size < 7_000_000
+    assert network.full_id == "open-2:94d12b1abe5f7afb"
+    assert network.base is not None
+    assert network.base.weights_hash == load_regressor("open-1").weights_hash
+    assert network.box_margin == 1.1
+
+
+def test_its_usual_errors_are_known(network: MoveNetRegressor) -> None:
+    """With keypoints it errs less: in the root's rotation, in the place, and as a whole."""
+    found = load_error_covariance(network)
+    assert found.people == 1250
+    alone, told = found.second_moment, found.second_moment_given
+    assert told is not None
+    alone, told = np.diagonal(alone), np.diagonal(told)
+    assert told[:3].sum() < 0.5 * alone[:3].sum()
+    assert told[83:].sum() < 0.5 * alone[83:].sum()
+    assert told.sum() < alone.sum()
+
+
+def test_it_understands_rendered_people(
+    network: MoveNetRegressor, scenes: SynthArrays, open_body: Smpl
+) -> None:
+    targets = make_targets(scenes, open_body)
+    alone = score_output(predict(network, scenes.image, batch=4), targets, open_body)
+    given = torch.from_numpy(scenes.landmarks_2d[:, :17].astype(np.float32))
+    given[..., 2] = (given[..., 2] == 2).float()
+    (told,) = predict_given(network, scenes.image, [given], batch=4)
+    with_points = score_output(told, targets, open_body)
+    assert np.median(alone.pa_mpjpe_mm) < 140
+    assert with_points.pa_mpjpe_mm.mean() < alone.pa_mpjpe_mm.mean()
+    assert with_points.pck.mean() > 0.85
+
+
+def test_confidence_is_a_probability_that_moves(
+    network: MoveNetRegressor, scenes: SynthArrays
+) -> None:
+    with torch.no_grad():
+        said = network.joint_confidence(network.features(normalise_images(scenes.image, network)))
+    assert said is not None
+    assert ((said > 0) & (said < 1)).all()
+    assert float(said[:, 1:].std()) > 0.05
+
+
+def test_it_starts_the_direct_fit_by_name(network: MoveNetRegressor) -> None:
+    photo = np.full((240, 200, 3), 128, np.uint8)
+    keypoints = np.ones((1, 17, 3), np.float32)
+    keypoints[0, :, :2] = np.random.default_rng(0).uniform(60, 160, (17, 2))
+    result = eft_fast.fit_batch([photo], keypoints, regressor=network, progress=False)
+    assert result.method == "map"
+    assert result.regressor_id == network.full_id
+    assert torch.isfinite(result.joint_sigma_mm).all()
