@@ -21,8 +21,8 @@ def load_export_body(options: argparse.Namespace) -> Any:
 
 def describe_source(source: str) -> tuple[str | None, str]:
     """Licence, where the file tells, and hash of the file that weights come from."""
-    from eft_fast.models.open_file import read_card
-    from eft_fast.models.registry import OPEN_REGRESSOR_PATH, OPEN_REGRESSORS
+    from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, read_card
+    from eft_fast.models.registry import OPEN_REGRESSORS
 
     shipped = {"open": OPEN_REGRESSOR_PATH, **OPEN_REGRESSORS}
     path = shipped.get(source) or Path(source)

@@ -24,7 +24,7 @@ from eft_fast.files import save_npz
 from eft_fast.map_rules import NUM_STATE
 from eft_fast.models.base import Regressor
 from eft_fast.models.identity import weights_hash
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH
 
 FORMAT: Final = "eft_fast-error-covariance-1"
 #: The covariance of the weights that ship with the package.
