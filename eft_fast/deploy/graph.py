@@ -114,7 +114,10 @@ class HalfTrunk(nn.Module):
         if not isinstance(feature, Tensor) or feature.dtype != torch.float16:
             kind = getattr(feature, "dtype", type(feature).__name__)
             raise TypeError(f"export: fp16 expects a trunk that ends in float16, got {kind}")
-        features = self.network.features_from(TRUNK_END, feature.to(torch.float32))
+        feature = feature.to(torch.float32)
+        if not self.network.has_confidence:
+            return self.network.run_from(TRUNK_END, feature), None
+        features = self.network.features_from(TRUNK_END, feature)
         output, said = self.network.head_with_confidence(features)
         # The layer of the confidence moves no body, and counts as trunk.
         return output, None if said is None else said.to(torch.float32)

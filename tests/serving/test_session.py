@@ -35,7 +35,8 @@ def crops(count, seed=0):
 def test_any_batch_gives_everybody_the_same_answer(session):
     images = crops(5)
     together = session.run(images)
-    assert list(together) == ["rotmat", "betas", "cam", "joints", "vertices"]
+    names = ["rotmat", "betas", "cam", "joints", "vertices", "confidence"]
+    assert list(together) == names
     for name, value in together.items():
         alone = np.concatenate([session.run(image[None])[name] for image in images])
         np.testing.assert_allclose(value, alone, atol=1e-5)
