@@ -156,6 +156,7 @@ def test_without_the_file_a_sentence_says_so(tiny_export):
         Predictor(tiny_export, provider="cpu").fit([photo], np.ones((1, 17, 3)), engine="graph")
 
 
+@pytest.mark.slow
 def test_a_file_that_fits_otherwise_is_not_left(regressor, covariance, monkeypatch, tmp_path):
     real = fit_export.add_fit
 

@@ -165,6 +165,7 @@ def test_another_margin_is_read_from_the_export(site, serve, open_page, detector
     assert np.abs(one["mesh"] - other).max() > 10 * SAME_CROP_M, "the margin changes nothing"
 
 
+@pytest.mark.slow
 def test_crops_are_the_package_s_to_the_byte(site, serve, open_page):
     rng = np.random.default_rng(3)
     photo = rng.integers(0, 256, (90, 140, 3), dtype=np.uint8)
