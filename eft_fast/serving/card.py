@@ -188,6 +188,38 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
+def parse_fields(
+    kind: type[Any], text: str, who: str, *, file_format: str, option: str
+) -> dict[str, Any]:
+    """The fields of a card, a dataclass, from its JSON; what they say is not judged.
+
+    Args:
+        kind: The dataclass.
+        text: The JSON.
+        who: Stands at the head of the error.
+        file_format: What ``format`` must be.
+        option: Of ``eft-fast export``, which writes such cards.
+
+    Raises:
+        ValueError: If it is damaged, from another version, or a field is missing or wrong.
+    """
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{who} is damaged ({type(error).__name__})") from error
+    got = values.get("format") if isinstance(values, dict) else None
+    if got != file_format:
+        raise ValueError(
+            f"{who} must be of format {file_format}, got {got!r}; run eft-fast export {option} "
+            "with this version of eft_fast, or use the one that wrote it"
+        )
+    kinds = {item.name: str(item.type) for item in fields(kind)}
+    wrong = [name for name, each in kinds.items() if not has_kind(values.get(name), each)]
+    if wrong:
+        raise ValueError(f"{who} does not describe itself: {wrong[0]} is missing or wrong")
+    return {name: values[name] for name in kinds}
+
+
 def has_kind(value: Any, kind: str) -> bool:
     """Whether a value of JSON is what a field of a card, by its annotation, asks for."""
     if kind.startswith("list[") and isinstance(value, list):

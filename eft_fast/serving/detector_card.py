@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from eft_fast.models.keypoint_noise import KeypointNoise
 from eft_fast.person_boxes import INPUT_SIZE
-from eft_fast.serving.card import has_kind
+from eft_fast.serving.card import parse_fields
 
 FORMAT: Final = "eft_fast-detector-1"
 #: Folder beside the model, and the files in it.
@@ -97,21 +97,7 @@ class DetectorCard:
         Raises:
             ValueError: If it is damaged, from another version, or says what no detector here says.
         """
-        try:
-            values: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{who} is damaged ({type(error).__name__})") from error
-        got = values.get("format") if isinstance(values, dict) else None
-        if got != FORMAT:
-            raise ValueError(
-                f"{who} must be of format {FORMAT}, got {got!r}; run eft-fast export --detector "
-                "with this version of eft_fast, or use the one that wrote it"
-            )
-        kinds = {item.name: str(item.type) for item in fields(cls)}
-        wrong = [name for name, kind in kinds.items() if not has_kind(values.get(name), kind)]
-        if wrong:
-            raise ValueError(f"{who} does not describe itself: {wrong[0]} is missing or wrong")
-        card = cls(**{name: values[name] for name in kinds})
+        card = cls(**parse_fields(cls, text, who, file_format=FORMAT, option="--detector"))
         is_usable = (
             card.picture_size == INPUT_SIZE
             and 1 <= card.crop_size <= INPUT_SIZE

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from eft_fast.conventions import SCALE_SHIFT
 from eft_fast.keypoints import JOINT_SETS
-from eft_fast.serving.card import has_kind
+from eft_fast.serving.card import parse_fields
 
 FORMAT: Final = "eft_fast-fit-model-1"
 #: The file that fits, and its card, beside the model.
@@ -88,21 +88,7 @@ class FitCard:
         Raises:
             ValueError: If it is damaged, from another version, or says what no model here says.
         """
-        try:
-            values: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{who} is damaged ({type(error).__name__})") from error
-        got = values.get("format") if isinstance(values, dict) else None
-        if got != FORMAT:
-            raise ValueError(
-                f"{who} must be of format {FORMAT}, got {got!r}; run eft-fast export --fit with "
-                "this version of eft_fast, or use the one that wrote it"
-            )
-        kinds = {item.name: str(item.type) for item in fields(cls)}
-        wrong = [name for name, kind in kinds.items() if not has_kind(values.get(name), kind)]
-        if wrong:
-            raise ValueError(f"{who} does not describe itself: {wrong[0]} is missing or wrong")
-        card = cls(**{name: values[name] for name in kinds})
+        card = cls(**parse_fields(cls, text, who, file_format=FORMAT, option="--fit"))
         is_usable = (
             1 <= card.input_size <= 4096
             and 0.1 <= card.box_margin <= 10
