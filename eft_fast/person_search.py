@@ -6,7 +6,7 @@ keypoints in each box (``person_keypoints``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +51,7 @@ class SearchNetworks:
         boxes: See ``person_boxes.find_boxes``.
         keypoints: See ``person_keypoints.keypoints_in_boxes``; of the joint set ``coco17``.
         size: Side of the crops of the second, in pixels.
+        smaller: Sides of the crops of small people; see ``person_keypoints.keypoints_in_boxes``.
         batch: Crops that it takes at once.
         crop_factor: Side of the crop over the longer side of the box.
     """
@@ -58,6 +59,7 @@ class SearchNetworks:
     boxes: Callable[[UInt8[np.ndarray, "1 h w 3"]], Float32[np.ndarray, "1 N 6"]]
     keypoints: Callable[[UInt8[np.ndarray, "B S S 3"]], Float32[np.ndarray, "B 17 3"]]
     size: int
+    smaller: Sequence[Sequence[float]] = ()
     batch: int = 1
     crop_factor: float = CROP_FACTOR
 
@@ -91,6 +93,7 @@ def search_people(
         boxes[:, :4],
         networks.keypoints,
         size=networks.size,
+        smaller=networks.smaller,
         crop_factor=networks.crop_factor,
         batch=networks.batch,
         who=who,

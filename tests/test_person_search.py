@@ -19,15 +19,18 @@ class Marks:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.sizes: list[int] = []
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         assert crops.dtype == np.uint8
-        assert crops.shape[1:] == (SIZE, SIZE, 3)
+        size = crops.shape[1]
+        assert crops.shape[1:] == (size, size, 3)
         self.batches.append(len(crops))
+        self.sizes.append(size)
         brightest = crops.astype(int).sum(-1).reshape(len(crops), -1).argmax(1)
         points = np.zeros((len(crops), 17, 3), np.float32)
-        points[:, :, 0] = (brightest % SIZE)[:, None] + 0.5
-        points[:, :, 1] = (brightest // SIZE)[:, None] + 0.5
+        points[:, :, 0] = (brightest % size)[:, None] + 0.5
+        points[:, :, 1] = (brightest // size)[:, None] + 0.5
         points[:, :, 2] = 0.5
         return points
 
@@ -58,6 +61,7 @@ def test_each_box_gets_the_keypoints_in_it(batch):
     marks = Marks()
     found = search_people(photo_with(*MARKS), networks(marks, batch=batch))
     assert marks.batches == ([1, 1] if batch == 1 else [2])
+    assert set(marks.sizes) == {SIZE}
     assert [person.joint_set for person in found] == ["coco17"] * 2
     np.testing.assert_allclose([person.score for person in found], [0.9, 0.6], atol=1e-6)
     for person, box, mark in zip(found, BOXES, MARKS, strict=True):
@@ -65,6 +69,20 @@ def test_each_box_gets_the_keypoints_in_it(batch):
         pixel = CROP_FACTOR * max(box[2:4]) / SIZE
         np.testing.assert_allclose(person.keypoints[:, :2] - mark, 0, atol=pixel)
         np.testing.assert_array_equal(person.keypoints[:, 2], 0.5)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_small_people_get_smaller_crops(batch):
+    """Each its own points whatever the order in which sizes are run; a limit is no longer small."""
+    boxes = [[100, 80, 60, 90], [300, 200, 120, 60], [500, 400, 20, 30], [200, 400, 60, 89.5]]
+    centers = [(130, 125), (360, 230), (510, 415), (230, 445)]
+    marks = Marks()
+    points = keypoints_in_boxes(
+        photo_with(*centers), boxes, marks, size=SIZE, smaller=((40, 16), (90, 32)), batch=batch
+    )
+    assert sorted(marks.sizes) == ([16, 32, SIZE, SIZE] if batch == 1 else [16, 32, SIZE])
+    for box, center, each in zip(boxes, centers, points, strict=True):
+        np.testing.assert_allclose(each[:, :2] - center, 0, atol=CROP_FACTOR * max(box[2:]) / 16)
 
 
 def test_the_crop_is_as_large_as_the_networks_want_it():

@@ -29,11 +29,11 @@ from eft_fast.deploy.samples import DEMO, photo_crops
 from eft_fast.files import save_npz, write_text
 from eft_fast.models.identity import HASH_DIGITS, weights_sha256
 from eft_fast.models.keypoint_noise import CURVES
-from eft_fast.models.movenet import MoveNet
+from eft_fast.models.movenet import COARSEST, MoveNet
 from eft_fast.models.movenet_keypoints import MOVENET_PATHS, load_movenet
 from eft_fast.models.yolox import PUBLISHED_PATH, YoloxNano, load_published_yolox, to_bgr
 from eft_fast.person_boxes import INPUT_SIZE, STRIDES, letterbox, to_picture
-from eft_fast.person_keypoints import CROP_FACTOR
+from eft_fast.person_keypoints import CROP_FACTOR, SMALLER_CROPS
 from eft_fast.serving.card import SAMPLES_NAME
 from eft_fast.serving.detector import PersonFinder
 from eft_fast.serving.detector_card import (
@@ -174,9 +174,11 @@ def _trace_boxes(graph: BoxesGraph, opset: int) -> Any:
 
 
 def _trace_keypoints(graph: KeypointsGraph, opset: int) -> Any:
+    """The side is open, too: whole cells of the coarsest map."""
     size = graph.network.input_size
+    side = COARSEST * torch.export.Dim("cells", min=1, max=size // COARSEST)
     example = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
-    return trace_onnx(graph, example, {}, [OUTPUT_NAMES[KEYPOINTS_NAME]], opset)
+    return trace_onnx(graph, example, {1: side, 2: side}, [OUTPUT_NAMES[KEYPOINTS_NAME]], opset)
 
 
 def _make_card(
@@ -190,6 +192,7 @@ def _make_card(
         weights_sha256=hashes,
         picture_size=INPUT_SIZE,
         crop_size=keypoints.input_size,
+        smaller_crops=[list(pair) for pair in SMALLER_CROPS],
         crop_factor=CROP_FACTOR,
         joint_set="coco17",
         noise_confidence=noise.confidence.tolist(),

@@ -36,6 +36,7 @@ from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.models.base import Regressor
 from eft_fast.models.movenet_keypoints import CROPS_AT_ONCE, load_movenet, run_movenet
 from eft_fast.models.yolox import YoloxNano, load_published_yolox, to_bgr
+from eft_fast.person_keypoints import SMALLER_CROPS
 from eft_fast.person_search import Detection, SearchNetworks, search_people
 
 __all__ = ["Detection", "detect_people"]
@@ -83,6 +84,7 @@ def shared_networks(device: torch.device) -> SearchNetworks:
         boxes=lambda picture: run_yolox(yolox, picture),
         keypoints=lambda crops: run_movenet(movenet, crops),
         size=movenet.input_size,
+        smaller=SMALLER_CROPS,
         batch=CROPS_AT_ONCE[device.type != "cpu"],
     )
 

@@ -32,6 +32,8 @@ from eft_fast.models.weights import load_arrays
 NUM_KEYPOINTS: Final = 17
 #: Crop pixels along a side of a cell.
 CELL: Final = 4
+#: Sides of crops are multiples of this: the coarsest map has whole cells.
+COARSEST: Final = 32
 
 #: Blocks of each encoder stage and whether the first halves the size: 1/4, 1/8, 1/16, 1/16, 1/32 of
 #: the crop. The encoder is cut where the pyramid reads it, so that a stage ends there.
@@ -178,7 +180,7 @@ class MoveNet(nn.Module):
 
     @property
     def input_size(self) -> int:
-        """Side of the crop, in pixels."""
+        """Side of the crop as published, in pixels; others run too, see ``forward``."""
         return self.config.size
 
     @classmethod
@@ -202,13 +204,14 @@ class MoveNet(nn.Module):
         """Find the keypoints of the person in each crop, as published.
 
         Args:
-            rgb: RGB in [0, 1], not mean/std normalised.
+            rgb: RGB in [0, 1], not mean/std normalised. S is ``input_size`` as published, or
+                another multiple of 32: quicker and coarser where it is smaller.
 
         Returns:
             x and y in crop pixels, and the score in [0, 1]; joint set ``coco17``. See ``read_out``.
 
         Raises:
-            ValueError: If the crops do not have the size of the variant.
+            ValueError: If the crops are no squares of such a side.
         """
         return read_out(self.maps(rgb))
 
@@ -251,11 +254,11 @@ class MoveNet(nn.Module):
         return (x, *maps)
 
     def _stem(self, rgb: Tensor) -> Tensor:
-        size = self.input_size
-        if rgb.dim() != 4 or tuple(rgb.shape[1:]) != (3, size, size):
+        size = rgb.shape[-1] if rgb.dim() == 4 else 0
+        if not size or size % COARSEST or tuple(rgb.shape[1:]) != (3, size, size):
             raise ValueError(
-                f"MoveNet: rgb must be [B, 3, {size}, {size}], got {list(rgb.shape)}; "
-                "cut crops of input_size pixels with imaging.crop_image"
+                f"MoveNet: rgb must be [B, 3, S, S], S a multiple of {COARSEST}, got "
+                f"{list(rgb.shape)}; cut crops of input_size pixels with imaging.crop_image"
             )
         x = F.pad(rgb * (255.0 * _PIXEL_SCALE) - 1.0, (0, 1, 0, 1))
         x = self.stem(to_channels_last(x, self.stem))
@@ -357,10 +360,12 @@ def _cells(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, "N 2"]:
 
 def _center_weight(center: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "H W"]:
     """1 / (distance from the middle in cells + 1.8), rounded to float16 as in the graph."""
-    away = _cells(center).double() - torch.tensor(center.shape[2:], device=center.device) / 2
+    height, width = center.shape[2:]
+    rows, columns = _cells(center).double().unbind(1)
     # The graph's own rounding took one tie upwards; 5e-6 less does the same here.
-    weight = 1.0 / (away.square().sum(1).sqrt() + (1.8 - 5e-6))
-    return weight.float().half().to(center.dtype).reshape(center.shape[2:])
+    away = ((rows - height / 2).square() + (columns - width / 2).square()).sqrt()
+    weight = 1.0 / (away + (1.8 - 5e-6))
+    return weight.float().half().to(center.dtype).reshape(height, width)
 
 
 def _distance(
@@ -385,5 +390,6 @@ def _at(pairs: Float[Tensor, "B 17 N 2"], cells: Int[Tensor, "B 17"]) -> Float[T
 
 def _to_pixels(cells: Float[Tensor, "B 17 2"], maps: MoveNetMaps) -> Float[Tensor, "B 17 2"]:
     """From y, x in cells to x, y in crop pixels; the graph divides by the cells in float16."""
-    count = maps.center.shape[-1]
-    return cells.flip(-1) * (float(np.float16(1 / count)) * count * CELL)
+    # By tensors: an exported graph takes crops of any side.
+    count = cells.new_ones(()) * maps.center.shape[-1]
+    return cells.flip(-1) * ((1 / count).half().to(cells.dtype) * count * CELL)

@@ -96,6 +96,7 @@ class PersonFinder:
             boxes=lambda picture: run_runtime(self._boxes, picture)[0],
             keypoints=lambda crops: run_runtime(self._keypoints, crops)[0],
             size=self.card.crop_size,
+            smaller=self.card.smaller_crops,
             batch=_CROPS_AT_ONCE[self.provider],
             crop_factor=self.card.crop_factor,
         )

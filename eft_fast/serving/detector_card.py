@@ -15,7 +15,7 @@ from eft_fast.models.keypoint_noise import KeypointNoise
 from eft_fast.person_boxes import INPUT_SIZE
 from eft_fast.serving.card import parse_fields
 
-FORMAT: Final = "eft_fast-detector-1"
+FORMAT: Final = "eft_fast-detector-2"
 #: Folder beside the model, and the files in it.
 DETECTOR_FOLDER: Final = "detector"
 DETECTOR_CARD_NAME: Final = "detector.json"
@@ -40,6 +40,8 @@ class DetectorCard:
         weights_sha256: The whole of both hashes.
         picture_size: Longer side of the pictures.
         crop_size: Side of the crops.
+        smaller_crops: Sides of the crops of small people; see
+            ``person_keypoints.keypoints_in_boxes``.
         crop_factor: Side of the crop over the longer side of the box.
         joint_set: Order of the keypoints.
         noise_confidence: Knots of the curve from a keypoint's score to its sigma.
@@ -59,6 +61,7 @@ class DetectorCard:
     weights_sha256: list[str]
     picture_size: int
     crop_size: int
+    smaller_crops: list[list[float]]
     crop_factor: float
     joint_set: str
     noise_confidence: list[float]
@@ -101,6 +104,9 @@ class DetectorCard:
         is_usable = (
             card.picture_size == INPUT_SIZE
             and 1 <= card.crop_size <= INPUT_SIZE
+            and all(
+                len(pair) == 2 and 1 <= pair[1] <= card.crop_size for pair in card.smaller_crops
+            )
             and math.isfinite(card.crop_factor)
             and 0.1 <= card.crop_factor <= 10
             and card.joint_set == "coco17"

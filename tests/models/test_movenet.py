@@ -13,6 +13,7 @@ from eft_fast.imaging import Crop, crop_image, load_image
 from eft_fast.models import movenet, movenet_keypoints
 from eft_fast.models.identity import weights_hash
 from eft_fast.models.movenet import MoveNet, MoveNetMaps, read_out, soft_read_out
+from eft_fast.person_keypoints import keypoints_in_boxes
 from tests.assets import make_movenet_golden as golden_script
 from tests.assets.make_blazepose_golden import seeded_state
 
@@ -230,8 +231,9 @@ def test_is_deterministic_and_has_no_mode():
 
 
 def test_rejects_bad_input():
-    with pytest.raises(ValueError, match=r"rgb must be \[B, 3, 64, 64\], got \[1, 3, 256, 256\]"):
-        MoveNet("tiny")(torch.rand(1, 3, 256, 256))
+    for shape in ((1, 3, 64, 100), (1, 3, 100, 100), (1, 3, 64, 96), (1, 1, 64, 64), (3, 64, 64)):
+        with pytest.raises(ValueError, match=r"must be \[B, 3, S, S\], S a multiple of 32, got"):
+            MoveNet("tiny")(torch.rand(*shape))
     with pytest.raises(ValueError, match="variant must be one of"):
         MoveNet("storm")
     arrays = {name: value.numpy() for name, value in MoveNet("tiny").state_dict().items()}
@@ -258,6 +260,28 @@ def test_keypoints_lie_on_a_person(shared_dir):
         assert right[labels[:, 2] > 0].mean() > 0.8
         alone = movenet_keypoints.movenet_keypoints(network, photo, person["bbox"])
         np.testing.assert_array_equal(alone, keypoints)
+
+
+def test_smaller_crops_show_the_same_people(shared_dir):
+    """People of an open photo in crops of 128 to 256 pixels: points within a tenth of the box."""
+    folder = shared_dir / "data" / "coco_people_open"
+    people = json.loads((folder / "people.json").read_text())["annotations"]
+    image_id = people[0]["image_id"]
+    boxes = [p["bbox"] for p in people if p["image_id"] == image_id and p["num_keypoints"] >= 10]
+    photo = load_image(folder / "images" / f"{image_id:012d}.jpg")
+    network = movenet_keypoints.load_movenet()
+
+    def look(size: int) -> np.ndarray:
+        return keypoints_in_boxes(
+            photo, boxes, lambda crops: movenet_keypoints.run_movenet(network, crops), size=size
+        )
+
+    whole = look(256)
+    for size in (128, 160, 192):
+        far = np.linalg.norm((look(size) - whole)[..., :2], axis=2)
+        for box, each, sure in zip(boxes, far, whole[..., 2] > 0.4, strict=True):
+            assert sure.sum() >= 8
+            assert (each[sure] < 0.1 * np.sqrt(box[2] * box[3])).mean() >= 0.8
 
 
 def test_keypoints_of_a_moved_photo_move_with_it():
