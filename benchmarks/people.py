@@ -36,7 +36,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two boxes x, y, w, h."""
     shared = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
     both = float(np.prod(np.maximum(shared, 0)))
-    return both / (a[2:].prod() + b[2:].prod() - both)
+    return both / float(a[2:].prod() + b[2:].prod() - both)
 
 
 def match(found: list[Detection], labels: list[np.ndarray]) -> dict[int, int]:

@@ -23,9 +23,9 @@ CROP_FACTOR: Final = BOX_MARGINS["open-2"]
 #: small people, and time goes with the square of the side. On people of 15 open COCO train photos
 #: with six keypoints or more, in labelled boxes, the photos at full size, shrunk to .6, .4, .25 and
 #: .15, and mirrored, PCK@0.1 and @0.05 are .702 and .502 below 48 pixels (at 256: .695 and .509),
-#: and .777 and .632 from 48 to 128 (.770 and .630). From 128 to 200, 192 has .771 and .643 (.741 and
-#: .635), but .05 and .13 less on the five people of that size at full size in found boxes; above
-#: 200, .003 and .02 less. Lightning at its 192 has .04 to .05 less PCK@0.1 at all sizes below 128.
+#: and .777 and .632 from 48 to 128 (.770 and .630). From 128 to 200, 192 has .771 and .643 (.741
+#: and .635), but .05 and .13 less on the five people of that size at full size in found boxes;
+#: above 200, .003 and .02 less. Lightning at its 192 has .04 to .05 less PCK@0.1 below 128.
 SMALLER_CROPS: Final = ((48.0, 128), (128.0, 160))
 
 

@@ -74,8 +74,8 @@ def test_each_box_gets_the_keypoints_in_it(batch):
 @pytest.mark.parametrize("batch", [1, 16])
 def test_small_people_get_smaller_crops(batch):
     """Each its own points whatever the order in which sizes are run; a limit is no longer small."""
-    boxes = [[100, 80, 60, 90], [300, 200, 120, 60], [500, 400, 20, 30], [200, 400, 60, 89.5]]
-    centers = [(130, 125), (360, 230), (510, 415), (230, 445)]
+    boxes = [[100, 80, 60, 90], [500, 400, 20, 30], [300, 200, 120, 60], [200, 400, 60, 89.5]]
+    centers = [(130, 125), (510, 415), (360, 230), (230, 445)]
     marks = Marks()
     points = keypoints_in_boxes(
         photo_with(*centers), boxes, marks, size=SIZE, smaller=((40, 16), (90, 32)), batch=batch

@@ -69,8 +69,9 @@ def test_a_model_repository_has_no_detector():
 CARD = {
     "boxes": "b", "keypoints": "k", "weights_sha256": ["0", "1"], "picture_size": 640,
     "crop_size": 256, "smaller_crops": [[48.0, 128]], "crop_factor": 1.1, "joint_set": "coco17",
-    "noise_confidence": [0.1, 0.7], "noise_sigma": [0.08, 0.01], "noise_source": "s", "opset": 20, "licence": "Apache-2.0",
-    "notice": "n", "eft_fast_version": "v", "exported": "t", "max_difference": {"cells": 0.0},
+    "noise_confidence": [0.1, 0.7], "noise_sigma": [0.08, 0.01], "noise_source": "s",
+    "opset": 20, "licence": "Apache-2.0", "notice": "n", "eft_fast_version": "v",
+    "exported": "t", "max_difference": {"cells": 0.0},
     "format": "eft_fast-detector-2",
 }  # fmt: skip
 
