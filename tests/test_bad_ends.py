@@ -16,7 +16,7 @@ from eft_fast.data import read_coco
 from eft_fast.keypoints import joint_set
 from eft_fast.losses.keypoints import confidence_level, counting
 from eft_fast.losses.weights import DEFAULT_WEIGHTS
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH
 
 DEMO = OPEN_REGRESSOR_PATH.parent / "demo"
 RELEASED = eft_fast.EftConfig.released(max_steps=2)

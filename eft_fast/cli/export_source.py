@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from eft_fast.cli.output import note
@@ -21,11 +20,10 @@ def load_export_body(options: argparse.Namespace) -> Any:
 
 def describe_source(source: str) -> tuple[str | None, str]:
     """Licence, where the file tells, and hash of the file that weights come from."""
-    from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, read_card
-    from eft_fast.models.registry import OPEN_REGRESSORS
+    from eft_fast.models.open_file import read_card
+    from eft_fast.models.registry import find_weights
 
-    shipped = {"open": OPEN_REGRESSOR_PATH, **OPEN_REGRESSORS}
-    path = shipped.get(source) or Path(source)
+    path = find_weights(source)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     is_ours = path.suffix == ".npz"
     return (str(read_card(path)["licence"]) if is_ours else None), digest

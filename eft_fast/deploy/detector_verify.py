@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from eft_fast.archives import NUMPY_ERRORS
-from eft_fast.deploy.graph_checks import find_trace, load_checked, operator_faults
+from eft_fast.deploy.folder import read_samples
+from eft_fast.deploy.graph_checks import graph_faults
 from eft_fast.serving.card import SAMPLES_NAME
 from eft_fast.serving.detector import PersonFinder
 from eft_fast.serving.detector_card import BOXES_NAME, DETECTOR_FOLDER, KEYPOINTS_NAME
@@ -50,7 +50,7 @@ def verify_detector(
         worst = compare_detector(finder, samples)
         found += detector_problems(worst)
         for name in (BOXES_NAME, KEYPOINTS_NAME):
-            found += _graph_faults(place / name, finder.card.opset)
+            found += graph_faults(place / name, finder.card.opset, f"{place.name}/{name}")
     except (OSError, ValueError) as error:
         found.append(str(error))
     problems += found
@@ -90,28 +90,11 @@ def _farthest(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _load_samples(place: Path) -> dict[str, np.ndarray]:
-    path = place / SAMPLES_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"verify: no {SAMPLES_NAME} in {place}; run eft-fast export again")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            samples = {name: file[name] for name in file.files}
-    except NUMPY_ERRORS as error:
-        raise ValueError(f"verify: {path} is damaged ({type(error).__name__})") from error
+    samples = read_samples(place)
     seen = [name for name in samples if not name.startswith(ANSWER)]
     is_whole = CROPS in seen and len(seen) > 1 and all(ANSWER + name in samples for name in seen)
     if not is_whole:
-        raise ValueError(f"verify: {path} lacks pictures or answers; run eft-fast export again")
+        raise ValueError(
+            f"verify: {place / SAMPLES_NAME} lacks pictures or answers; run eft-fast export again"
+        )
     return samples
-
-
-def _graph_faults(path: Path, opset: int) -> list[str]:
-    """What the checker, if ``onnx`` is installed, has against a file."""
-    problems: list[str] = []
-    model = load_checked(path, problems, {})
-    if model is not None:
-        problems += operator_faults(model, opset)
-        trace = find_trace(model)
-        if trace is not None:
-            problems.append(f"the file must not name places of the exporting machine, got {trace}")
-    return [f"{path.parent.name}/{path.name}: {problem}" for problem in problems]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from eft_fast.archives import NUMPY_ERRORS
-from eft_fast.deploy.folder import IMAGES
-from eft_fast.deploy.graph_checks import find_trace, load_checked, operator_faults
+from eft_fast.deploy.folder import IMAGES, read_samples
+from eft_fast.deploy.graph_checks import graph_faults
 from eft_fast.serving.card import ModelCard
 from eft_fast.serving.fit_card import FIT_CARD_NAME, FIT_MODEL_NAME, FIT_SAMPLES_NAME
 from eft_fast.serving.fit_model import FitModel
@@ -52,13 +51,13 @@ def verify_fit_model(
     found: list[str] = []
     worst: dict[str, float] = {}
     try:
-        samples = _load_samples(folder)
+        samples = read_samples(folder, FIT_SAMPLES_NAME)
         model = FitModel(folder, threads=threads)
         if model.card.weights_sha256 != card.weights_sha256:
             raise ValueError(f"verify: {FIT_MODEL_NAME} belongs to other weights; export again")
         worst = compare_fit_model(model, load_asset(folder, card), samples)
         found += fit_problems(worst)
-        found += _graph_faults(folder / FIT_MODEL_NAME, model.card.opset)
+        found += graph_faults(folder / FIT_MODEL_NAME, model.card.opset, FIT_MODEL_NAME)
     except (OSError, ValueError, KeyError) as error:
         found.append(str(error))
     problems += found
@@ -125,28 +124,3 @@ def fit_problems(worst: Mapping[str, float]) -> list[str]:
     over = [name for name, limit in TOLERANCES.items() if not worst[name] <= limit]
     listed = ", ".join(f"{name} {worst[name]:.2g} (at most {TOLERANCES[name]:g})" for name in over)
     return [f"fits of {FIT_MODEL_NAME} differ from torch's: {listed}"] if over else []
-
-
-def _load_samples(folder: Path) -> dict[str, np.ndarray]:
-    path = folder / FIT_SAMPLES_NAME
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"verify: no {FIT_SAMPLES_NAME} in {folder}; run eft-fast export again"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except NUMPY_ERRORS as error:
-        raise ValueError(f"verify: {path} is damaged ({type(error).__name__})") from error
-
-
-def _graph_faults(path: Path, opset: int) -> list[str]:
-    """What the checker, if ``onnx`` is installed, has against the file."""
-    problems: list[str] = []
-    model = load_checked(path, problems, {})
-    if model is not None:
-        problems += operator_faults(model, opset)
-        trace = find_trace(model)
-        if trace is not None:
-            problems.append(f"the file must not name places of the exporting machine, got {trace}")
-    return [f"{path.name}: {problem}" for problem in problems]

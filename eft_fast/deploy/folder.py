@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.files import save_npz, write_bytes, write_text
 from eft_fast.folders import replaced_files
 from eft_fast.serving.card import CARD_NAME, FIT_NAME, HASHES_NAME, SAMPLES_NAME, ModelCard
@@ -70,6 +71,27 @@ def write_record(
     write_text(folder / CARD_NAME, card.to_json())
     save_npz(folder / SAMPLES_NAME, samples)
     write_json(folder / HASHES_NAME, hash_files(folder))
+
+
+def read_samples(folder: Path, name: str = SAMPLES_NAME) -> dict[str, np.ndarray]:
+    """Read stored samples, whatever they are of.
+
+    Args:
+        folder: Where they are.
+        name: Of their file.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are damaged.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"verify: no {name} in {folder}; run eft-fast export again")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except NUMPY_ERRORS as error:
+        raise ValueError(f"verify: {path} is damaged ({type(error).__name__})") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

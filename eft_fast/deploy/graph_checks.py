@@ -25,8 +25,20 @@ def check_graph(path: Path, card: ModelCard, problems: list[str], checks: dict[s
     checks["checker"] = "failed" if wrong else "passed"
     found = find_trace(model)
     if found is not None:
-        problems.append(f"the file must not name places of the exporting machine, got {found}")
+        problems.append(_trace_fault(found))
     checks["traces"] = "passed" if found is None else "failed"
+
+
+def graph_faults(path: Path, opset: int, name: str) -> list[str]:
+    """What there is against a file, if ``onnx`` is installed: sentences that begin with a name."""
+    problems: list[str] = []
+    model = load_checked(path, problems, {})
+    if model is not None:
+        problems += operator_faults(model, opset)
+        trace = find_trace(model)
+        if trace is not None:
+            problems.append(_trace_fault(trace))
+    return [f"{name}: {problem}" for problem in problems]
 
 
 def load_checked(path: Path, problems: list[str], checks: dict[str, str]) -> Any:
@@ -60,6 +72,10 @@ def find_trace(model: Any) -> str | None:
         tensor.ClearField("raw_data")
     found = _TRACES.search(copied.SerializeToString())
     return found[0].decode("ascii", "replace") if found else None
+
+
+def _trace_fault(trace: str) -> str:
+    return f"the file must not name places of the exporting machine, got {trace}"
 
 
 def operator_faults(model: Any, opset: int) -> Iterator[str]:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from eft_fast.archives import NUMPY_ERRORS
 from eft_fast.deploy.detector_verify import verify_detector
 from eft_fast.deploy.fit_verify import verify_fit_model
-from eft_fast.deploy.folder import FIT_SAMPLES, IMAGES, ROUNDING, hash_files
+from eft_fast.deploy.folder import FIT_SAMPLES, IMAGES, ROUNDING, hash_files, read_samples
 from eft_fast.deploy.graph_checks import check_graph
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.serving.base import Session
@@ -172,14 +171,7 @@ def load_samples(folder: Path, card: ModelCard) -> dict[str, np.ndarray]:
         FileNotFoundError: If there are none.
         ValueError: If they are damaged or do not belong to the model.
     """
-    path = folder / SAMPLES_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"verify: no {SAMPLES_NAME} in {folder}; run eft-fast export again")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            samples = {name: file[name] for name in file.files}
-    except NUMPY_ERRORS as error:
-        raise ValueError(f"verify: {path} is damaged ({type(error).__name__})") from error
+    path, samples = folder / SAMPLES_NAME, read_samples(folder)
     count, size = len(samples.get(IMAGES, ())), card.input_size
     shapes: dict[str, tuple[int, ...]] = {IMAGES: (count, size, size, 3)}
     shapes |= {name: (count, *shape) for name, shape in card.outputs.items()}

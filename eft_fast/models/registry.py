@@ -21,6 +21,8 @@ OPEN_REGRESSORS: Final[Mapping[str, Path]] = {
     "open-1": OPEN_REGRESSOR_PATH,
     "open-2": OPEN_REGRESSOR_PATH.with_name("open2_regressor.npz"),
 }
+#: The same by what ``load_regressor`` takes.
+_SHIPPED: Final[Mapping[str, Path]] = {"open": OPEN_REGRESSOR_PATH, **OPEN_REGRESSORS}
 
 
 def load_regressor(
@@ -56,20 +58,19 @@ def load_regressor(
     device = find_device("load_regressor", device)
     # Weights made under the caller's inference_mode or default type could not be fine-tuned.
     with plain_torch(), torch.no_grad():
-        regressor: Regressor
-        if source == "open":
-            regressor = load_open_regressor(OPEN_REGRESSOR_PATH)
-        elif str(source) in OPEN_REGRESSORS:
-            regressor = _load_npz(OPEN_REGRESSORS[str(source)])
-        elif Path(source).suffix == ".npz":
-            regressor = _load_npz(source)
-        else:
-            regressor = load_hmr(source)
+        path = find_weights(source)
+        regressor = _load_npz(path) if path.suffix == ".npz" else load_hmr(path)
         return regressor if device is None else regressor.to(device)
 
 
-def _load_npz(path: str | Path) -> Regressor:
+def find_weights(source: str | Path) -> Path:
+    """The file of a regressor's weights; ``source`` is as of ``load_regressor``."""
+    return _SHIPPED.get(str(source)) or Path(source)
+
+
+def _load_npz(path: Path) -> Regressor:
     """Weights of an open regressor, of whichever kind the file says."""
-    if read_card(path).get("format") == MOVENET_FORMAT:
+    # What is known is not asked: the card comes with all the weights.
+    if path != OPEN_REGRESSOR_PATH and read_card(path).get("format") == MOVENET_FORMAT:
         return load_movenet_regressor(path)
     return load_open_regressor(path)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from eft_fast.imaging import to_input
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH, load_regressor
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH
+from eft_fast.models.registry import load_regressor
 from tests.assets.make_blazepose_golden import seeded_input
 
 GOLDEN_PATH = Path(__file__).with_name("open_regressor_golden.npz")

@@ -15,7 +15,8 @@ import torch
 
 from eft_fast.models.checkpoint import load_hmr, read_state
 from eft_fast.models.hmr import Hmr
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH, load_regressor
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH
+from eft_fast.models.registry import load_regressor
 from tests.models.plain_hmr import make_state, plain_forward
 
 

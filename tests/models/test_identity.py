@@ -14,9 +14,14 @@ from torch import nn
 from eft_fast.models import base
 from eft_fast.models.base import check_same_body
 from eft_fast.models.identity import weights_hash, weights_sha256
-from eft_fast.models.open_file import load_open_regressor, read_card, save_open_regressor
+from eft_fast.models.open_file import (
+    OPEN_REGRESSOR_PATH,
+    load_open_regressor,
+    read_card,
+    save_open_regressor,
+)
 from eft_fast.models.open_regressor import OpenRegressor
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH, load_regressor
+from eft_fast.models.registry import load_regressor
 
 
 def make_layers() -> nn.Module:

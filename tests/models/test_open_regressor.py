@@ -11,7 +11,12 @@ import torch
 from eft_fast import imaging
 from eft_fast.models.base import Regressor
 from eft_fast.models.blazepose import BlazePose, BlazePoseOutput
-from eft_fast.models.open_file import load_open_regressor, read_card, save_open_regressor
+from eft_fast.models.open_file import (
+    OPEN_REGRESSOR_PATH,
+    load_open_regressor,
+    read_card,
+    save_open_regressor,
+)
 from eft_fast.models.open_regressor import (
     LANDMARK_ROWS,
     MIN_FEATURE_STD,
@@ -20,7 +25,6 @@ from eft_fast.models.open_regressor import (
     landmark_features,
     to_landmarks,
 )
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH
 from tests.assets import make_open_regressor_golden as golden_script
 from tests.helpers import check_forward_is_features_then_head
 

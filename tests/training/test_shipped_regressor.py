@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from eft_fast.body import Smpl
-from eft_fast.models.registry import OPEN_REGRESSOR_PATH, load_regressor
+from eft_fast.models.open_file import OPEN_REGRESSOR_PATH
+from eft_fast.models.registry import load_regressor
 from eft_fast.synth import (
     PoseConfig,
     PosePool,
