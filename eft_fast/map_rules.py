@@ -52,6 +52,10 @@ HALF_TURN: Final = (-1.0, 1.0, -1.0)
 #: Part of a bone's length that its picture must have for its direction in the picture to count.
 SHORTEST: Final = 1e-6
 
+#: Fewest given keypoints that a network which reads keypoints is shown. Its errors are known for
+#: people with more.
+MIN_READ: Final = 4
+
 #: Points of a limb that are exchanged together.
 ARM: Final = ("elb", "wri")
 LEG: Final = ("kne", "ank")

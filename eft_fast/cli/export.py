@@ -127,8 +127,8 @@ def add(subparsers: Subparsers) -> None:
         const="coco17",
         choices=ALL_JOINT_SETS,
         metavar="SET",
-        help="also one file that fits to keypoints of this joint set (default coco17); of format "
-        "onnx in fp32",
+        help="also one file that fits to keypoints of this joint set (default coco17); with "
+        "--format onnx or openvino, in fp32",
     )
     parser.add_argument("--licence", metavar="SPDX", help="of the weights, as an SPDX expression")
 
@@ -174,8 +174,11 @@ def _check(options: argparse.Namespace) -> None:
             "--detector goes with every format but triton, whose folder holds served models; leave "
             "it out"
         )
-    if options.fit is not None and (options.format, options.precision) != ("onnx", "fp32"):
-        raise UsageError("--fit goes with --format onnx and --precision fp32; leave it out")
+    has_fit_runtime = options.format in ("onnx", "openvino") and options.precision == "fp32"
+    if options.fit is not None and not has_fit_runtime:
+        raise UsageError(
+            "--fit goes with --format onnx or openvino and --precision fp32; leave it out"
+        )
     if options.outputs == "params" and options.joint_set is not None:
         raise UsageError("--joint-set goes with --outputs joints or vertices; leave it out")
     check_regressor(options.regressor)

@@ -13,6 +13,7 @@ from torch import Tensor
 from eft_fast.body import load_body
 from eft_fast.body.plan import PointRows, make_points_plan
 from eft_fast.body.smpl import Smpl
+from eft_fast.deploy.fit_graph.reading import Reading
 from eft_fast.deploy.folder import FIT_SAMPLES
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import axis_angle_to_matrix
@@ -60,6 +61,19 @@ def find_fit_asset(
         body = load_body("open")
     check_same_body(regressor, body.id, "export")
     return make_fit_asset(body, found), ""
+
+
+def find_reading(regressor: Regressor, covariance: str | Path | None) -> Reading | None:
+    """What is known of answers that have read keypoints; arguments as of ``find_fit_asset``.
+
+    Returns:
+        None, if the network reads no keypoints or nothing is known of its errors when it does:
+        then ``map`` shows it the picture alone.
+    """
+    found = find_error_covariance(regressor, covariance)
+    if regressor.reads_keypoints is None or found is None or found.second_moment_given is None:
+        return None
+    return Reading(regressor.reads_keypoints, found.precision(given=True))
 
 
 def make_fit_asset(body: Smpl, covariance: ErrorCovariance) -> FitAsset:

@@ -10,11 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from eft_fast import imaging
 from eft_fast.body import load_body
 from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.fit_data import make_keypoints
 from eft_fast.deploy.fit_graph.graph import INIT, UNITS, FitOptions, add_fit
+from eft_fast.deploy.fit_graph.reading import GIVEN, Reading
 from eft_fast.deploy.fit_verify import compare_fit_model, fit_problems
 from eft_fast.deploy.folder import IMAGES, ROUNDING
 from eft_fast.deploy.graph import ExportGraph
@@ -23,6 +26,8 @@ from eft_fast.files import save_npz, write_text
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fit import fit_map
+from eft_fast.map_fit.fitter import readable_keypoints
+from eft_fast.map_rules import MIN_READ
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.ops.map import MapState
 from eft_fast.serving.card import ModelCard
@@ -62,6 +67,7 @@ def add_fit_model(
     card: ModelCard,
     samples: Mapping[str, np.ndarray],
     *,
+    reading: Reading | None,
     joint_set: str,
     body: Smpl | None,
     with_vertices: bool,
@@ -74,6 +80,7 @@ def add_fit_model(
         asset: Body and error covariance.
         card: Of the model beside it.
         samples: Crops and the network's answers in double precision, as of ``make_samples``.
+        reading: Of a network that reads keypoints; None: it sees the picture alone.
         joint_set: Of the keypoints.
         body: Its body; None: the open one.
         with_vertices: Whether the mesh is an output.
@@ -85,11 +92,12 @@ def add_fit_model(
     exact = (load_body("open") if body is None else copy.deepcopy(body)).double()
     asset.points(joint_set)
     config = MapConfig()
-    options = FitOptions(joint_set, config, card.joint_set, exact if with_vertices else None)
-    model = _trace(regressor, card)
+    mesh = exact if with_vertices else None
+    options = FitOptions(joint_set, config, card.joint_set, mesh, reading)
+    model = _trace(regressor, card, reading)
     outputs = add_fit(model, asset, options)
     fit_card = _make_card(card, asset, options, outputs)
-    stored = make_fit_model_samples(asset, exact, samples, joint_set, config)
+    stored = make_fit_model_samples(regressor, asset, exact, samples, options)
     # Once without the comparison in the metadata, to make it; then with it.
     _write(folder, model, fit_card)
     worst = compare_fit_model(FitModel(folder), asset, stored)
@@ -100,13 +108,16 @@ def add_fit_model(
     save_npz(folder / FIT_SAMPLES_NAME, stored)
 
 
-def _trace(regressor: Regressor, card: ModelCard) -> Any:
+def _trace(regressor: Regressor, card: ModelCard, reading: Reading | None) -> Any:
     """The network with its answers under the names that the fit reads."""
     names = [INIT + name for name in ("rotmat", "betas", "cam")]
     names += ["confidence"] if regressor.has_confidence else []
     size = card.input_size
     example = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
-    return trace_onnx(ExportGraph(regressor).eval(), example, {}, names, card.opset)
+    more = {}
+    if reading is not None:
+        more[GIVEN] = torch.zeros(EXAMPLE_BATCH, len(find_joint_set(reading.joint_set)), 3)
+    return trace_onnx(ExportGraph(regressor).eval(), example, {}, names, card.opset, more)
 
 
 def _write(folder: Path, model: Any, card: FitCard) -> None:
@@ -128,7 +139,7 @@ def _make_card(
         input_size=card.input_size,
         box_margin=card.box_margin,
         camera_convention=card.camera_convention,
-        inputs=dict(_INPUTS),
+        inputs=_describe_inputs(options),
         outputs=outputs,
         units={name: UNITS[name] for name in outputs},
         options={
@@ -153,57 +164,115 @@ def _make_card(
     )
 
 
+def _describe_inputs(options: FitOptions) -> dict[str, str]:
+    inputs = dict(_INPUTS)
+    if options.reading is not None:
+        inputs["keypoints"] += (
+            f"; the network reads them too, where it is given at least {MIN_READ} of "
+            f"{options.reading.joint_set}"
+        )
+    return inputs
+
+
 def make_fit_model_samples(
+    regressor: Regressor,
     asset: FitAsset,
     body: Smpl,
     samples: Mapping[str, np.ndarray],
-    joint_set: str,
-    config: MapConfig,
+    options: FitOptions,
 ) -> dict[str, np.ndarray]:
     """Crops with keypoints about the network's answers, and torch's fits of them.
 
-    Keypoints are absent, unsure, far off and exchanged for some; the last person has none.
+    Keypoints are absent, unsure, far off and exchanged for some; the last person has none, and if
+    the network reads keypoints, the one before has too few for that.
 
     Args:
+        regressor: The network.
         asset: Body and error covariance.
         body: The body in double precision.
-        samples: Crops and the network's answers.
-        joint_set: Of the keypoints.
-        config: Options of the fit.
+        samples: Crops and the network's answers to the pictures alone.
+        options: What the file reads, and how it fits.
     """
+    config, joint_set = options.config, options.joint_set
     kept = np.flatnonzero(samples[ROUNDING + "rotmat"] <= _MOST_ROUNDING)[:_PEOPLE]
+    images = samples[IMAGES][kept]
     init = RegressorOutput(
         *(torch.from_numpy(samples[name][kept]).double() for name in ("rotmat", "betas", "cam"))
     )
     keypoints = make_keypoints(asset, body, init, joint_set)
     keypoints[-1, :, 2] = 0.0
+    # Each prior with the people whose answers it belongs to.
+    groups = [(torch.ones(len(kept), dtype=torch.bool), asset.precision)]
+    if options.reading is not None:
+        keypoints[-2:-1, MIN_READ - 1 :, 2] = 0.0
+        order = options.reading.joint_set
+        shown, reads = readable_keypoints(keypoints, joint_set, order)
+        init = _answer(regressor, images, shown)
+        groups = [(~reads, asset.precision), (reads, options.reading.precision)]
     sigma = np.where(keypoints[..., 2] > config.sure_above, config.sigma, config.sigma_unsure)
     fx, fy, cx, cy = _PINHOLE
     matrix = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
     stored = {
-        IMAGES: samples[IMAGES][kept],
+        IMAGES: images,
         "keypoints": keypoints.numpy().astype(np.float32),
         "sigma": sigma.astype(np.float32),
         "pinhole": np.tile(np.array(_PINHOLE, np.float32), (len(kept), 1)),
     }
-    cameras = {"assumed": None, "given": matrix.repeat(len(kept), 1, 1)}
-    for camera, intrinsics in cameras.items():
-        fits = fit_map(
-            body,
-            init,
-            keypoints,
-            torch.from_numpy(asset.precision),
-            joint_set=joint_set,
-            config=config,
-            intrinsics=intrinsics,
-        )
-        assert fits.joint_sigma_mm is not None
-        final = fits.final
-        found = {
-            "rotmat": final.pred_rotmat,
-            "betas": final.pred_betas,
-            "keypoints_2d": fits.problem.project(MapState(*final)),
-            "joint_sigma_mm": fits.joint_sigma_mm,
+    cameras = {"assumed": None, "given": matrix}
+    for camera, pinhole in cameras.items():
+        pieces = [
+            _fit(
+                body,
+                RegressorOutput(*(part[who] for part in init)),
+                keypoints[who],
+                precision,
+                options,
+                None if pinhole is None else pinhole.repeat(int(who.sum()), 1, 1),
+            )
+            for who, precision in groups
+            if bool(who.any())
+        ]
+        # Back into the order in which people stand.
+        places = torch.cat([who.nonzero()[:, 0] for who, _ in groups]).argsort()
+        stored |= {
+            f"{camera}/{name}": torch.cat([piece[name] for piece in pieces])[places].numpy()
+            for name in pieces[0]
         }
-        stored |= {f"{camera}/{name}": value.numpy() for name, value in found.items()}
     return stored
+
+
+@torch.no_grad()
+def _answer(regressor: Regressor, images: np.ndarray, given: Tensor) -> RegressorOutput:
+    """What a network that reads keypoints says, in double precision."""
+    network: Any = copy.deepcopy(regressor).double()
+    img = torch.from_numpy(imaging.to_input(images, regressor.img_mean, regressor.img_std))
+    answer, _ = network.head_with_confidence(network.features(img.double()), given=given)
+    return RegressorOutput(*answer[:3])
+
+
+def _fit(
+    body: Smpl,
+    init: RegressorOutput,
+    keypoints: Tensor,
+    precision: np.ndarray,
+    options: FitOptions,
+    intrinsics: Tensor | None,
+) -> dict[str, Tensor]:
+    """What is stored of the fits of people of one prior."""
+    fits = fit_map(
+        body,
+        init,
+        keypoints,
+        torch.from_numpy(precision),
+        joint_set=options.joint_set,
+        config=options.config,
+        intrinsics=intrinsics,
+    )
+    assert fits.joint_sigma_mm is not None
+    final = fits.final
+    return {
+        "rotmat": final.pred_rotmat,
+        "betas": final.pred_betas,
+        "keypoints_2d": fits.problem.project(MapState(*final)),
+        "joint_sigma_mm": fits.joint_sigma_mm,
+    }

@@ -19,6 +19,8 @@ _NEEDS: Final = {
     "tensorrt": ("tensorrt", "'tensorrt-cu13>=10.13,<11'"),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu13"),
 }
+#: Those whose runtime takes the file that fits, which stays ONNX.
+FIT_FORMATS: Final = ("onnx", "openvino")
 FORMATS: Final = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton")
 
 

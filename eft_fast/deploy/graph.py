@@ -44,20 +44,30 @@ class ExportGraph(nn.Module):
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
 
-    def forward(self, image: UInt8[Tensor, "B S S 3"]) -> tuple[Tensor, ...]:
-        """Rotations, shape and camera; joints and vertices, where asked for; the confidence."""
+    def forward(
+        self, image: UInt8[Tensor, "B S S 3"], given: Float[Tensor, "B N 3"] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Rotations, shape and camera; joints and vertices, where asked for; the confidence.
+
+        Args:
+            image: RGB crops.
+            given: What a network that reads keypoints is shown (``Regressor.reads_keypoints``).
+                None: the picture alone.
+        """
         # The cast comes first: TensorRT refuses to transpose bytes.
         pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 255.0
-        output, said = self._answer((pixels - self.mean) / self.std)
+        output, said = self._answer((pixels - self.mean) / self.std, given)
         # By name: a network may answer more than these three.
         rotmat, betas, cam = output.pred_rotmat, output.pred_betas, output.pred_cam
         more = () if self.body is None else self.body(betas, rotmat)
         return (rotmat, betas, cam, *more, *(() if said is None else (said,)))
 
-    def _answer(self, img: Tensor) -> tuple[RegressorOutput, Tensor | None]:
+    def _answer(self, img: Tensor, given: Tensor | None) -> tuple[RegressorOutput, Tensor | None]:
         if isinstance(self.regressor, HalfTrunk):
             return self.regressor.answer(img)
-        return self.regressor.head_with_confidence(self.regressor.features(img))
+        # Only networks that read keypoints know the argument.
+        told: dict[str, Any] = {} if given is None else {"given": given}
+        return self.regressor.head_with_confidence(self.regressor.features(img), **told)
 
 
 class HalfTrunk(nn.Module):

@@ -282,6 +282,15 @@ class GraphBuilder:
         return [_info(value.name, value.kind) for value in found]
 
 
+def add_constants(model: Any, graph: GraphBuilder) -> None:
+    """Put the constants of a graph into the model that its nodes are in."""
+    import onnx
+
+    for name, array in graph.constants.values():
+        tensor = onnx.numpy_helper.from_array(np.array(array, order="C"), name)
+        model.graph.initializer.append(tensor)
+
+
 def _info(name: str, kind: int, shape: tuple[int, ...] | None = None) -> Any:
     import onnx
 

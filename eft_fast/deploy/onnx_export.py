@@ -16,10 +16,10 @@ import numpy as np
 from eft_fast.body.smpl import Smpl
 from eft_fast.deploy.body_graph import BodyGraph
 from eft_fast.deploy.detector_export import add_detector
-from eft_fast.deploy.fit_data import find_fit_asset, make_fit_samples
+from eft_fast.deploy.fit_data import find_fit_asset, find_reading, make_fit_samples
 from eft_fast.deploy.fit_export import add_fit_model
 from eft_fast.deploy.folder import IMAGES, PARITY_NAME, replaced_folder, write_json, write_record
-from eft_fast.deploy.formats import FORMATS, check_format, convert_folder
+from eft_fast.deploy.formats import FIT_FORMATS, FORMATS, check_format, convert_folder
 from eft_fast.deploy.graph import OUTPUTS, PRECISIONS, ExportGraph
 from eft_fast.deploy.onnx_graph import save_onnx, to_onnx
 from eft_fast.deploy.samples import make_samples
@@ -55,7 +55,7 @@ class ExportConfig:
         detector: Write the package's detector as well, which finds people without torch; not in a
             model repository.
         fit: Joint set of the keypoints of a second file, which fits: the network and ``map`` behind
-            it; None: there is none. As ONNX in single precision.
+            it; None: there is none. In single precision, and of format ``onnx`` or ``openvino``.
     """
 
     format: str = "onnx"
@@ -83,10 +83,10 @@ class ExportConfig:
             )
         if self.fit is not None:
             find_joint_set(self.fit)
-            if self.format != "onnx" or self.precision != "fp32":
+            if self.format not in FIT_FORMATS or self.precision != "fp32":
                 raise ValueError(
-                    "export: a file that fits goes with format onnx and precision fp32, got "
-                    f"{self.format} and {self.precision}"
+                    f"export: a file that fits goes with format {' or '.join(FIT_FORMATS)} and "
+                    f"precision fp32, got {self.format} and {self.precision}"
                 )
         if not 1 <= self.max_batch <= 1024:
             raise ValueError(f"export: max_batch must be 1 to 1024, got {self.max_batch}")
@@ -169,6 +169,7 @@ def export_regressor(
                 asset,
                 card,
                 samples,
+                reading=find_reading(regressor, covariance),
                 joint_set=config.fit,
                 body=fit_body,
                 with_vertices=config.outputs == "vertices",

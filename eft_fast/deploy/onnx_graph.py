@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -47,6 +48,7 @@ def trace_onnx(
     sides: Mapping[int, Any],
     outputs: Sequence[str],
     opset: int,
+    more: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Any:
     """Export a module that takes pictures; the batch is open.
 
@@ -56,6 +58,8 @@ def trace_onnx(
         sides: ``torch.export.Dim`` of the other open dimensions.
         outputs: Names of the tensors.
         opset: ONNX opset.
+        more: Examples of what it takes beside the pictures, by the names of its arguments, of
+            which the batch is the only open dimension.
 
     Returns:
         The ``onnx.ModelProto``.
@@ -68,12 +72,15 @@ def trace_onnx(
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
+                (example, *more.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT_NAME],
+                input_names=[INPUT_NAME, *more],
                 output_names=list(outputs),
-                dynamic_shapes={INPUT_NAME: {0: batch, **sides}},
+                dynamic_shapes={
+                    INPUT_NAME: {0: batch, **sides},
+                    **{name: {0: batch} for name in more},
+                },
                 verbose=False,
             )
         except Exception as error:  # The exporter's kinds are not public.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eft_fast.conventions import NUM_JOINTS
@@ -21,6 +21,7 @@ from eft_fast.map_fit.fill import (
     reorder,
 )
 from eft_fast.map_fit.fit import MapFits, fit_map
+from eft_fast.map_rules import MIN_READ
 from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
 from eft_fast.models.keypoint_noise import find_keypoint_noise
@@ -55,8 +56,6 @@ class MapStart(NamedTuple):
     reads: bool = False
 
 
-#: Fewest given keypoints that the network is shown. Its errors are known for people with more.
-MIN_READ: Final = 4
 #: Sentences about keypoints, see ``PersonFit.notes``.
 ARMS_NOTE: Final = "left and right of the arms look exchanged, and were fitted so"
 LEGS_NOTE: Final = "left and right of the legs look exchanged; they were fitted as given"
@@ -152,9 +151,8 @@ class MapFitter(Fitter):
         order = self._regressor.reads_keypoints
         if self._precision_given is None or order is None:
             return None
-        given = reorder(keypoints[None], joint_set, order)
-        given = torch.where((given.isfinite().all(-1) & (given[..., 2] > 0))[..., None], given, 0.0)
-        return given if int((given[..., 2] > 0).sum()) >= MIN_READ else None
+        shown, reads = readable_keypoints(keypoints[None], joint_set, order)
+        return shown if bool(reads) else None
 
     def solve(self, people: list[tuple[Prepared, MapStart]]) -> MapFits:
         """Fit people together who are of one group (``group_of``)."""
@@ -193,6 +191,26 @@ class MapFitter(Fitter):
             zip(people, stop_reasons(codes), strict=True)
         ):
             yield person.index, _person_fit(fits, row, person, start, reason)
+
+
+def readable_keypoints(
+    keypoints: Float[Tensor, "B K 3"], joint_set: str, order: str
+) -> tuple[Float[Tensor, "B N 3"], Bool[Tensor, " B"]]:
+    """What a network that reads keypoints is shown, and of whom.
+
+    Args:
+        keypoints: x, y and confidence in the order of the joint set.
+        joint_set: Their order.
+        order: That of the network.
+
+    Returns:
+        Keypoints, 0 where nothing is given or too little of the person (``MIN_READ``); and who has
+        enough.
+    """
+    given = reorder(keypoints, joint_set, order)
+    is_given = given.isfinite().all(-1) & (given[..., 2] > 0)
+    reads = is_given.sum(1) >= MIN_READ
+    return torch.where((is_given & reads[:, None])[..., None], given, 0.0), reads
 
 
 def group_of(pair: tuple[Prepared, MapStart]) -> tuple[str, bool]:

@@ -1,27 +1,23 @@
-"""The file that fits, in ONNX Runtime on the CPU: crops and keypoints in, fitted bodies out.
-
-OpenVINO opens it, and answers wrong (2026.4); on CUDA its loops would wait for the device.
-"""
+"""The file that fits: crops and keypoints in, fitted bodies out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eft_fast.serving.base import one_line
-from eft_fast.serving.card import INPUT_NAME
+from eft_fast.errors import unknown_name
+from eft_fast.serving.card import INPUT_NAME, MODEL_NAMES
 from eft_fast.serving.cpus import usable_cpus
 from eft_fast.serving.fit_card import (
     FIT_MODEL_NAME,
     INPUTS,
-    METADATA,
     FitCard,
     load_fit_card,
 )
-from eft_fast.serving.onnx_session import open_runtime
+from eft_fast.serving.fit_runtimes import FIT_RUNTIMES
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, UInt8
@@ -33,11 +29,13 @@ class FitModel:
     Args:
         folder: What ``eft-fast export --fit`` wrote.
         threads: Threads; default: the processors that this program may use.
+        runtime: ``onnxruntime`` or ``openvino``; ``auto``: OpenVINO where the export is of its
+            format, else ONNX Runtime.
 
     Raises:
         FileNotFoundError: If the folder has no such file.
-        ValueError: If it is damaged, or not the file of its card.
-        ImportError: If ONNX Runtime is not installed.
+        ValueError: If it is damaged, or not the file of its card, or the runtime is unknown.
+        ImportError: If the runtime is not installed.
 
     Example:
         >>> model = FitModel("exported")
@@ -46,16 +44,28 @@ class FitModel:
         (1, 24)
     """
 
-    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, threads: int | None = None, runtime: str = "auto"
+    ) -> None:
+        if runtime not in ("auto", *FIT_RUNTIMES):
+            raise ValueError(unknown_name("FitModel", "runtime", runtime, ("auto", *FIT_RUNTIMES)))
         folder = Path(folder).expanduser()
         self.card = load_fit_card(folder)
         path = folder / FIT_MODEL_NAME
         if not path.is_file():
             raise FileNotFoundError(f"serving: no {FIT_MODEL_NAME} in {folder}; export with --fit")
-        count = threads or usable_cpus()
-        self._call, outputs = _open(path, self.card, count)
-        if outputs != list(self.card.outputs):
+        if runtime == "auto":
+            is_openvino = (folder / MODEL_NAMES["openvino"]).is_file()
+            runtime = "openvino" if is_openvino else "onnxruntime"
+        self.runtime = runtime
+        opened = FIT_RUNTIMES[runtime](path, threads or usable_cpus())
+        found, names = FitCard.from_text(opened.metadata, f"serving: {path}"), self.card.outputs
+        has_outputs = len(names) == len(opened.outputs) and all(
+            name in known for name, known in zip(names, opened.outputs, strict=True)
+        )
+        if found != self.card or not has_outputs:
             raise ValueError(f"serving: {path} is not the file of its card; export it again")
+        self._call = opened.call
 
     def run(
         self,
@@ -109,18 +119,3 @@ class FitModel:
         feed = {name: np.ascontiguousarray(given[name], np.float32) for name in INPUTS}
         outputs = self._call({INPUT_NAME: np.ascontiguousarray(images)} | feed)
         return dict(zip(card.outputs, outputs, strict=True))
-
-
-def _open(path: Path, card: FitCard, threads: int) -> tuple[Any, list[str]]:
-    session = open_runtime(path, {"cpu": {}}, threads)
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
-    if FitCard.from_text(text, f"serving: {path}") != card:
-        raise ValueError(f"serving: {path} is not the file of its card; export it again")
-
-    def call(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        try:
-            return list(session.run(None, feed))
-        except Exception as error:  # The runtime has a dozen kinds, none of them public.
-            raise RuntimeError(f"serving: ONNX Runtime failed ({one_line(error)})") from error
-
-    return call, [item.name for item in session.get_outputs()]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from eft_fast.deploy import ExportConfig, export_regressor, fit_export, verify_folder
 from eft_fast.deploy.fit_verify import TOLERANCES
+from eft_fast.deploy.formats import convert_folder
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.serving import Predictor
@@ -191,11 +192,36 @@ def test_a_changed_file_does_not_pass(exported, tmp_path):
         FitModel(folder)
 
 
+def test_the_same_in_openvino(exported, samples, tmp_path):
+    """Also when memory has to grow, in batches where nobody is hard, and where nobody has a fit."""
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    convert_folder(folder, "openvino")
+    report = verify_folder(folder, threads=1)
+    assert (report.passed, report.provider) == (True, "openvino")
+    assert report.checks["fit model"] == "passed"
+    assert report.fit_model_difference["joints_mm"] < 0.5
+    plain, model = FitModel(exported, threads=1), FitModel(folder, threads=1)
+    assert (plain.runtime, model.runtime) == ("onnxruntime", "openvino")
+    last = len(samples["images"]) - 1
+    for rows in ([last], [0], [last] * 3, list(range(last + 1)), [last] * 7, [1, 0]):
+        given = [samples[name][rows] for name in ("images", "keypoints", "sigma")]
+        got, want = model.run(*given), plain.run(*given)
+        assert list(got) == list(want)
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, rtol=2e-3, atol=2e-3, err_msg=name)
+    with pytest.raises(ValueError, match="runtime must be one of"):
+        FitModel(folder, runtime="tensorrt")
+    (folder / "fit.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="is damaged or not a model"):
+        FitModel(folder)
+
+
 def test_a_fit_needs_a_covariance_and_the_right_format(regressor, tmp_path):
     with pytest.raises(ValueError, match=r"a file that fits is not possible .*calibrate"):
         export_regressor(regressor, tmp_path / "out", config=ExportConfig(fit="coco17"))
-    for wrong in ({"format": "openvino"}, {"precision": "fp16"}):
-        with pytest.raises(ValueError, match="goes with format onnx and precision fp32"):
+    for wrong in ({"format": "triton"}, {"precision": "fp16"}):
+        with pytest.raises(ValueError, match="goes with format onnx or openvino and precision"):
             ExportConfig(fit="coco17", **wrong)
     with pytest.raises(ValueError, match="coco71"):
         ExportConfig(fit="coco71")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import eft_fast
-from eft_fast.map_fit.fitter import JOINT_SIGMA, MIN_READ
+from eft_fast.map_fit.fitter import JOINT_SIGMA
 from eft_fast.map_fit.refit import Refitter
+from eft_fast.map_rules import MIN_READ
 from eft_fast.models.error_covariance import (
     ErrorCovariance,
     estimate_covariance,

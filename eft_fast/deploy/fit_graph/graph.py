@@ -14,8 +14,9 @@ from eft_fast.deploy.fit_graph.body import PointsGraph, Skeleton
 from eft_fast.deploy.fit_graph.energy import State
 from eft_fast.deploy.fit_graph.posterior import joint_sigma
 from eft_fast.deploy.fit_graph.problem import make_problem
+from eft_fast.deploy.fit_graph.reading import Reading, show_keypoints, who_reads
 from eft_fast.deploy.fit_graph.stages import Fit, first_fit, improve
-from eft_fast.deploy.onnx_builder import FLOAT, GraphBuilder, Value
+from eft_fast.deploy.onnx_builder import FLOAT, GraphBuilder, Value, add_constants
 from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_rules import ARM, limb_pairs
@@ -58,12 +59,14 @@ class FitOptions:
         config: Options of the fit.
         joints: Joint set of the output ``joints``; empty: there is none.
         mesh: Body of the output ``vertices``; None: there is none.
+        reading: Of a network that reads keypoints; None: it sees the picture alone.
     """
 
     joint_set: str
     config: MapConfig
     joints: str = ""
     mesh: Smpl | None = None
+    reading: Reading | None = None
 
 
 def add_fit(model: Any, asset: FitAsset, options: FitOptions) -> dict[str, list[int]]:
@@ -71,7 +74,8 @@ def add_fit(model: Any, asset: FitAsset, options: FitOptions) -> dict[str, list[
 
     Args:
         model: The ``onnx.ModelProto`` of a network whose outputs are called ``init_rotmat``,
-            ``init_betas``, ``init_cam`` and perhaps ``confidence``.
+            ``init_betas``, ``init_cam`` and perhaps ``confidence``. One that reads keypoints has
+            an input ``given`` beside the picture.
         asset: Body and error covariance.
         options: What it reads and gives.
 
@@ -81,6 +85,8 @@ def add_fit(model: Any, asset: FitAsset, options: FitOptions) -> dict[str, list[
     import onnx
 
     graph, count = GraphBuilder("fit_"), len(find_joint_set(options.joint_set))
+    if options.reading is not None:
+        show_keypoints(model, options.reading, options.joint_set)
     outputs = _write(graph, asset, options)
     shapes = {"keypoints": (count, 3), "sigma": (count,), "pinhole": (4,)}
     info = onnx.helper.make_tensor_value_info
@@ -99,9 +105,7 @@ def add_fit(model: Any, asset: FitAsset, options: FitOptions) -> dict[str, list[
         found[name] = list(shape)
     model.graph.output.extend(kept)
     model.graph.node.extend(graph.nodes)
-    for name, array in graph.constants.values():
-        tensor = onnx.numpy_helper.from_array(np.array(array, order="C"), name)
-        model.graph.initializer.append(tensor)
+    add_constants(model, graph)
     return found | given
 
 
@@ -114,8 +118,16 @@ def _write(
     answer = State(*(Value(graph, INIT + name) for name in ("rotmat", "betas", "cam")))
     body, joints = PointsGraph(asset.points(points)), PointsGraph(asset.points("smpl24"))
     keypoints, sigma, pinhole = (Value(graph, name) for name in INPUTS)
+    reading = options.reading
     problem = make_problem(
-        body, asset.precision, answer, keypoints, sigma, pinhole, config.distance
+        body,
+        asset.precision,
+        answer,
+        keypoints,
+        sigma,
+        pinhole,
+        config.distance,
+        None if reading is None else (who_reads(graph), reading.precision),
     )
     plain, init_energy = first_fit(problem, problem.frame > 0.0, config)
     fit = improve(problem, plain, limb_pairs(points.names, ARM), config)

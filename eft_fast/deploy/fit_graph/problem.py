@@ -16,10 +16,14 @@ _FARTHEST = 1e6
 
 def is_given(keypoints: Value, sigma: Value) -> Value:
     """Which keypoints count, [B, K, 1]: finite, with a confidence and a sigma above 0."""
-    far = keypoints.cut(2, 0, 2).fn("Abs")
-    far = far.graph.op("ReduceMax", far, np.array([2], np.int64), keepdims=1)
-    # Comparisons with NaN are false.
-    return (far < _FARTHEST) & (keypoints.cut(2, 2, 3) > 0.0) & (sigma.widen(2) > 0.0)
+    # Comparisons with NaN are false; the largest of a number and NaN may be the number.
+    near = keypoints.cut(2, 0, 2).fn("Abs") < _FARTHEST
+    return (
+        near.cut(2, 0, 1)
+        & near.cut(2, 1, 2)
+        & (keypoints.cut(2, 2, 3) > 0.0)
+        & (sigma.widen(2) > 0.0)
+    )
 
 
 def answer_frame(joints: Value, cam: Value) -> tuple[Value, Value]:

@@ -108,12 +108,8 @@ def solve(
     damping = first.energy * 0.0 + DAMPING
     start = [*begin, *first, damping, active]
     # A start that has no energy is never left: no step from it is better.
-    end = graph.loop(
-        steps,
-        start,
-        lambda _, *carried: _step(problem, tolerance, *carried),
-        goes_on=active.any(),
-    )
+    # One step is made even if nobody is active: OpenVINO has no outputs of a loop without a turn.
+    end = graph.loop(steps, start, lambda _, *carried: _step(problem, tolerance, *carried))
     return Solution(State(*end[:3]), end[3], end[-1], first.energy)
 
 

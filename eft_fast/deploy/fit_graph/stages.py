@@ -124,16 +124,19 @@ def improve(problem: Problem, plain: Fit, pairs: list[tuple[int, int]], config: 
     graph = plain.energy.graph
     is_hard = problem.tension(plain.energy) > config.hard_above
 
-    def hard() -> Fit:
-        flat = is_hard.reshape(-1)
-        rows = graph.op("NonZero", flat, kind=INT).reshape(-1)
-        part = _Stages(problem.rows(lambda value: value.take(rows, 0)), pairs, config)
-        best = part.run(plain.take(rows))
-        # Everybody's place among the hard; who is none reads the first row, and drops it.
-        place = graph.op("CumSum", flat.to(INT), np.int64(0)) - np.int64(1)
-        return choose_fit(is_hard, best.take(graph.op("Max", place, np.int64(0))), plain)
-
-    return Fit(*graph.branch(is_hard.any(), hard, lambda: plain))
+    flat = is_hard.reshape(-1)
+    place = graph.op("CumSum", flat.to(INT), np.int64(0)) - np.int64(1)
+    # Everybody's place among the hard; who is none reads the first row, and drops it.
+    place = graph.op("Max", place, np.int64(0))
+    # Where nobody is hard the first person is there for one stage, and is not touched. An If would
+    # be free of that, but OpenVINO (2026.4) reads what comes out of it from memory that it has left
+    # whenever that had to grow; and it has no outputs of a loop without a turn.
+    number = graph.op("CumSum", flat.to(INT) * np.int64(0) + np.int64(1), np.int64(0))
+    stands_in = number.equals(np.int64(1)) & ~flat.any()
+    rows = graph.op("NonZero", flat | stands_in, kind=INT).reshape(-1)
+    part = _Stages(problem.rows(lambda value: value.take(rows, 0)), pairs, config)
+    best = part.run(plain.take(rows), is_hard.take(rows, 0))
+    return choose_fit(is_hard, best.take(place), plain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +159,8 @@ class _Stages:
         first = [TURN, FLIP, FINISH, ARMS, *rounds]
         return [*first, TURN, FLIP, FINISH, *rounds], len(first) - 1
 
-    def run(self, plain: Fit) -> Fit:
-        """The best of all."""
+    def run(self, plain: Fit, active: Value) -> Fit:
+        """The best of all, for who is active, [N, 1]."""
         graph, config = plain.energy.graph, self.config
         kinds, gate = self.schedule()
         steps = {FLIP: config.flip_steps, WEIGH: config.robust_steps}
@@ -196,8 +199,7 @@ class _Stages:
             kept = [*current, *best, found.rotmat, found.betas, found.cam, wins, active]
             return active.any(), kept
 
-        everybody = plain.energy.equals(plain.energy)
-        start = [*plain, *plain, *plain.state, nobody, everybody]
+        start = [*plain, *plain, *plain.state, nobody, active]
         end = graph.loop(len(kinds), start, body)
         return Fit(*end[width : 2 * width])
 
