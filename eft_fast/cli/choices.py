@@ -48,6 +48,6 @@ SPLITS: Final = ("train", "test", "val")
 STAGES: Final = ("render", "head", "finetune", "evaluate")
 
 #: ``models.registry``: the regressors of the package by name.
-REGRESSORS: Final = ("open", "open-1", "open-2")
+REGRESSORS: Final = ("open", "open-1", "open-2", "open-2-lite")
 #: Networks that a training run on rendered people can make.
 NETWORKS: Final = ("open-1", "open-2")

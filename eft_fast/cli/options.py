@@ -74,8 +74,8 @@ def add_regressor(parser: argparse.ArgumentParser) -> None:
         "--regressor",
         default="open",
         metavar="R",
-        help="open (open-1), open-2, weights of an open regressor, or a SPIN or EFT checkpoint "
-        "(default open)",
+        help="open (open-1), open-2, open-2-lite, weights of an open regressor, or a SPIN or EFT "
+        "checkpoint (default open)",
     )
 
 

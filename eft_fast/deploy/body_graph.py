@@ -112,7 +112,7 @@ class BodyGraph(nn.Module):
         self, betas: Float[Tensor, "B 10"], rotmat: Float[Tensor, "B 24 3 3"]
     ) -> tuple[Tensor, ...]:
         """Joints [B, K, 3], and vertices [B, V, 3] if asked for, in metres."""
-        rotations, places = self._chain(betas, rotmat)
+        rotations, places = self.chain(betas, rotmat)
         rest = (self.rest_base + betas @ self.rest_basis).reshape(-1, 24, 3)
         shifts = places - (rotations @ rest.unsqueeze(-1)).squeeze(-1)
         identity = torch.eye(3, dtype=betas.dtype)
@@ -130,7 +130,7 @@ class BodyGraph(nn.Module):
         vertices = _from_basis(features, self.mesh_basis).unsqueeze(-1)
         return joints, (blended[..., :3] @ vertices).squeeze(-1) + blended[..., 3]
 
-    def _chain(self, betas: Tensor, rotmat: Tensor) -> tuple[Tensor, Tensor]:
+    def chain(self, betas: Tensor, rotmat: Tensor) -> tuple[Tensor, Tensor]:
         """World rotation and place of each joint."""
         offsets = (self.offset_base + betas @ self.offset_basis).reshape(-1, 24, 3, 1)
         world, place = rotmat[:, :1], offsets[:, :1]
@@ -160,6 +160,12 @@ class RigGraph(nn.Module):
         """Place the keypoints."""
         points: Tensor = self.graph(betas, rotmat)[0]
         return points
+
+    def chain(
+        self, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
+    ) -> tuple[Float[Tensor, "B 24 3 3"], Float[Tensor, "B 24 3"]]:
+        """See ``KeypointRig.chain``."""
+        return self.graph.chain(betas, rotmat)
 
 
 def with_rig_graphs(regressor: Regressor) -> Regressor:

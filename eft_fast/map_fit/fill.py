@@ -3,7 +3,7 @@
 Either the landmarks of the regressor's own trunk: their errors go with those of the network's
 answer, which the prior already knows, and some are gross; so their sigma is three times what they
 deserve alone. Or the keypoints of MoveNet, another network, for any regressor, by the curve
-``movenet`` (docs/map.md has both); a regressor on MoveNet has found them already.
+``movenet`` (docs/map.md has both); a regressor on MoveNet Thunder has found them already.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from eft_fast.keypoints import JOINT_SETS, NO_JOINT, JointSet
 from eft_fast.models.base import Regressor
 from eft_fast.models.keypoint_noise import CURVES
 from eft_fast.models.movenet import MoveNet
+from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.open_regressor import Landmarks, OpenRegressor
 from eft_fast.person_keypoints import CROP_FACTOR
 
@@ -36,6 +37,11 @@ def check_can_fill(regressor: Regressor, fill: str) -> None:
             f"MapConfig: fill='landmarks' needs the landmarks of the open regressor's trunk, "
             f"{regressor.id} has none; use fill='movenet' or 'none'"
         )
+
+
+def finds_as_thunder(regressor: Regressor) -> bool:
+    """Whether it finds keypoints as those were found that the curve ``movenet`` was measured on."""
+    return isinstance(regressor, MoveNetRegressor) and regressor.trunk.variant != "lightning"
 
 
 def landmarks_as_fill(landmarks: Landmarks, joint_set: str) -> Float[Tensor, "B K 3"]:

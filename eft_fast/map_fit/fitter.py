@@ -15,6 +15,7 @@ from eft_fast.keypoints import joint_set as find_joint_set
 from eft_fast.map_fit.config import MapConfig
 from eft_fast.map_fit.fill import (
     check_can_fill,
+    finds_as_thunder,
     found_as_fill,
     landmarks_as_fill,
     movenet_as_fill,
@@ -26,7 +27,6 @@ from eft_fast.models.base import Regressor, RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
 from eft_fast.models.keypoint_noise import find_keypoint_noise
 from eft_fast.models.movenet_keypoints import shared_movenet
-from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.open_regressor import to_landmarks
 from eft_fast.pipeline.fitter import (
     GIVEN,
@@ -126,7 +126,7 @@ class MapFitter(Fitter):
         fill = None
         if self._config.fill == "landmarks":
             fill = landmarks_as_fill(to_landmarks(features), person.joint_set)
-        elif self._config.fill == "movenet" and isinstance(self._regressor, MoveNetRegressor):
+        elif self._config.fill == "movenet" and finds_as_thunder(self._regressor):
             fill = found_as_fill(features.points, person.joint_set, self._config.fill_above)
         elif self._config.fill == "movenet":
             network = shared_movenet(person.crop.device)

@@ -33,6 +33,7 @@ OPEN_COVARIANCE_PATH: Final = OPEN_REGRESSOR_PATH.with_name("open_error_covarian
 OPEN_COVARIANCES: Final[Mapping[str, Path]] = {
     "open-1": OPEN_COVARIANCE_PATH,
     "open-2": OPEN_REGRESSOR_PATH.with_name("open2_error_covariance.npz"),
+    "open-2-lite": OPEN_REGRESSOR_PATH.with_name("open2_lite_error_covariance.npz"),
 }
 #: What off-diagonal entries count: a thousand people do not know 3,570 of them better.
 OFF_DIAGONAL: Final = 0.95

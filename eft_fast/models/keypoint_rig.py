@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eft_fast.conventions import NUM_JOINTS, PARENTS
 from eft_fast.ops import smpl_points
 from eft_fast.ops.plans import COEFFICIENTS, COEFFICIENTS_PADDED, PointsPlan
+from eft_fast.ops.reference import kinematic_chain
 
 #: Parts of a plan that are stored, with their shapes in terms of ``KeypointRig.sizes``; the parents
 #: are those of SMPL, and the transposed basis follows from the basis.
@@ -101,3 +102,10 @@ class KeypointRig(nn.Module):
     ) -> Float[Tensor, "B K 3"]:
         """Place the keypoints."""
         return smpl_points(self.plan, betas, rotmat)
+
+    def chain(
+        self, rotmat: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
+    ) -> tuple[Float[Tensor, "B 24 3 3"], Float[Tensor, "B 24 3"]]:
+        """Rotations of the kinematic joints in the world, and their places in metres."""
+        world, joints, _ = kinematic_chain(betas, rotmat, self.skeleton, PARENTS)
+        return world, joints

@@ -31,6 +31,9 @@ from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.models.weights import load_arrays
 
 FORMAT: Final = "eft_fast-open-regressor-2"
+#: The weights that ship with the package.
+OPEN2_REGRESSOR_PATH: Final = OPEN_REGRESSOR_PATH.with_name("open2_regressor.npz")
+OPEN2_LITE_REGRESSOR_PATH: Final = OPEN_REGRESSOR_PATH.with_name("open2_lite_regressor.npz")
 _TRUNK: Final = "trunk."
 _BASE: Final = "base."
 #: Arguments of the head that shape its weights, and the most that a file may ask for.

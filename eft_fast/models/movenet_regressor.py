@@ -2,9 +2,9 @@
 
 MoveNet knows people from real photos; it finds keypoints, and knows nothing of depth. A second
 network, the base, answers with a body from the picture alone. The head starts from that body,
-lifts the keypoints into space, and then looks twice more: at how far its answer's keypoints are
-from what was found and given. Given keypoints are a second input that may be missing. Every weight
-may be fine-tuned.
+lifts the keypoints into space, and then looks a few times more: at how far its answer's keypoints
+are from what was found and given, and at how each joint would turn to bring them there. Given
+keypoints are a second input that may be missing. Every weight may be fine-tuned.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from eft_fast import conventions
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.geometry.rotations import matrix_to_rot6d, rot6d_to_matrix
 from eft_fast.models.base import Regressor, RegressorOutput
+from eft_fast.models.keypoint_pull import KeypointPull, Pull
 from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet import NUM_KEYPOINTS, MoveNet, soft_keypoints
 from eft_fast.models.open_regressor import BODY_ID, OpenRegressor, ResidualBlock
@@ -59,9 +60,11 @@ _FARTHEST: Final = 4.0
 _KEYPOINT_INPUTS: Final = NUM_KEYPOINTS * (2 + 1 + 1 + 2 + 2 + 1 + 1) + 3
 #: Numbers of the base's answer: its state, the confidence of its joints, whether there is one.
 _BASE_INPUTS: Final = _STATE + conventions.NUM_JOINTS + 1
-#: What a refinement reads beside them: the state, xy and depth of its keypoints, and how far those
-#: are from what was found and given.
-_REFINE_INPUTS: Final = _STATE + NUM_KEYPOINTS * (2 + 1 + 2 + 2)
+#: What a refinement reads beside them: the state, xy and depth of its keypoints, how far those are
+#: from what was found and given, and where they pull the joints and the camera.
+_REFINE_INPUTS: Final = _STATE + NUM_KEYPOINTS * (2 + 1 + 2 + 2) + conventions.NUM_JOINTS * 3 + 3
+#: How far a refinement follows each pull: of the joints, and of the camera.
+_GATES: Final = conventions.NUM_JOINTS + 1
 
 
 class BaseAnswer(NamedTuple):
@@ -128,14 +131,17 @@ class StateNet(nn.Module):
         width: Of the hidden layers.
         blocks: Residual blocks.
         dropout: Probability inside each block, in training mode only.
+        outputs: Length of the output.
     """
 
-    def __init__(self, inputs: int, width: int, blocks: int, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, width: int, blocks: int, dropout: float, outputs: int = _STATE
+    ) -> None:
         super().__init__()
         self.enter = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.GELU())
         self.blocks = nn.ModuleList(ResidualBlock(width, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, _STATE)
+        self.leave = nn.Linear(width, outputs)
         # A new net changes little.
         nn.init.normal_(self.leave.weight, std=0.01)
         nn.init.zeros_(self.leave.bias)
@@ -176,7 +182,7 @@ class MoveNetHead(nn.Module):
         width: int = 512,
         blocks: int = 3,
         refine_blocks: int = 2,
-        passes: int = 2,
+        passes: int = 4,
         dropout: float = 0.0,
         confidence: bool = True,
     ) -> None:
@@ -190,9 +196,11 @@ class MoveNetHead(nn.Module):
             "passes": passes,
         }
         self.rig = rig
+        self.pull = KeypointPull()
         inputs = _KEYPOINT_INPUTS + (_BASE_INPUTS if has_base else 0)
         self.first = StateNet(inputs, width, blocks, dropout)
-        self.refine = StateNet(inputs + _REFINE_INPUTS, width, refine_blocks, dropout)
+        looks = inputs + _REFINE_INPUTS
+        self.refine = StateNet(looks, width, refine_blocks, dropout, _STATE + _GATES)
         # Weights files know this layer by the name certainty.
         self.certainty = nn.Linear(width, conventions.NUM_JOINTS) if confidence else None
         identity = torch.eye(3)[:, :2].reshape(6)
@@ -224,9 +232,9 @@ class MoveNetHead(nn.Module):
             # While it is trained each pass learns from its own loss. Fine-tuning moves all of them
             # by the last answer. What is looked at is no way for gradients in either case.
             before = state.detach() if self.training else state
-            seen = self._look_back(before.detach(), frame, evidence, given)
+            seen, pulled = self._look_back(before.detach(), frame, evidence, given)
             change, hidden = self.refine(torch.cat([inputs, seen], 1))
-            state = before + change
+            state = before + change[:, :_STATE] + _follow(pulled, change[:, _STATE:])
             outputs.append(decode(state, frame))
         return Answers(outputs, hidden)
 
@@ -251,16 +259,24 @@ class MoveNetHead(nn.Module):
     @torch.no_grad()
     def _look_back(
         self, state: Tensor, frame: PointFrame, evidence: Evidence, given: Tensor
-    ) -> Float[Tensor, "B R"]:
-        """What a refinement reads of a state."""
+    ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B S"]]:
+        """What a refinement reads of a state, and the change of it that the keypoints pull at."""
         answer = decode(state, frame)
-        points = self.rig(answer.pred_rotmat, answer.pred_betas)
-        places = weak_project(points, answer.pred_cam)
-        own = _in_frame(places, frame)
+        rotmat, betas, camera = answer
+        points = self.rig(rotmat, betas)
+        own = _in_frame(weak_project(points, camera), frame)
         depth = points[..., 2] - points[..., 2].mean(1, keepdim=True)
         from_found = _in_frame(evidence.points[..., :2], frame) - own
-        is_given = (given[..., 2:] > 0).to(own)
-        from_given = (_in_frame(given[..., :2], frame) - own) * is_given
+        is_given = given[..., 2:] > 0
+        from_given = (_in_frame(given[..., :2], frame) - own) * is_given.to(own)
+        pull = self.pull(
+            self.rig.chain(rotmat, betas),
+            points,
+            own,
+            torch.where(is_given, from_given, from_found),
+            torch.where(is_given, given[..., 2:], evidence.points[..., 2:])[..., 0],
+            camera[:, :1] / frame.size,
+        )
         silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
         parts = [
             state - silent,
@@ -268,8 +284,10 @@ class MoveNetHead(nn.Module):
             depth,
             from_found.clamp(-_FARTHEST, _FARTHEST).flatten(1),
             from_given.clamp(-_FARTHEST, _FARTHEST).flatten(1),
+            pull.turn.flatten(1),
+            pull.camera,
         ]
-        return torch.cat(parts, 1)
+        return torch.cat(parts, 1), _pulled_state(rotmat, pull)
 
 
 class MoveNetRegressor(Regressor):
@@ -519,6 +537,23 @@ def encode(body: RegressorOutput, frame: PointFrame) -> Float[Tensor, "B S"]:
     shift = (body.pred_cam[:, 1:] - frame.center) / size
     pose = matrix_to_rot6d(body.pred_rotmat).flatten(1)
     return torch.cat([pose, body.pred_betas, scale / _CAMERA_STEP, shift / _CAMERA_STEP], 1)
+
+
+def _pulled_state(rotmat: Float[Tensor, "B 24 3 3"], pull: Pull) -> Float[Tensor, "B S"]:
+    """The change of a state by a whole pull: of its 6D numbers to first order, R [turn]x."""
+    x, y, z = pull.turn.unbind(-1)
+    zero = torch.zeros_like(x)
+    # The first two columns of [turn]x, as 6D numbers have the first two of a rotation.
+    columns = torch.stack([zero, -z, z, zero, -y, x], -1).unflatten(-1, (3, 2))
+    pose = (rotmat @ columns).flatten(1)
+    betas = pose.new_zeros(pose.shape[0], conventions.NUM_BETAS)
+    return torch.cat([pose, betas, pull.camera / _CAMERA_STEP], 1)
+
+
+def _follow(pulled: Float[Tensor, "B S"], gates: Float[Tensor, "B G"]) -> Float[Tensor, "B S"]:
+    """As much of a pull as the gates say: one number for each joint, and one for the camera."""
+    pose = pulled[:, :_POSE].unflatten(1, (conventions.NUM_JOINTS, 6)) * gates[:, :-1, None]
+    return torch.cat([pose.flatten(1), pulled[:, _POSE:] * gates[:, -1:]], 1)
 
 
 def _in_frame(points: Float[Tensor, "B K 2"], frame: PointFrame) -> Float[Tensor, "B K 2"]:

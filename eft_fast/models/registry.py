@@ -11,7 +11,11 @@ import torch
 from eft_fast.models.base import Regressor
 from eft_fast.models.checkpoint import load_hmr
 from eft_fast.models.movenet_file import FORMAT as MOVENET_FORMAT
-from eft_fast.models.movenet_file import load_movenet_regressor
+from eft_fast.models.movenet_file import (
+    OPEN2_LITE_REGRESSOR_PATH,
+    OPEN2_REGRESSOR_PATH,
+    load_movenet_regressor,
+)
 from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, load_open_regressor, read_card
 from eft_fast.ops import find_device
 from eft_fast.ops.ambient import plain_torch
@@ -19,7 +23,8 @@ from eft_fast.ops.ambient import plain_torch
 #: Weights that ship with the package, by ``Regressor.id``.
 OPEN_REGRESSORS: Final[Mapping[str, Path]] = {
     "open-1": OPEN_REGRESSOR_PATH,
-    "open-2": OPEN_REGRESSOR_PATH.with_name("open2_regressor.npz"),
+    "open-2": OPEN2_REGRESSOR_PATH,
+    "open-2-lite": OPEN2_LITE_REGRESSOR_PATH,
 }
 #: The same by what ``load_regressor`` takes.
 _SHIPPED: Final[Mapping[str, Path]] = {"open": OPEN_REGRESSOR_PATH, **OPEN_REGRESSORS}
@@ -32,9 +37,10 @@ def load_regressor(
 
     Args:
         source: ``"open"``: the regressor that fits start from by default, ``open-1``;
-            ``"open-1"``, ``"open-2"``: those that ship, by their ids. A path to a ``.npz``: weights
-            of an open regressor. Any other path: a SPIN or EFT checkpoint; its camera is taken as
-            ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the options).
+            ``"open-1"``, ``"open-2"``, ``"open-2-lite"``: those that ship, by their ids. A path to
+            a ``.npz``: weights of an open regressor. Any other path: a SPIN or EFT checkpoint; its
+            camera is taken as ``shift_scale`` and converted (``models.checkpoint.load_hmr`` has the
+            options).
         device: Where to put it; default: the CPU.
 
     Returns:

@@ -5,6 +5,8 @@ They read the same plans as the native operators, so an exported graph holds no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -58,14 +60,14 @@ def pose_to_matrices(pose: Tensor) -> Float[Tensor, "B 24 3 3"]:
     return _from_axis_angle(pose) if pose.shape[-1] == 3 else _from_rot6d(pose)
 
 
-def _chain(
-    betas: Tensor, rotations: Tensor, skeleton: Tensor, parents: Tensor
+def kinematic_chain(
+    betas: Tensor, rotations: Tensor, skeleton: Tensor, parents: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """World rotations G [B,24,3,3], joints g [B,24,3], skinning translations a [B,24,3]."""
     rest = skeleton[..., 0] + torch.einsum("jck,bk->bjc", skeleton[..., 1:], betas)
     world = [rotations[:, 0]]
     places = [rest[:, 0]]
-    for j, p in enumerate(parents.tolist()[1:], start=1):
+    for j, p in enumerate(parents[1:], start=1):
         offset = (rest[:, j] - rest[:, p])[..., None]
         places.append(places[p] + (world[p] @ offset)[..., 0])
         world.append(world[p] @ rotations[:, j])
@@ -84,7 +86,7 @@ def smpl_mesh(
 ) -> tuple[Float[Tensor, "B V 3"], Float[Tensor, "B 24 3"]]:
     """Vertices and kinematic joints; see ``ops.smpl_mesh``."""
     rotations = pose_to_matrices(pose)
-    G, g, a = _chain(betas, rotations, plan.skeleton, plan.parents)
+    G, g, a = kinematic_chain(betas, rotations, plan.skeleton, plan.parents.tolist())
     count = plan.num_vertices
     basis = plan.basis.permute(1, 0, 3, 2).reshape(218, -1, 3)
     posed = torch.einsum("bk,kvc->bvc", _coefficients(betas, rotations), basis)[:, :count]
@@ -105,7 +107,7 @@ def smpl_points(
 ) -> Float[Tensor, "B K 3"]:
     """Points without the mesh; see ``ops.smpl_points``."""
     rotations = pose_to_matrices(pose)
-    G, g, a = _chain(betas, rotations, plan.skeleton, plan.parents)
+    G, g, a = kinematic_chain(betas, rotations, plan.skeleton, plan.parents.tolist())
     people, sources = len(betas), plan.transl_weight.shape[0]
     coefficients = _coefficients(betas, rotations)
     rows = torch.einsum("bk,kcr->bcr", coefficients, plan.basis)

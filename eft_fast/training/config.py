@@ -13,7 +13,7 @@ _MOST: Final = 10**9
 _SHARES: Final = frozenset(
     {
         "dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema", "skeletons",
-        "given", "found", "drop_base", "worse_base",
+        "given", "found", "drop_base", "worse_base", "fitted_odds",
     }
 )  # fmt: skip
 #: Counts that may be zero.
@@ -24,6 +24,7 @@ _FROM_ZERO: Final = frozenset(
         "frozen_stages",
         "train",
         "varied",
+        "fitted",
         "num_simulated",
         "calibration",
         "trained_passes",

@@ -87,7 +87,7 @@ class LiftConfig:
     width: int = 512
     blocks: int = 3
     refine_blocks: int = 2
-    passes: int = 2
+    passes: int = 4
     trained_passes: int | None = None
     dropout: float = 0.0
     simulated: float = 0.7

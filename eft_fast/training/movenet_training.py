@@ -15,7 +15,11 @@ from eft_fast import conventions
 from eft_fast.body import Smpl, load_body
 from eft_fast.evaluation.bench_people import make_people
 from eft_fast.models.keypoint_rig import KeypointRig
-from eft_fast.models.movenet_file import load_movenet_regressor, save_movenet_regressor
+from eft_fast.models.movenet_file import (
+    OPEN2_REGRESSOR_PATH,
+    load_movenet_regressor,
+    save_movenet_regressor,
+)
 from eft_fast.models.movenet_keypoints import MOVENET_PATHS, load_movenet
 from eft_fast.models.movenet_regressor import Answers, MoveNetHead, MoveNetRegressor
 from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, load_open_regressor
@@ -38,6 +42,7 @@ from eft_fast.training.movenet_head import (
 )
 from eft_fast.training.rendered_sets import RenderedSets
 from eft_fast.training.simulated_people import PeopleSimulator
+from eft_fast.training.skeleton_poses import fit_skeletons, load_poses, save_poses
 from eft_fast.training.skeletons import Skeletons
 from eft_fast.training.targets import body_points, make_targets, mirror_targets
 
@@ -67,6 +72,9 @@ class MoveNetTraining(RenderedSets):
             a third of the work.
         base: Whether the package's ``open-1`` answers first.
         skeletons: File of labelled people without photos (``Skeletons.load``), or None.
+        fitted: How many of them are fitted by ``map`` from the weights that ship as ``open-2``, to
+            lend their poses to simulated people; 0: none. Needs ``skeletons``.
+        fitted_odds: Odds of a simulated person to have such a pose.
         crop_margin: ``CameraConfig.margin`` of the pictures that are learned from.
         mirror: Share of the training pictures that is seen mirrored.
         lift: Options of the first stage, which trains the first pass alone.
@@ -79,6 +87,8 @@ class MoveNetTraining(RenderedSets):
     movenet: str = "thunder"
     base: bool = True
     skeletons: Path | None = None
+    fitted: int = 20_000
+    fitted_odds: float = 0.3
     crop_margin: float = 1.12
     mirror: float = 0.5
     lift: LiftConfig = field(default_factory=lambda: LiftConfig(steps=4000, trained_passes=0))
@@ -124,7 +134,13 @@ class MoveNetTraining(RenderedSets):
         skeletons = (
             None if self.skeletons is None else Skeletons.load(self.skeletons, margin=margin)
         )
-        simulator = PeopleSimulator(body, load_motion(self.motion, "train"), self._simulated())
+        simulator = PeopleSimulator(
+            body,
+            load_motion(self.motion, "train"),
+            self._simulated(),
+            fitted=self._fitted_poses(skeletons, body),
+            fitted_odds=self.fitted_odds,
+        )
         data = HeadData(people, simulator, skeletons, load_pose_prior())
         validate = HeadScore(chosen, body)
         for name in ("lift", "head"):
@@ -177,6 +193,18 @@ class MoveNetTraining(RenderedSets):
         """How people are drawn who are not rendered: a mix of plain and varied scenes."""
         pose: PoseConfig = replace(self.synth.pose, procedural=_ODDS_POSTURE, lying=_ODDS_LYING)
         return replace(self._tight(self.synth), child=_ODDS_CHILD, pose=pose)
+
+    def _fitted_poses(
+        self, skeletons: Skeletons | None, body: Smpl
+    ) -> Float[Tensor, "N 24 3 3"] | None:
+        """Poses of labelled people; fitted once, and stored."""
+        if skeletons is None or not self.fitted:
+            return None
+        path = self.work / "poses.npz"
+        if not path.is_file():
+            network = load_movenet_regressor(OPEN2_REGRESSOR_PATH)
+            save_poses(path, fit_skeletons(skeletons, network, body, count=self.fitted))
+        return load_poses(path).rotmat
 
     def _make_network(self, body: Smpl) -> MoveNetRegressor:
         """A new head on the networks as they ship."""

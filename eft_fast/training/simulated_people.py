@@ -67,10 +67,22 @@ class PeopleSimulator:
         body: The body model.
         pool: Poses of the training split.
         config: How scenes are drawn.
+        fitted: Poses of real people, of ``skeleton_poses``; None: none.
+        fitted_odds: Odds of a person to have one of them.
     """
 
-    def __init__(self, body: Smpl, pool: PosePool, config: SynthConfig) -> None:
+    def __init__(
+        self,
+        body: Smpl,
+        pool: PosePool,
+        config: SynthConfig,
+        *,
+        fitted: Float[Tensor, "M 24 3 3"] | None = None,
+        fitted_odds: float = 0.0,
+    ) -> None:
         self._body, self._config = body, config
+        self._fitted = fitted if fitted is not None and len(fitted) else None
+        self._fitted_odds = fitted_odds
         frames = [axis_angle_matrix(each.astype(np.float64)) for each in pool.full_pose]
         self._frames = torch.from_numpy(np.stack(frames).astype(np.float32))
         self._odds = torch.from_numpy(np.cumsum(pool.weight))
@@ -145,6 +157,9 @@ class PeopleSimulator:
         posture = self._postures[dice.integers(count, len(self._postures))]
         _replace(rotmat, posture, dice.happens(count, config.procedural_legs), LOWER)
         _replace(rotmat, posture, dice.happens(count, config.procedural), range(24))
+        if self._fitted is not None:
+            real = self._fitted[dice.integers(count, len(self._fitted))]
+            _replace(rotmat, real, dice.happens(count, self._fitted_odds), range(24))
         is_mirrored = dice.happens(count, config.mirror)
         rotmat = torch.where(is_mirrored[:, None, None, None], mirror_pose(rotmat), rotmat)
         lies = dice.happens(count, config.lying)[:, None, None]

@@ -41,22 +41,26 @@ class Skeletons:
 
     Args:
         labels: x and y in [-1, 1] of the crop; 2 visible, 1 hidden, 0 not labelled.
+        extent: Root of the area of each box, in the same unit; None: not known.
     """
 
-    def __init__(self, labels: Float[Tensor, "N 17 3"]) -> None:
-        self.labels = labels
+    def __init__(
+        self, labels: Float[Tensor, "N 17 3"], extent: Float[Tensor, " N"] | None = None
+    ) -> None:
+        self.labels, self.extent = labels, extent
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
-    def load(cls, path: str | Path, *, margin: float) -> Skeletons:
-        """Read people who may be learned from.
+    def load(cls, path: str | Path, *, margin: float, val: bool = False) -> Skeletons:
+        """Read people who may be learned from, or those who may not.
 
         Args:
             path: An ``.npz`` with ``kp`` [N,17,3] in the order of COCO: x, y in photo pixels and 0,
                 1, 2 as COCO has it; ``bbox_xywh`` [N,4]; and ``val`` [N] bool: who is left out.
             margin: Side of a crop over the longer side of the box.
+            val: Those who are left out otherwise, to be measured on.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -80,7 +84,9 @@ class Skeletons:
                 f"{list(points.shape)} and {list(boxes.shape)}"
             )
         side = boxes[:, 2:].max(1)
-        usable = ~is_val & ((points[..., 2] > 0).sum(1) >= _MIN_LABELLED) & (side >= _MIN_SIDE)
+        usable = (
+            (is_val == val) & ((points[..., 2] > 0).sum(1) >= _MIN_LABELLED) & (side >= _MIN_SIDE)
+        )
         if not usable.any():
             raise ValueError(
                 f"train: {path} must hold people with labels, got none that can be used"
@@ -89,7 +95,9 @@ class Skeletons:
         half = np.maximum(margin * side / 2, 1.0)[:, None, None]
         labels = np.concatenate([(points[..., :2] - center) / half, points[..., 2:]], -1)
         labels[points[..., 2] <= 0] = 0.0
-        return cls(torch.from_numpy(labels[usable].astype(np.float32)))
+        extent = np.sqrt(boxes[:, 2] * boxes[:, 3]) / half[:, 0, 0]
+        found = (labels[usable].astype(np.float32), extent[usable].astype(np.float32))
+        return cls(*(torch.from_numpy(each) for each in found))
 
     def draw(self, count: int, dice: Dice) -> SkeletonBatch:
         """Draw people, some of their labels withheld, half of them mirrored."""

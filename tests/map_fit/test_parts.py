@@ -13,7 +13,13 @@ from eft_fast.body.smpl import Smpl
 from eft_fast.imaging import Crop, crop_image, to_input
 from eft_fast.keypoints import JOINT_SETS
 from eft_fast.map_fit.config import MapConfig
-from eft_fast.map_fit.fill import check_can_fill, find_places, landmarks_as_fill, movenet_as_fill
+from eft_fast.map_fit.fill import (
+    check_can_fill,
+    find_places,
+    finds_as_thunder,
+    landmarks_as_fill,
+    movenet_as_fill,
+)
 from eft_fast.map_fit.fit import fit_map
 from eft_fast.map_fit.hypotheses import compose, flip_bone, mirror_in_depth
 from eft_fast.map_fit.posterior import joint_sigma, joint_slopes, keypoint_gain
@@ -21,6 +27,9 @@ from eft_fast.map_fit.problem import FitProblem
 from eft_fast.map_fit.robust import robust_energy, robust_factor
 from eft_fast.map_rules import BONES, SIGMA_POWER, SIGMA_SCALE, limb_pairs
 from eft_fast.models.keypoint_noise import CURVES
+from eft_fast.models.keypoint_rig import KeypointRig
+from eft_fast.models.movenet import MoveNet
+from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.ops.map import MapState
 from eft_fast.ops.map_reference import move
@@ -252,6 +261,13 @@ def test_fill_counts_only_where_nothing_is_given(body: Smpl, people: People) -> 
         errors.append((fits.problem.project(state) - people.keypoints[..., :2]).norm(dim=-1))
     assert float(errors[1][:, 9].mean()) < 0.5 * float(errors[0][:, 9].mean())
     assert float(errors[1][:, :9].mean()) < 0.05
+
+
+def test_the_curve_is_for_what_thunder_finds() -> None:
+    assert finds_as_thunder(MoveNetRegressor.make_tiny())
+    rig = KeypointRig(dict(points=17, rows=48, terms=39, joints=1, sources=17))
+    assert not finds_as_thunder(MoveNetRegressor(MoveNet("lightning"), rig, width=16, blocks=1))
+    assert not finds_as_thunder(OpenRegressor.make_tiny())
 
 
 def test_who_has_no_landmarks_cannot_fill() -> None:

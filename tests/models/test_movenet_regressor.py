@@ -312,7 +312,7 @@ def test_file_round_trip(tmp_path):
     with torch.no_grad():
         pairs = zip(loaded(img, given=given), regressor(img, given=given), strict=True)
         for got, want in pairs:
-            torch.testing.assert_close(got, want, rtol=0, atol=5e-2)
+            torch.testing.assert_close(got, want, rtol=0, atol=0.1)
 
 
 def test_published_parts_are_not_written_again(tmp_path):
@@ -351,7 +351,7 @@ def test_the_small_network_is_written_and_read(tmp_path):
     img = random_crops(1, 192)
     with torch.no_grad():
         for got, want in zip(loaded(img), lite(img), strict=True):
-            torch.testing.assert_close(got, want, rtol=0, atol=5e-2)
+            torch.testing.assert_close(got, want, rtol=0, atol=0.1)
 
 
 def rewrite(path, target, **changes):
@@ -389,7 +389,7 @@ def test_damaged_files_are_refused(tmp_path, changes, message):
 def test_size_of_the_full_head():
     rig = KeypointRig(dict(points=17, rows=48, terms=39, joints=1, sources=17))
     regressor = MoveNetRegressor(MoveNet("thunder"), rig, OpenRegressor(BlazePose("full")))
-    assert sum(p.numel() for p in regressor.head_parameters()) == 3_302_714
+    assert sum(p.numel() for p in regressor.head_parameters()) == 3_353_939
 
 
 @pytest.mark.parametrize("mode", ["full", "layer3", "layer4", "head", "lora"])

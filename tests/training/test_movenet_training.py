@@ -25,6 +25,7 @@ network = "open-2"
 work = "run"
 motion = "cmu"
 skeletons = "coco.npz"
+fitted = 0
 train = 6
 varied = 4
 val = 4
@@ -169,7 +170,7 @@ def test_options_of_the_command_line_reach_the_recipe(folder: Path) -> None:
 
 def test_files_of_the_documentation_are_runs() -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
-    for name in ("train_open2.toml", "train_open2_small.toml"):
+    for name in ("train_open2.toml", "train_open2_lite.toml", "train_open2_small.toml"):
         run = load_run(docs / name)
         assert isinstance(run.recipe, MoveNetTraining)
         assert run.stages == ("render", "head", "evaluate")
