@@ -350,7 +350,8 @@ class MoveNetRegressor(Regressor):
         base = OpenRegressor.make_tiny(seed)
         assert base.head.certainty is not None, "made with the layer"
         nn.init.normal_(base.head.certainty.weight)
-        network = cls(MoveNet("tiny"), rig, base, width=16, blocks=1, refine_blocks=1)
+        options = dict(width=16, blocks=1, refine_blocks=1, passes=2)
+        network = cls(MoveNet("tiny"), rig, base, **options)
         for module in network.trunk.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)

@@ -9,6 +9,7 @@ import torch
 import eft_fast
 from eft_fast.body import Smpl
 from eft_fast.models.error_covariance import load_error_covariance
+from eft_fast.models.movenet_keypoints import MOVENET_PATHS
 from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.models.registry import OPEN_REGRESSORS, load_regressor
 from eft_fast.synth import PosePool, Renderer, SynthArrays, SynthConfig, stack_samples
@@ -34,7 +35,7 @@ def scenes(open_body: Smpl, pool: PosePool, network: MoveNetRegressor) -> SynthA
 
 def test_the_file_holds_a_head_alone(network: MoveNetRegressor) -> None:
     assert OPEN_REGRESSORS["open-2"].stat().st_size < 7_000_000
-    assert network.full_id == "open-2:94d12b1abe5f7afb"
+    assert network.full_id == "open-2:29585b8e353abede"
     assert network.base is not None
     assert network.base.weights_hash == load_regressor("open-1").weights_hash
     assert network.box_margin == 1.1
@@ -50,6 +51,28 @@ def test_its_usual_errors_are_known(network: MoveNetRegressor) -> None:
     assert told[:3].sum() < 0.5 * alone[:3].sum()
     assert told[83:].sum() < 0.5 * alone[83:].sum()
     assert told.sum() < alone.sum()
+
+
+def test_the_small_one_needs_no_other_network() -> None:
+    """With MoveNet Lightning beside it, 8 MB; keypoints tell it more than the picture."""
+    small = load_regressor("open-2-lite")
+    assert isinstance(small, MoveNetRegressor)
+    files = (OPEN_REGRESSORS["open-2-lite"], MOVENET_PATHS["lightning"])
+    assert sum(path.stat().st_size for path in files) < 8_000_000
+    assert small.full_id == "open-2-lite:63b217e80010076e"
+    assert small.base is None
+    assert (small.input_size, small.box_margin) == (192, 1.1)
+    found = load_error_covariance(small)
+    assert found.people == 1250
+    assert found.second_moment_given is not None
+    alone, told = np.diagonal(found.second_moment), np.diagonal(found.second_moment_given)
+    assert told[:3].sum() < 0.3 * alone[:3].sum()
+    photo = np.full((240, 200, 3), 128, np.uint8)
+    keypoints = np.ones((1, 17, 3), np.float32)
+    keypoints[0, :, :2] = np.random.default_rng(0).uniform(60, 160, (17, 2))
+    result = eft_fast.fit_batch([photo], keypoints, regressor=small, progress=False)
+    assert result.method == "map"
+    assert result.regressor_id == small.full_id
 
 
 def test_it_understands_rendered_people(
