@@ -27,6 +27,8 @@ from eft_fast.serving.fit_model import FitModel
 from tests.deploy.fit_program import run_values
 from tests.helpers import make_covariance
 
+#: Writing the file takes minutes: the network is traced and fitted in double precision.
+takes_minutes = pytest.mark.slow
 #: Keypoints that people are given: everybody in one batch.
 COUNTS = (17, 0, MIN_READ - 1, MIN_READ, 11, 17)
 
@@ -100,10 +102,12 @@ def check_against_map(regressor, folder, covariance):
     assert (np.asarray(want.joint_sigma_mm) != np.asarray(alone.joint_sigma_mm)).any(1).sum() == 4
 
 
+@takes_minutes
 def test_in_one_batch_it_is_map_with_none_some_and_all(tiny, exported):
     check_against_map(tiny, exported, exported.with_name("covariance.npz"))
 
 
+@takes_minutes
 def test_the_file_says_that_it_reads(exported):
     assert "the network reads them too" in load_fit_card(exported).inputs["keypoints"]
     names = [value.name for value in onnx.load(exported / "fit.onnx").graph.input]
@@ -115,6 +119,7 @@ def test_the_file_says_that_it_reads(exported):
     assert (given >= MIN_READ).any()
 
 
+@takes_minutes
 def test_a_keypoint_without_a_sigma_is_not_read(exported):
     """As one without a confidence, and as one that is not a number."""
     with np.load(exported / "fit_samples.npz") as file:

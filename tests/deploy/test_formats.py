@@ -132,8 +132,8 @@ class TestTensorRtRtx:
         ("make", "precision"),
         [
             pytest.param(load_regressor, "fp16", id="open-fp16"),
-            pytest.param(lambda: Hmr().eval(), "fp32", id="hmr-fp32"),
-            # The other halves of the table take a minute each and see little that these do not.
+            # The others take a minute each and see little that this one does not.
+            pytest.param(lambda: Hmr().eval(), "fp32", id="hmr-fp32", marks=pytest.mark.slow),
             pytest.param(load_regressor, "fp32", id="open-fp32", marks=pytest.mark.slow),
             pytest.param(lambda: Hmr().eval(), "fp16", id="hmr-fp16", marks=pytest.mark.slow),
         ],
