@@ -25,7 +25,7 @@ from eft_fast.map_fit.fit import fit_map
 from eft_fast.models import load_regressor
 from eft_fast.models.error_covariance import load_error_covariance
 from eft_fast.models.movenet_regressor import MoveNetRegressor
-from eft_fast.training.skeleton_poses import given_labels, kinds_of, nothing_found
+from eft_fast.training.skeleton_poses import answer_labels, given_labels, kinds_of
 from eft_fast.training.skeletons import Skeletons
 
 #: Share of the labels that is withheld, and the errors that count as hits, of the box's root.
@@ -56,7 +56,7 @@ def score_people(network: MoveNetRegressor, body: Smpl, people: Skeletons, rows:
         )
         is_withheld = there & (chance < WITHHELD)
         given = given_labels(labels) * ~is_withheld[..., None]
-        start = network.head(nothing_found(given), given).outputs[-1]
+        start = answer_labels(network, given)
         fitted = fit_map(body, start, given, precision).final
         for column, (rotmat, betas, camera) in zip(columns, (start, fitted), strict=True):
             places = weak_project(network.head.rig(rotmat, betas), camera)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from eft_fast.deploy.formats import FIT_FORMATS
 from eft_fast.deploy.formats import FORMATS as EXPORT_FORMATS
 from eft_fast.eft.config import EFT_MODES
 from eft_fast.keypoints import ALIASES, JOINT_SETS
 from eft_fast.serving.session import PROVIDERS
 from eft_fast.smplify.config import PRIORS, RECIPES, STARTS
 
-__all__ = ["EFT_MODES", "EXPORT_FORMATS", "PRIORS", "PROVIDERS", "STARTS"]
+__all__ = ["EFT_MODES", "EXPORT_FORMATS", "FIT_FORMATS", "PRIORS", "PROVIDERS", "STARTS"]
 
 #: Ways to fit a person.
 METHODS: Final = ("eft", "map", "smplify", *RECIPES, "none")

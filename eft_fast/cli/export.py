@@ -13,6 +13,7 @@ from eft_fast.cli.choices import (
     EXPORT_FORMATS,
     EXPORT_OUTPUTS,
     EXPORT_PRECISIONS,
+    FIT_FORMATS,
     GATED,
     OPSETS,
 )
@@ -174,7 +175,7 @@ def _check(options: argparse.Namespace) -> None:
             "--detector goes with every format but triton, whose folder holds served models; leave "
             "it out"
         )
-    has_fit_runtime = options.format in ("onnx", "openvino") and options.precision == "fp32"
+    has_fit_runtime = options.format in FIT_FORMATS and options.precision == "fp32"
     if options.fit is not None and not has_fit_runtime:
         raise UsageError(
             "--fit goes with --format onnx or openvino and --precision fp32; leave it out"

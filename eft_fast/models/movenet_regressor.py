@@ -220,8 +220,7 @@ class MoveNetHead(nn.Module):
         known = torch.where(is_given[..., None], given[..., :2], evidence.points[..., :2])
         frame = find_frame(known, is_given, evidence)
         inputs = keypoint_inputs(evidence, given, frame)
-        silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
-        start = silent.expand(given.shape[0], -1)
+        start = self._silent().expand(given.shape[0], -1)
         if self.has_base:
             start, said = self._read_base(evidence.base, frame, start)
             inputs = torch.cat([inputs, said], 1)
@@ -256,13 +255,16 @@ class MoveNetHead(nn.Module):
         limited = (state - silent).clamp(-_FARTHEST, _FARTHEST)
         return state, torch.cat([limited, base.confidence, answers.to(state)], 1)
 
+    def _silent(self) -> Float[Tensor, " S"]:
+        """The state of a head that says nothing, where there is no base."""
+        return torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
+
     @torch.no_grad()
     def _look_back(
         self, state: Tensor, frame: PointFrame, evidence: Evidence, given: Tensor
     ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B S"]]:
         """What a refinement reads of a state, and the change of it that the keypoints pull at."""
-        answer = decode(state, frame)
-        rotmat, betas, camera = answer
+        rotmat, betas, camera = decode(state, frame)
         points = self.rig(rotmat, betas)
         own = _in_frame(weak_project(points, camera), frame)
         depth = points[..., 2] - points[..., 2].mean(1, keepdim=True)
@@ -277,9 +279,8 @@ class MoveNetHead(nn.Module):
             torch.where(is_given, given[..., 2:], evidence.points[..., 2:])[..., 0],
             camera[:, :1] / frame.size,
         )
-        silent = torch.cat([self.mean_pose, self.mean_pose.new_zeros(_STATE - _POSE)])
         parts = [
-            state - silent,
+            state - self._silent(),
             own.clamp(-_FARTHEST, _FARTHEST).flatten(1),
             depth,
             from_found.clamp(-_FARTHEST, _FARTHEST).flatten(1),

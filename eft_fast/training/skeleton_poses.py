@@ -22,8 +22,9 @@ from eft_fast.files import save_npz
 from eft_fast.geometry.cameras import weak_project
 from eft_fast.keypoints import joint_set
 from eft_fast.map_fit.fit import fit_map
+from eft_fast.models.base import RegressorOutput
 from eft_fast.models.error_covariance import load_error_covariance
-from eft_fast.models.movenet_regressor import Evidence, MoveNetRegressor
+from eft_fast.models.movenet_regressor import Answers, Evidence, MoveNetRegressor
 from eft_fast.training.skeletons import Skeletons
 
 #: Labels that a person must have: shoulders, hips and knees. Of others the pose is a guess.
@@ -84,7 +85,7 @@ def _fit(
 ) -> Float[Tensor, "N 24 3 3"]:
     """The poses of those of a batch who are kept."""
     given = given_labels(labels)
-    start = network.head(nothing_found(given), given).outputs[-1]
+    start = answer_labels(network, given)
     fits = fit_map(body, start, given, precision)
     rotmat, betas, camera = fits.final
     gap = (weak_project(network.head.rig(rotmat, betas), camera) - given[..., :2]).norm(dim=-1)
@@ -102,10 +103,12 @@ def given_labels(labels: Float[Tensor, "B 17 3"]) -> Float[Tensor, "B 17 3"]:
     return torch.cat([labels[..., :2], labels[..., 2:].clamp(0, 2) / 2], -1)
 
 
-def nothing_found(given: Float[Tensor, "B 17 3"]) -> Evidence:
-    """What networks say where there is no picture."""
+def answer_labels(network: MoveNetRegressor, given: Float[Tensor, "B 17 3"]) -> RegressorOutput:
+    """What a network says of given keypoints where there is no picture."""
     zero = torch.zeros_like(given)
-    return Evidence(zero, zero[..., :2], zero[..., 0], None)
+    nothing_found = Evidence(zero, zero[..., :2], zero[..., 0], None)
+    answers: Answers = network.head(nothing_found, given)
+    return answers.outputs[-1]
 
 
 def save_poses(path: Path, poses: FittedPoses) -> None:
