@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from eft_fast.imaging import load_image
 from eft_fast.models import detect_people
 from eft_fast.models.detector import Detection
+from eft_fast.person_boxes import box_overlap
 
 #: Longer side of the boxes and labels that are counted, in photo pixels.
 LEAST_SIDE: Final = 64
@@ -32,20 +33,13 @@ LEAST_KEYPOINTS: Final = 10
 LEAST_AREA: Final = 8000
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes x, y, w, h."""
-    shared = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    both = float(np.prod(np.maximum(shared, 0)))
-    return both / float(a[2:].prod() + b[2:].prod() - both)
-
-
 def match(found: list[Detection], labels: list[np.ndarray]) -> dict[int, int]:
     """Number of the detection of each labelled box that has one."""
     detection_of: dict[int, int] = {}
     for number, person in enumerate(found):
         free = [index for index in range(len(labels)) if index not in detection_of]
-        best = max(free, key=lambda index: overlap(person.box, labels[index]), default=None)
-        if best is not None and overlap(person.box, labels[best]) >= LEAST_OVERLAP:
+        best = max(free, key=lambda index: box_overlap(person.box, labels[index]), default=None)
+        if best is not None and box_overlap(person.box, labels[best]) >= LEAST_OVERLAP:
             detection_of[best] = number
     return detection_of
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eft_fast.keypoints import JOINT_SETS, JointSet, is_labelled, joint_set
+from eft_fast.person_boxes import box_overlap
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -415,15 +416,15 @@ def _other_reading(
     if len(points) < FEWEST_TO_GUESS:
         return ""
     hull = _hull(points)
-    best, sentence = max(READING_FIT, _overlap(box, hull) + READING_GAIN), ""
+    best, sentence = max(READING_FIT, box_overlap(box, hull) + READING_GAIN), ""
     if best > 1.0:
         return ""
     for name, reading in _box_readings(box, size).items():
-        if (overlap := _overlap(reading, hull)) >= best:
+        if (overlap := box_overlap(reading, hull)) >= best:
             best, sentence = overlap, f"it looks like {name}, not x, y, width, height"
     for name, moved in {} if is_held else _hull_readings(box, hull, size).items():
         # The box is the likelier fault: a file with wrong axes seldom has right boxes.
-        if (overlap := _overlap(box, moved)) >= best + 0.05:
+        if (overlap := box_overlap(box, moved)) >= best + 0.05:
             best, sentence = overlap, f"the keypoints look like {name}"
     return sentence
 
@@ -466,15 +467,6 @@ def _hull(points: Float[np.ndarray, "K 2"]) -> Box:
     x1, y1 = points.min(axis=0).tolist()
     x2, y2 = points.max(axis=0).tolist()
     return x1, y1, x2 - x1, y2 - y1
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes x, y, w, h."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = a[2] * a[3] + b[2] * b[3] - shared
-    return shared / union if union > 0.0 else 0.0
 
 
 def check_pinhole(pinhole: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> list[str]:

@@ -59,7 +59,7 @@ def _measure(options: argparse.Namespace, out: Path) -> int:
     from eft_fast.models.movenet_regressor import MoveNetRegressor
     from eft_fast.models.open_regressor import OpenRegressor
     from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
-    from eft_fast.training.measure import score_renders
+    from eft_fast.training.measure import count_seen, score_renders
 
     regressor = load_regressor(options.regressor)
     if not isinstance(regressor, OpenRegressor | MoveNetRegressor):
@@ -79,8 +79,16 @@ def _measure(options: argparse.Namespace, out: Path) -> int:
     arrays = load_shards(render_shards(job, progress=not options.quiet))
     if not options.quiet:
         note(f"predicting {count} people")
-    score = score_renders(regressor, load_body(), arrays)
+    errors = score_renders(regressor, load_body(), arrays)
+    score, rows = errors.summary(), errors.rows_by_seen(count_seen(arrays))
     summary = {"regressor": regressor.full_id, "poses": poses, "seed": options.seed, **score}
+    summary["by_seen"] = rows
     lines = [f"{name:20s} {value:.4g}" for name, value in score.items()]
+    lines += ["", "keypoints seen  people  MPJPE, mm  PA-MPJPE, mm  turned by > 90 degrees"]
+    lines += [
+        f"{row['seen']:>14s} {row['people']:7d} {row['mpjpe_mm']:10.1f} {row['pa_mpjpe_mm']:13.1f} "
+        f"{row['root_flips']:23.3f}"
+        for row in rows
+    ]
     emit(summary, lines, as_json=options.json)
     return 0

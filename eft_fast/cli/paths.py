@@ -57,8 +57,12 @@ def check_annotations(path: str, option: str = "--annotations") -> None:
 
 def check_regressor(source: str) -> None:
     """Raise unless it is ``open``, one that ships by its id, or a file."""
-    if source not in REGRESSORS:
-        check_file("--regressor", source)
+    if source in REGRESSORS:
+        return
+    if not Path(source).exists():
+        known = ", ".join(REGRESSORS)
+        raise UsageError(f"--regressor must be one of {known}, or a file, got {source}")
+    check_file("--regressor", source)
 
 
 def find_covariance(options: argparse.Namespace) -> str | None:

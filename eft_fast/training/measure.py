@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from eft_fast.body import Smpl
@@ -25,6 +25,8 @@ from eft_fast.training.targets import Targets, body_points, make_targets
 
 #: Hips, knees, ankles, shoulders, elbows, wrists, neck and head: the 14 joints of the errors.
 JOINTS_14: Final = (1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21, 12, 15)
+#: Least and most visible keypoints of each group of people.
+SEEN_GROUPS: Final = ((0, 5), (6, 10), (11, 13), (14, 16), (17, 17))
 #: People whose vertices are in memory at once.
 _CHUNK: Final = 64
 
@@ -70,6 +72,31 @@ class SynthScore:
             "root_median_deg": float(np.median(self.root_deg)),
             "beta0_error": float(self.beta0_error.mean()),
         }
+
+    def rows_by_seen(self, seen: Int[np.ndarray, " N"]) -> list[dict[str, Any]]:
+        """Errors of people of whom few or many keypoints are visible, few first.
+
+        What nobody can see has to be guessed, and is most of the error: a mean says more about how
+        much of its people is hidden than about the network.
+
+        Args:
+            seen: Visible keypoints of each person, of 17.
+
+        Returns:
+            For each of ``SEEN_GROUPS`` that has people ``seen`` (its name), ``people``, and
+            ``mpjpe_mm``, ``pa_mpjpe_mm`` and ``root_flips`` with their intervals as in ``summary``.
+        """
+        rows = []
+        for low, high in SEEN_GROUPS:
+            chosen = (seen >= low) & (seen <= high)
+            if chosen.any():
+                row = {"seen": f"{low} to {high}" if low < high else str(low)}
+                row |= {"people": int(chosen.sum())}
+                row |= metrics.mean_row("mpjpe_mm", self.mpjpe_mm[chosen])
+                row |= metrics.mean_row("pa_mpjpe_mm", self.pa_mpjpe_mm[chosen])
+                flips = (self.root_deg[chosen] > 90).astype(np.float64)
+                rows.append(row | metrics.mean_row("root_flips", flips))
+        return rows
 
 
 @torch.no_grad()
@@ -128,11 +155,17 @@ def in_crops_of(network: Regressor, arrays: SynthArrays) -> SynthArrays:
 
 
 @torch.no_grad()
-def score_renders(network: Regressor, body: Smpl, arrays: SynthArrays) -> dict[str, float]:
-    """Return the summary of a regressor's errors on rendered people; ``body`` is who they show."""
+def score_renders(network: Regressor, body: Smpl, arrays: SynthArrays) -> SynthScore:
+    """A regressor's errors on rendered people; ``body`` is who they show."""
     arrays = in_crops_of(network, arrays)
     output = predict(network, arrays.image)
-    return score_output(output, make_targets(arrays, body), body).summary()
+    return score_output(output, make_targets(arrays, body), body)
+
+
+def count_seen(arrays: SynthArrays) -> Int[np.ndarray, " N"]:
+    """Visible keypoints of each rendered person, of COCO's 17."""
+    count: np.ndarray = (arrays.landmarks_2d[:, :NUM_COCO, 2] == 2).sum(1)
+    return count
 
 
 @torch.no_grad()

@@ -178,7 +178,7 @@ class MoveNetTraining(RenderedSets):
     def evaluate(self) -> dict[str, float]:
         """Score the finished weights on the held-out images, without keypoints."""
         network = load_movenet_regressor(self._finished())
-        return score_renders(network, load_body(), load_shards(self.shards("test")))
+        return score_renders(network, load_body(), load_shards(self.shards("test"))).summary()
 
     def _finished(self) -> Path:
         if not self.weights.is_file():

@@ -123,7 +123,7 @@ class RegressorTraining(RenderedSets):
 
     def _score(self, weights: Path) -> dict[str, float]:
         network = load_open_regressor(weights)
-        return score_renders(network, load_body(), load_shards(self.shards("test")))
+        return score_renders(network, load_body(), load_shards(self.shards("test"))).summary()
 
     def _targets(self, split: Split, body: Smpl) -> Targets:
         return make_targets(load_shards(self.shards(split), images=False), body)

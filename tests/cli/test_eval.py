@@ -18,7 +18,7 @@ from eft_fast.models.open_file import save_open_regressor
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.result import FitResult
 from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
-from eft_fast.training.measure import score_renders
+from eft_fast.training.measure import count_seen, score_renders
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,9 @@ def test_openbench_without_motion_says_where_its_poses_come_from(tiny, tmp_path,
 def test_renders_scores_a_regressor_alone(motion, tiny, tmp_path, capsys):
     """On the pictures of a training run's test split, by the run's own measure."""
     job = SynthJob(tmp_path / "run", "test", 3, motion=motion, config=SynthConfig(seed=4))
-    expected = score_renders(load_regressor(tiny), load_body(), load_shards(render_shards(job)))
+    arrays = load_shards(render_shards(job))
+    errors = score_renders(load_regressor(tiny), load_body(), arrays)
+    expected = errors.summary()
     arguments = ["eval", "renders", "--motion", str(motion), "--count", "3", "--seed", "4"]
     arguments += ["--out", str(tmp_path / "b"), "--json", "--quiet"]
     assert main([*arguments, "--regressor", tiny]) == 0
@@ -112,6 +114,8 @@ def test_renders_scores_a_regressor_alone(motion, tiny, tmp_path, capsys):
     assert summary["people"] == 3
     assert summary["poses"] == "motion"
     assert {name: summary[name] for name in expected} == expected
+    assert summary["by_seen"] == errors.rows_by_seen(count_seen(arrays))
+    assert sum(row["people"] for row in summary["by_seen"]) == 3
     assert main([*arguments, "--count", "0"]) == 2
     assert "--count must be at least 1" in capsys.readouterr().err
 

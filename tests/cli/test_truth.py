@@ -114,7 +114,7 @@ def test_wrong_pairs_are_one_sentence(change, words, tiny, tmp_path, capsys):
         (["--out", "c.npz", "--count", "84"], "at least 85"),
         (["--out", "c.npz", "--motion", "absent"], "--motion must be a folder"),
         (["--out", "c.npz", "--pairs", "absent.npz"], "--pairs must be a file"),
-        (["--out", "c.npz", "--regressor", "absent.pt"], "--regressor must be a file"),
+        (["--out", "c.npz", "--regressor", "absent.pt"], "--regressor must be one of open, open-1"),
     ],
 )
 def test_wrong_use_of_calibrate(more, words, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from eft_fast.imaging import load_image
 from eft_fast.keypoints import joint_set
 from eft_fast.models.detector import Detection, detect_people
 from eft_fast.models.open_regressor import OpenRegressor
+from eft_fast.person_boxes import box_overlap
 from tests.conftest import REPO
 
 DEMO = REPO / "eft_fast" / "assets" / "demo"
@@ -81,21 +82,12 @@ def test_the_photographer_of_the_demo_is_found():
     photo = load_image(DEMO / "cameraman.png")
     (found,) = detect_people(photo, OpenRegressor.make_tiny())
     assert found.score > 0.6
-    assert overlap(found.box, person["bbox"]) > 0.75
+    assert box_overlap(found.box, person["bbox"]) > 0.75
     errors = keypoint_errors(found, person)
     assert np.median(errors) < 0.05
     flipped = detect_people(np.ascontiguousarray(photo[:, ::-1]))
     mirrored = photo.shape[1] - 1 - (flipped[0].box[0] + flipped[0].box[2])
     assert abs(mirrored - found.box[0]) < 0.1 * found.box[2]
-
-
-def overlap(a: np.ndarray, b: list[float]) -> float:
-    """Intersection over union of two boxes x, y, w, h."""
-    one, other = np.asarray(a, float), np.asarray(b, float)
-    low = np.maximum(one[:2], other[:2])
-    high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
-    both = float(np.prod(np.maximum(high - low, 0)))
-    return both / (one[2:].prod() + other[2:].prod() - both)
 
 
 def keypoint_errors(detection: Detection, annotation: dict) -> np.ndarray:
@@ -113,8 +105,8 @@ def test_two_people_of_an_open_photo(shared_dir):
     found = detect_people(load_image(folder / "images" / "000000442450.jpg"))
     assert len(people) == 2
     for person in people:
-        best = max(found, key=lambda each: overlap(each.box, person["bbox"]))
-        assert overlap(best.box, person["bbox"]) > 0.5
+        best = max(found, key=lambda each: box_overlap(each.box, person["bbox"]))
+        assert box_overlap(best.box, person["bbox"]) > 0.5
         assert np.median(keypoint_errors(best, person)) < 0.04
 
 
@@ -132,8 +124,8 @@ def test_the_people_of_the_open_photos(shared_dir):
             if person["num_keypoints"] < 10 or person["area"] <= 4000:
                 continue
             labelled += person["num_keypoints"]
-            best = max(detections, key=lambda each: overlap(each.box, person["bbox"]))
-            if overlap(best.box, person["bbox"]) >= 0.5:
+            best = max(detections, key=lambda each: box_overlap(each.box, person["bbox"]))
+            if box_overlap(best.box, person["bbox"]) >= 0.5:
                 found += 1
                 right += int((keypoint_errors(best, person) < 0.1).sum())
     assert found >= 16

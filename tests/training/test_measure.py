@@ -8,7 +8,13 @@ from eft_fast.models.base import RegressorOutput
 from eft_fast.models.open_regressor import OpenRegressor
 from eft_fast.synth import SynthArrays
 from eft_fast.training.cache import normalise_images
-from eft_fast.training.measure import choice_score, predict, score_output
+from eft_fast.training.measure import (
+    SynthScore,
+    choice_score,
+    count_seen,
+    predict,
+    score_output,
+)
 from eft_fast.training.targets import Targets
 
 
@@ -37,6 +43,27 @@ def test_a_turned_person_is_a_flip(targets: Targets, open_body: Smpl) -> None:
     summary = score.summary()
     assert summary["root_flips"] == summary["root_flips_low"] == 1
     assert summary["mpjpe_mm_low"] < summary["mpjpe_mm"] < summary["mpjpe_mm_high"]
+
+
+def test_rows_by_seen_part_people_by_what_can_be_seen() -> None:
+    """Each person is in one row; rows of nobody are left out."""
+    errors = np.array([10.0, 30.0, 50.0, 70.0])
+    flat = np.zeros(4)
+    score = SynthScore(errors, errors / 2, flat, flat, np.array([0.0, 120.0, 0.0, 0.0]), flat)
+    seen = np.array([17, 16, 14, 3])
+    few, many, whole = score.rows_by_seen(seen)
+    assert (few["seen"], few["people"], few["mpjpe_mm"]) == ("0 to 5", 1, 70.0)
+    assert (many["seen"], many["people"], many["mpjpe_mm"]) == ("14 to 16", 2, 40.0)
+    assert many["pa_mpjpe_mm"] == 20.0
+    assert many["pa_mpjpe_mm_low"] == 15.0
+    assert many["root_flips"] == 0.5
+    assert (whole["seen"], whole["people"], whole["mpjpe_mm"]) == ("17", 1, 10.0)
+
+
+def test_visible_keypoints_are_counted(arrays: SynthArrays) -> None:
+    visible = arrays.landmarks_2d[:, :17, 2]
+    assert count_seen(arrays).tolist() == [int((row == 2).sum()) for row in visible]
+    assert 0 < count_seen(arrays).min() < 17
 
 
 def test_weights_are_chosen_by_both_joint_errors(targets: Targets, open_body: Smpl) -> None:
