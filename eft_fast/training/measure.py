@@ -90,7 +90,7 @@ class SynthScore:
         for low, high in SEEN_GROUPS:
             chosen = (seen >= low) & (seen <= high)
             if chosen.any():
-                row = {"seen": f"{low} to {high}" if low < high else str(low)}
+                row: dict[str, Any] = {"seen": f"{low} to {high}" if low < high else str(low)}
                 row |= {"people": int(chosen.sum())}
                 row |= metrics.mean_row("mpjpe_mm", self.mpjpe_mm[chosen])
                 row |= metrics.mean_row("pa_mpjpe_mm", self.pa_mpjpe_mm[chosen])
