@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -24,10 +20,9 @@ from eft_fast.serving import Predictor
 from eft_fast.serving.fit_card import load_fit_card
 from eft_fast.serving.fit_model import FitModel
 from tests.deploy.edit import change_output
+from tests.deploy.web import check_in_web, needs_web
 from tests.helpers import make_covariance
 
-#: Folder with the package onnxruntime-web of npm: its wasm is tried where it is given.
-NODE_MODULES = os.environ.get("EFT_FAST_NODE_MODULES")
 BOXES = [[10.0, 5.0, 30.0, 50.0], [40.0, 20.0, 45.0, 45.0], [20.0, 10.0, 50.0, 50.0]]
 
 
@@ -227,34 +222,7 @@ def test_a_fit_needs_a_covariance_and_the_right_format(regressor, tmp_path):
         ExportConfig(fit="coco71")
 
 
-@pytest.mark.skipif(
-    NODE_MODULES is None or shutil.which("node") is None,
-    reason="EFT_FAST_NODE_MODULES does not name a folder with onnxruntime-web, or node is missing",
-)
-def test_the_same_in_onnxruntime_web(exported, samples, tmp_path):
+@needs_web
+def test_the_same_in_onnxruntime_web(exported, samples):
     """In WebAssembly; WebGPU needs a browser with a GPU."""
-    inputs = {
-        "image": samples["images"][:3],
-        "keypoints": samples["keypoints"][:3],
-        "sigma": samples["sigma"][:3],
-        "pinhole": np.zeros((3, 4), np.float32),
-    }
-    feeds = {
-        name: {
-            "type": str(array.dtype),
-            "dims": list(array.shape),
-            "data": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
-        }
-        for name, array in inputs.items()
-    }
-    (tmp_path / "feeds.json").write_text(json.dumps(feeds))
-    script = Path(__file__).with_name("run_web.mjs")
-    model, given = str(exported / "fit.onnx"), str(tmp_path / "feeds.json")
-    command = ["node", str(script), str(NODE_MODULES), model, given, "1"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stderr
-    outputs = json.loads(done.stdout.splitlines()[-1])["outputs"]
-    want = FitModel(exported, threads=1).run(*(inputs[name] for name in list(inputs)[:3]))
-    for name, value in want.items():
-        data = np.frombuffer(base64.b64decode(outputs[name]["data"]), np.float32)
-        np.testing.assert_allclose(data.reshape(value.shape), value, rtol=2e-3, atol=2e-3)
+    check_in_web(exported, samples, slice(3))

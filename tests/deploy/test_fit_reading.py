@@ -25,6 +25,7 @@ from eft_fast.serving import Predictor
 from eft_fast.serving.fit_card import load_fit_card
 from eft_fast.serving.fit_model import FitModel
 from tests.deploy.fit_program import run_values
+from tests.deploy.web import check_in_web, needs_web
 from tests.helpers import make_covariance
 
 #: Writing the file takes minutes: the network is traced and fitted in double precision.
@@ -135,6 +136,17 @@ def test_a_keypoint_without_a_sigma_is_not_read(exported):
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
     assert np.abs(found[0] - whole).max() > 1e-4
+
+
+@takes_minutes
+@needs_web
+def test_the_same_in_onnxruntime_web(exported):
+    """With people of whom nothing, too little and enough is given."""
+    with np.load(exported / "fit_samples.npz") as file:
+        samples = dict(file)
+    given = (samples["keypoints"][..., 2] > 0).sum(1)
+    assert given.min() == 0
+    check_in_web(exported, samples, slice(None))
 
 
 @pytest.mark.parametrize("joint_set", ["lsp14", "spin49", "smpl24"])
