@@ -20,6 +20,8 @@ class PoseConfig:
         uniform_yaw: Seen from any side, else from about the front.
         any_roll: Rolled by any angle in the image: lying, upside down.
         lying: On the back, the front or a side.
+        standing: Legs of somebody who stands, under a captured upper body. Motion capture is of
+            people who move: their knees are hardly ever straight.
     """
 
     procedural: float = 0.18
@@ -31,6 +33,7 @@ class PoseConfig:
     uniform_yaw: float = 0.6
     any_roll: float = 0.05
     lying: float = 0.0
+    standing: float = 0.0
 
 
 @dataclass(frozen=True)

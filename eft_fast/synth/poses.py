@@ -98,6 +98,29 @@ def sample_posture(rng: np.random.Generator) -> Float[np.ndarray, "24 3 3"]:
     return rotmat
 
 
+def sample_standing(rng: np.random.Generator) -> Float[np.ndarray, "24 3 3"]:
+    """Draw the legs of somebody who stands: straight ones, or one that is at ease.
+
+    The root and everything above the legs are left upright.
+    """
+    rotmat = np.tile(np.eye(3), (24, 1, 1))
+    apart, turned = rng.uniform(-2, 14), rng.uniform(0, 20)
+    at_ease = rng.integers(2) if rng.random() < 0.4 else -1
+    for leg, (side, hip, knee, ankle) in enumerate(((1.0, 1, 4, 7), (-1.0, 2, 5, 8))):
+        bend = rng.uniform(10, 40) if leg == at_ease else abs(rng.normal() * 5)
+        # The foot stays under the body: the hip takes back what the knee bends.
+        lean = -rng.uniform(0.3, 0.6) * bend + rng.normal() * 5
+        rotmat[hip] = euler_matrix(lean, side * (turned + rng.normal() * 6), side * apart)
+        rotmat[knee] = euler_matrix(bend, rng.normal() * 2, 0)
+        rotmat[ankle] = euler_matrix(-lean - bend + rng.normal() * 4, 0, -side * apart)
+    return rotmat
+
+
+def upright_root(root: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """The same direction without a lean: a turn about the vertical."""
+    return euler_matrix(0, float(np.rad2deg(np.arctan2(root[0, 2], root[2, 2]))), 0)
+
+
 def sample_pose(
     rng: np.random.Generator, pool: PosePool, config: PoseConfig
 ) -> Float[np.ndarray, "24 3 3"]:
@@ -132,6 +155,10 @@ def sample_viewed_pose(
         rotmat = axis_angle_matrix(axis_angle)
         if rng.random() < config.procedural_legs:
             rotmat[list(LOWER)] = sample_posture(rng)[list(LOWER)]
+    # Without such people no number is drawn, so that earlier sets repeat.
+    if config.standing > 0 and rng.random() < config.standing:
+        rotmat[list(LOWER)] = sample_standing(rng)[list(LOWER)]
+        rotmat[0] = upright_root(rotmat[0])
     if rng.random() < config.mirror:
         rotmat = mirror_rotations(rotmat)
     # Without such people no number is drawn, so that earlier sets repeat.

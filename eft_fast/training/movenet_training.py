@@ -51,7 +51,7 @@ LICENCE: Final = "Apache-2.0"
 #: Noise of the keypoints that validation gives, over the longer side of the person.
 _VAL_NOISE: Final = 0.012
 #: Children and people who lie, of those who are simulated.
-_ODDS_CHILD, _ODDS_LYING, _ODDS_POSTURE = 0.08, 0.04, 0.22
+_ODDS_CHILD, _ODDS_LYING, _ODDS_POSTURE, _ODDS_STANDING = 0.08, 0.04, 0.22, 0.2
 #: People of the training split that the confidence is fitted on, and at once.
 _CONFIDENCE_PEOPLE: Final = 4000
 _CHUNK: Final = 250
@@ -191,7 +191,9 @@ class MoveNetTraining(RenderedSets):
 
     def _simulated(self) -> SynthConfig:
         """How people are drawn who are not rendered: a mix of plain and varied scenes."""
-        pose: PoseConfig = replace(self.synth.pose, procedural=_ODDS_POSTURE, lying=_ODDS_LYING)
+        pose: PoseConfig = replace(
+            self.synth.pose, procedural=_ODDS_POSTURE, lying=_ODDS_LYING, standing=_ODDS_STANDING
+        )
         return replace(self._tight(self.synth), child=_ODDS_CHILD, pose=pose)
 
     def _fitted_poses(

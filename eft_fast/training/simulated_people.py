@@ -22,7 +22,7 @@ from eft_fast.geometry.rotations import axis_angle_to_matrix, mirror_pose
 from eft_fast.synth import PosePool, SynthConfig
 from eft_fast.synth.config import CameraConfig, PoseConfig
 from eft_fast.synth.landmarks import NUM_COCO
-from eft_fast.synth.poses import LOWER, UPPER, axis_angle_matrix, sample_posture
+from eft_fast.synth.poses import LOWER, UPPER, axis_angle_matrix, sample_posture, sample_standing
 from eft_fast.synth.scene import CHILD_BETAS
 from eft_fast.training.targets import Targets, body_points, frame_size
 
@@ -89,6 +89,8 @@ class PeopleSimulator:
         rng = np.random.default_rng([config.seed, _SEED_BRANCH])
         drawn = np.stack([sample_posture(rng) for _ in range(_POSTURES)])
         self._postures = torch.from_numpy(drawn.astype(np.float32))
+        drawn = np.stack([sample_standing(rng) for _ in range(_POSTURES)])
+        self._standing = torch.from_numpy(drawn.astype(np.float32))
 
     @torch.no_grad()
     def draw(self, count: int, generator: torch.Generator) -> SimulatedPeople:
@@ -160,6 +162,13 @@ class PeopleSimulator:
         if self._fitted is not None:
             real = self._fitted[dice.integers(count, len(self._fitted))]
             _replace(rotmat, real, dice.happens(count, self._fitted_odds), range(24))
+        # Without such people no number is drawn, so that earlier runs repeat.
+        if config.standing > 0:
+            stands = dice.happens(count, config.standing)
+            legs = self._standing[dice.integers(count, len(self._standing))]
+            _replace(rotmat, legs, stands, LOWER)
+            faces = torch.atan2(rotmat[:, 0, 0, 2], rotmat[:, 0, 2, 2])
+            rotmat[:, 0] = torch.where(stands[:, None, None], _turn(1, faces), rotmat[:, 0])
         is_mirrored = dice.happens(count, config.mirror)
         rotmat = torch.where(is_mirrored[:, None, None, None], mirror_pose(rotmat), rotmat)
         lies = dice.happens(count, config.lying)[:, None, None]

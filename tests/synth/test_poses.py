@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,14 @@ from eft_fast.body import Smpl
 from eft_fast.synth.config import PoseConfig
 from eft_fast.synth.landmarks import MIRROR_LANDMARKS, body_landmarks
 from eft_fast.synth.poses import (
+    UPPER,
     axis_angle_matrix,
     euler_matrix,
     mirror_rotations,
     sample_pose,
     sample_posture,
+    sample_standing,
+    sample_viewed_pose,
 )
 from eft_fast.synth.render import Renderer
 
@@ -37,6 +42,46 @@ def test_sampled_poses_are_rotations(renderer: Renderer) -> None:
     identity = stacked @ np.swapaxes(stacked, -1, -2)
     np.testing.assert_allclose(identity, np.broadcast_to(np.eye(3), identity.shape), atol=1e-6)
     np.testing.assert_allclose(np.linalg.det(stacked), 1, atol=1e-6)
+
+
+def knee_bends(rotmat: np.ndarray) -> np.ndarray:
+    """Angles of both knees, degrees."""
+    cosine = (np.trace(rotmat[..., 4:6, :, :], axis1=-2, axis2=-1) - 1) / 2
+    bends: np.ndarray = np.rad2deg(np.arccos(cosine.clip(-1, 1)))
+    return bends
+
+
+def test_who_stands_has_straight_legs_and_the_feet_below(open_body: Smpl) -> None:
+    rng = np.random.default_rng(2)
+    rotmat = np.stack([sample_standing(rng) for _ in range(200)])
+    bends = knee_bends(rotmat)
+    assert np.median(bends) < 8
+    assert bends.max() < 45
+    turned = torch.from_numpy(rotmat).float()
+    joints = open_body.keypoints(
+        torch.zeros(200, 10), turned[:, 1:], turned[:, :1], joint_set="smpl24", pose2rot=False
+    )
+    feet, pelvis = joints[:, [7, 8]], joints[:, :1]
+    assert (feet[..., 1] < pelvis[..., 1] - 0.6).all()
+    # The body stands over its feet, which lie flat.
+    assert (feet.mean(1) - pelvis[:, 0])[:, 2].abs().median() < 0.06
+    toes = joints[:, [10, 11]]
+    assert (feet[..., 1] - toes[..., 1]).abs().median() < 0.12
+
+
+def test_standing_people_keep_their_arms_and_lose_their_lean(renderer: Renderer) -> None:
+    config = PoseConfig(standing=1.0, jitter=0, mirror=0, procedural=0, any_roll=0, uniform_yaw=0)
+    plain = replace(config, standing=0.0)
+    pairs = [
+        [
+            sample_viewed_pose(np.random.default_rng(seed), renderer.pool, each)[0]
+            for each in (config, plain)
+        ]
+        for seed in range(20)
+    ]
+    stands, moves = (np.stack(part) for part in zip(*pairs, strict=True))
+    np.testing.assert_array_equal(stands[:, list(UPPER)], moves[:, list(UPPER)])
+    assert np.median(knee_bends(stands)) < 8 < np.median(knee_bends(moves))
 
 
 def test_people_stand_upright_in_the_picture(renderer: Renderer) -> None:

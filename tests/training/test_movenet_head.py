@@ -15,6 +15,7 @@ from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.models.movenet_regressor import MoveNetRegressor
 from eft_fast.smplify.prior import load_pose_prior
 from eft_fast.synth import PosePool, SynthArrays, SynthConfig
+from eft_fast.synth.config import PoseConfig
 from eft_fast.training import simulated_people
 from eft_fast.training.cache import normalise_images
 from eft_fast.training.given_keypoints import TrunkErrors, give_keypoints
@@ -128,6 +129,25 @@ def test_simulated_people_fit_their_labels(simulator: PeopleSimulator, open_body
     assert (head < hips).float().mean() > 0.85
     # Some are children.
     assert 0.05 < (targets.betas[:, 0] < -2.2).float().mean() < 0.4
+
+
+def test_some_people_stand_straight(open_body: Smpl, pool: PosePool) -> None:
+    """Arms, views and everybody else are as they were."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulated_people, "_POSTURES", 50)
+        config = SynthConfig(pose=PoseConfig(standing=1.0, lying=0.0, any_roll=0.0))
+        stands = PeopleSimulator(open_body, pool, config).draw(200, generator()).targets.rotmat
+        pose = replace(config.pose, standing=0.0)
+        moves = PeopleSimulator(open_body, pool, replace(config, pose=pose))
+        moves = moves.draw(200, generator()).targets.rotmat
+
+    def bends(rotmat: torch.Tensor) -> torch.Tensor:
+        trace = rotmat[:, 4:6].diagonal(dim1=-2, dim2=-1).sum(-1)
+        return torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).arccos())
+
+    assert bends(stands).median() < 8 < bends(moves).median()
+    # Upright, seen by a camera that hardly leans: the body's up is the picture's up.
+    assert stands[:, 0, 1, 1].median() < -0.9
 
 
 def test_limbs_behind_the_body_are_hidden(simulator: PeopleSimulator) -> None:
