@@ -18,6 +18,7 @@ from eft_fast.body.smpl import Smpl
 from eft_fast.models.base import Regressor
 from eft_fast.models.keypoint_rig import KeypointRig
 from eft_fast.ops.plans import PointsPlan
+from eft_fast.ops.reference import tree_levels
 
 
 class BodyGraph(nn.Module):
@@ -76,10 +77,7 @@ class BodyGraph(nn.Module):
 
     def _set_chain(self, skeleton: Tensor, parents: list[int]) -> None:
         """Joints by their depth in the tree: one product per level instead of one per joint."""
-        depth = [0] * len(parents)
-        for joint, parent in enumerate(parents[1:], start=1):
-            depth[joint] = depth[parent] + 1
-        levels = [[j for j, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
+        levels = tree_levels(parents)
         self.levels = levels[1:]
         place = {joint: i for level in levels for i, joint in enumerate(level)}
         for number, level in enumerate(self.levels):

@@ -74,18 +74,27 @@ def kinematic_chain(
     offsets = rest.index_select(1, joints) - rest.index_select(1, above)
     turns = rotations.index_select(1, joints)
     world, place = turns[:, :1], rest[:, :1]
-    worlds, places, start = [world], [place], 1
-    for size in sizes[1:]:
-        level = slice(start, start + size)
-        parent = world.index_select(1, places_above[level])
-        moved = (parent @ offsets[:, level, :, None])[..., 0]
-        place = place.index_select(1, places_above[level]) + moved
-        world = parent @ turns[:, level]
+    worlds, places = [world], [place]
+    levels = zip(
+        places_above.split(sizes), offsets.split(sizes, 1), turns.split(sizes, 1), strict=True
+    )
+    next(levels)  # the root
+    for at, offset, turn in levels:
+        parent = world.index_select(1, at)
+        place = place.index_select(1, at) + (parent @ offset[..., None])[..., 0]
+        world = parent @ turn
         worlds.append(world)
         places.append(place)
-        start += size
     G, g = (torch.cat(parts, 1).index_select(1, order) for parts in (worlds, places))
     return G, g, g - (G @ rest[..., None])[..., 0]
+
+
+def tree_levels(parents: Sequence[int]) -> list[list[int]]:
+    """Joints of a tree by their depth; the root, number 0, first."""
+    levels = [[0]]
+    while below := [j for j, parent in enumerate(parents) if j and parent in levels[-1]]:
+        levels.append(below)
+    return levels
 
 
 @lru_cache(maxsize=8)
@@ -98,9 +107,7 @@ def _levels(
         Sizes of the levels. Of each joint in this order: its number, its parent (the root: itself),
         and the place of the parent in the level before. And where each joint stands.
     """
-    levels = [[0]]
-    while below := [j for j, parent in enumerate(parents) if j and parent in levels[-1]]:
-        levels.append(below)
+    levels = tree_levels(parents)
     flat = [joint for level in levels for joint in level]
     above = [max(parents[joint], 0) for joint in flat]
     places = [0] + [

@@ -116,11 +116,6 @@ def sample_standing(rng: np.random.Generator) -> Float[np.ndarray, "24 3 3"]:
     return rotmat
 
 
-def upright_root(root: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    """The same direction without a lean: a turn about the vertical."""
-    return euler_matrix(0, float(np.rad2deg(np.arctan2(root[0, 2], root[2, 2]))), 0)
-
-
 def sample_pose(
     rng: np.random.Generator, pool: PosePool, config: PoseConfig
 ) -> Float[np.ndarray, "24 3 3"]:
@@ -158,7 +153,7 @@ def sample_viewed_pose(
     # Without such people no number is drawn, so that earlier sets repeat.
     if config.standing > 0 and rng.random() < config.standing:
         rotmat[list(LOWER)] = sample_standing(rng)[list(LOWER)]
-        rotmat[0] = upright_root(rotmat[0])
+        rotmat[0] = euler_matrix(0, _facing(rotmat[0]), 0)
     if rng.random() < config.mirror:
         rotmat = mirror_rotations(rotmat)
     # Without such people no number is drawn, so that earlier sets repeat.
@@ -176,6 +171,11 @@ def mirror_rotations(rotmat: Float[np.ndarray, "24 3 3"]) -> Float[np.ndarray, "
     return mirrored
 
 
+def _facing(root: Float[np.ndarray, "3 3"]) -> float:
+    """Where a body faces: its turn about the vertical from the front, degrees."""
+    return float(np.rad2deg(np.arctan2(root[0, 2], root[2, 2])))
+
+
 def _view(
     rng: np.random.Generator, root: Float[np.ndarray, "3 3"], config: PoseConfig
 ) -> Float[np.ndarray, "3 3"]:
@@ -183,8 +183,7 @@ def _view(
     if rng.random() < config.uniform_yaw:
         yaw = rng.uniform(-180.0, 180.0)
     else:
-        facing = np.rad2deg(np.arctan2(root[0, 2], root[2, 2]))
-        yaw = rng.normal() * 35.0 - facing
+        yaw = rng.normal() * 35.0 - _facing(root)
     pitch, roll = rng.normal() * 12.0 + 6.0, rng.normal() * 8.0
     view = euler_matrix(180, 0, 0) @ euler_matrix(pitch, 0, roll) @ euler_matrix(0, yaw, 0)
     if rng.random() < config.any_roll:

@@ -57,15 +57,8 @@ class SynthScore:
 
         ``root_flips`` is the share of people turned by over 90 degrees.
         """
-        columns = {
-            "mpjpe_mm": self.mpjpe_mm,
-            "pa_mpjpe_mm": self.pa_mpjpe_mm,
-            "pve_mm": self.pve_mm,
-            "pck_0.1": self.pck,
-            "root_flips": (self.root_deg > 90).astype(np.float64),
-        }
         row: dict[str, float] = {"people": len(self.mpjpe_mm)}
-        for name, column in columns.items():
+        for name, column in self._columns().items():
             row |= metrics.mean_row(name, column)
         return row | {
             "pa_mpjpe_median_mm": float(np.median(self.pa_mpjpe_mm)),
@@ -76,8 +69,8 @@ class SynthScore:
     def rows_by_seen(self, seen: Int[np.ndarray, " N"]) -> list[dict[str, Any]]:
         """Errors of people of whom few or many keypoints are visible, few first.
 
-        What nobody can see has to be guessed, and is most of the error: a mean says more about how
-        much of its people is hidden than about the network.
+        What nobody can see has to be guessed, so that a mean says as much of how much of its people
+        is hidden as of the network.
 
         Args:
             seen: Visible keypoints of each person, of 17.
@@ -86,17 +79,26 @@ class SynthScore:
             For each of ``SEEN_GROUPS`` that has people ``seen`` (its name), ``people``, and
             ``mpjpe_mm``, ``pa_mpjpe_mm`` and ``root_flips`` with their intervals as in ``summary``.
         """
-        rows = []
+        columns, rows = self._columns(), []
         for low, high in SEEN_GROUPS:
             chosen = (seen >= low) & (seen <= high)
             if chosen.any():
                 row: dict[str, Any] = {"seen": f"{low} to {high}" if low < high else str(low)}
-                row |= {"people": int(chosen.sum())}
-                row |= metrics.mean_row("mpjpe_mm", self.mpjpe_mm[chosen])
-                row |= metrics.mean_row("pa_mpjpe_mm", self.pa_mpjpe_mm[chosen])
-                flips = (self.root_deg[chosen] > 90).astype(np.float64)
-                rows.append(row | metrics.mean_row("root_flips", flips))
+                row["people"] = int(chosen.sum())
+                for name in ("mpjpe_mm", "pa_mpjpe_mm", "root_flips"):
+                    row |= metrics.mean_row(name, columns[name][chosen])
+                rows.append(row)
         return rows
+
+    def _columns(self) -> dict[str, Float[np.ndarray, " N"]]:
+        """What is averaged, by the names that means have."""
+        return {
+            "mpjpe_mm": self.mpjpe_mm,
+            "pa_mpjpe_mm": self.pa_mpjpe_mm,
+            "pve_mm": self.pve_mm,
+            "pck_0.1": self.pck,
+            "root_flips": (self.root_deg > 90).astype(np.float64),
+        }
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ from eft_fast.training.targets import body_points, make_targets, mirror_targets
 LICENCE: Final = "Apache-2.0"
 #: Noise of the keypoints that validation gives, over the longer side of the person.
 _VAL_NOISE: Final = 0.012
-#: Children and people who lie, of those who are simulated.
+#: Children, people who lie, who have a procedural posture, and who stand, of the simulated ones.
 _ODDS_CHILD, _ODDS_LYING, _ODDS_POSTURE, _ODDS_STANDING = 0.08, 0.04, 0.22, 0.2
 #: People of the training split that the confidence is fitted on, and at once.
 _CONFIDENCE_PEOPLE: Final = 4000

@@ -9,6 +9,7 @@ thousands of people a second.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -87,10 +88,9 @@ class PeopleSimulator:
         self._frames = torch.from_numpy(np.stack(frames).astype(np.float32))
         self._odds = torch.from_numpy(np.cumsum(pool.weight))
         rng = np.random.default_rng([config.seed, _SEED_BRANCH])
-        drawn = np.stack([sample_posture(rng) for _ in range(_POSTURES)])
-        self._postures = torch.from_numpy(drawn.astype(np.float32))
-        drawn = np.stack([sample_standing(rng) for _ in range(_POSTURES)])
-        self._standing = torch.from_numpy(drawn.astype(np.float32))
+        self._postures = _sample_many(sample_posture, rng)
+        stands = config.pose.standing > 0
+        self._standing = _sample_many(sample_standing, rng) if stands else None
 
     @torch.no_grad()
     def draw(self, count: int, generator: torch.Generator) -> SimulatedPeople:
@@ -163,12 +163,12 @@ class PeopleSimulator:
             real = self._fitted[dice.integers(count, len(self._fitted))]
             _replace(rotmat, real, dice.happens(count, self._fitted_odds), range(24))
         # Without such people no number is drawn, so that earlier runs repeat.
-        if config.standing > 0:
+        if self._standing is not None:
             stands = dice.happens(count, config.standing)
             legs = self._standing[dice.integers(count, len(self._standing))]
             _replace(rotmat, legs, stands, LOWER)
-            faces = torch.atan2(rotmat[:, 0, 0, 2], rotmat[:, 0, 2, 2])
-            rotmat[:, 0] = torch.where(stands[:, None, None], _turn(1, faces), rotmat[:, 0])
+            upright = _turn(1, _facing(rotmat[:, 0]))
+            rotmat[:, 0] = torch.where(stands[:, None, None], upright, rotmat[:, 0])
         is_mirrored = dice.happens(count, config.mirror)
         rotmat = torch.where(is_mirrored[:, None, None, None], mirror_pose(rotmat), rotmat)
         lies = dice.happens(count, config.lying)[:, None, None]
@@ -177,8 +177,7 @@ class PeopleSimulator:
         axis[torch.arange(count), 2 * (turn // 2)] = torch.where(turn % 2 == 0, -1.0, 1.0)
         lying = axis_angle_to_matrix(axis * (math.pi / 2))
         rotmat[:, 0] = torch.where(lies, lying @ rotmat[:, 0], rotmat[:, 0])
-        facing = torch.atan2(rotmat[:, 0, 0, 2], rotmat[:, 0, 2, 2])
-        about = dice.normal(count) * math.radians(35) - facing
+        about = dice.normal(count) * math.radians(35) - _facing(rotmat[:, 0])
         any_side = dice.uniform(count, -math.pi, math.pi)
         yaw = torch.where(dice.happens(count, config.uniform_yaw), any_side, about)
         pitch = torch.deg2rad(dice.normal(count) * 12 + 6)
@@ -219,6 +218,18 @@ def _replace(
     joints = list(part)
     taken = torch.where(chosen[:, None, None, None], other[:, joints], rotmat[:, joints])
     rotmat[:, joints] = taken
+
+
+def _sample_many(
+    sample: Callable[[np.random.Generator], np.ndarray], rng: np.random.Generator
+) -> Float[Tensor, "P 24 3 3"]:
+    drawn = np.stack([sample(rng) for _ in range(_POSTURES)])
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+def _facing(root: Float[Tensor, "N 3 3"]) -> Float[Tensor, " N"]:
+    """``synth.poses._facing`` of many, radians."""
+    return torch.atan2(root[:, 0, 2], root[:, 2, 2])
 
 
 def _turn(axis: int, angle: Float[Tensor, " N"]) -> Float[Tensor, "N 3 3"]:
