@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -165,12 +165,26 @@ def _is_done(job: SynthJob, shard: int) -> bool:
             size = archive["image"].shape[1] if stored is None else job.config.size
     except NUMPY_ERRORS:
         return False
-    if size != job.config.size or stored not in (None, job.origin(shard)):
+    is_same = stored is None or _complete(stored) == json.loads(job.origin(shard))
+    if size != job.config.size or not is_same:
         raise ValueError(
             f"render_shards: {path} must be of the options asked for (seed {job.config.seed}, size "
             f"{job.config.size}), got one of others; name another folder, or remove it"
         )
     return count == len(job.indices(shard))
+
+
+def _complete(origin: str) -> dict[str, Any]:
+    """Facts of a shard; options younger than it have their defaults, which draw nothing."""
+    facts: dict[str, Any] = json.loads(origin)
+    defaults = json.loads(json.dumps(asdict(SynthConfig())))
+    facts["config"] = _filled(facts.get("config", {}), defaults)
+    return facts
+
+
+def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    parts = {k: _filled(given.get(k, {}), v) for k, v in defaults.items() if isinstance(v, dict)}
+    return defaults | given | parts
 
 
 def load_shards(paths: Iterable[str | Path], *, images: bool = True) -> SynthArrays:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,20 @@ def test_shards_of_other_options_are_refused(tmp_path: Path, config: SynthConfig
     with pytest.raises(ValueError, match=r"train-00000\.npz must be of the options asked for"):
         render_shards(make_job(tmp_path, "set", count=2, config=config))
     assert paths[0].read_bytes() == before
+
+
+def test_shards_from_before_an_option_existed_are_kept(tmp_path: Path) -> None:
+    """Later options draw nothing by default, so such a set is the set that is asked for."""
+    job = make_job(tmp_path, "set", count=2)
+    (path,) = render_shards(job)
+    with np.load(path) as archive:
+        stored = dict(archive)
+    facts = json.loads(str(stored["origin"]))
+    del facts["config"]["pose"]["standing"], facts["config"]["loose"]
+    np.savez(path, **stored | {"origin": np.array(json.dumps(facts))})
+    before = path.read_bytes()
+    render_shards(job)
+    assert path.read_bytes() == before
+    standing = replace(job.config, pose=replace(job.config.pose, standing=0.5))
+    with pytest.raises(ValueError, match="must be of the options asked for"):
+        render_shards(make_job(tmp_path, "set", count=2, config=standing))
