@@ -45,6 +45,8 @@ BODY_FORMATS: Final = ("obj", "ply", "glb", "bvh", "usd")
 
 #: Parts of the motion capture, divided by recording.
 SPLITS: Final = ("train", "test", "val")
+#: Kinds of rendered scenes.
+SCENES: Final = ("training", "varied", "standing", "sitting", "lying", "rolled", "children")
 #: Stages of a training run.
 STAGES: Final = ("render", "head", "finetune", "evaluate")
 

@@ -13,6 +13,7 @@ from eft_fast.cli.options import (
     add_out_folder,
     add_regressor,
     add_render_sources,
+    add_scenes,
     at_least,
     not_negative,
 )
@@ -62,6 +63,7 @@ def add(subparsers: Subparsers) -> None:
         help="of the keypoints, person sizes; a table each (default 0 0.02: exact, a detector's)",
     )
     parser.add_argument("--quick", action="store_true", help="few people, few methods")
+    add_scenes(parser, default="training")
     add_methods(parser, default="all")
     add_regressor(parser)
     parser.add_argument(
@@ -106,6 +108,7 @@ def _bench(options: argparse.Namespace, names: list[str] | None, table: Path) ->
         "poses": "prior" if options.motion is None else "motion",
         "noise": levels[0]["noise"],
         "seed": options.seed,
+        "scenes": options.scenes,
         "set_sha256": digest,
         "regressor": regressor.full_id,
         "regressor_sha256": weights_sha256(regressor),
@@ -158,6 +161,8 @@ def _command(options: argparse.Namespace) -> str:
     words += [f"--count {options.count}", "--noise " + " ".join(f"{n:g}" for n in options.noise)]
     if options.seed != SEED:
         words.append(f"--seed {options.seed}")
+    if options.scenes != "training":
+        words.append(f"--scenes {options.scenes}")
     if options.quick:
         words.append("--quick")
     if options.methods:
@@ -167,10 +172,12 @@ def _command(options: argparse.Namespace) -> str:
 
 def _render(options: argparse.Namespace, size: int) -> tuple[Any, str]:
     """The set and the hash of its pictures and labels; shards that are there are kept."""
-    from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
+    from eft_fast.synth import SynthJob, load_shards, render_shards
+    from eft_fast.synth.config import make_scenes
 
     kind = "prior-" if options.motion is None else ""
-    # Sets of the default seed keep the name that they always had.
+    # Sets of the default scenes and seed keep the name that they always had.
+    kind += "" if options.scenes == "training" else f"{options.scenes}-"
     kind += "" if options.seed == SEED else f"seed{options.seed}-"
     job = SynthJob(
         out=options.out / f"set-{kind}{options.count}-{size}",
@@ -178,7 +185,7 @@ def _render(options: argparse.Namespace, size: int) -> tuple[Any, str]:
         count=options.count,
         motion=options.motion,
         backgrounds=options.backgrounds,
-        config=SynthConfig(size=size, seed=options.seed),
+        config=make_scenes(options.scenes, size, options.seed),
     )
     arrays = load_shards(render_shards(job))
     digest = hashlib.sha256(arrays.image.tobytes() + arrays.landmarks_2d.tobytes()).hexdigest()

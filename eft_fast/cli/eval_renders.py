@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from eft_fast.cli.eval_openbench import SEED
-from eft_fast.cli.options import add_out_folder, add_regressor, add_render_sources, at_least
+from eft_fast.cli.options import (
+    add_out_folder,
+    add_regressor,
+    add_render_sources,
+    add_scenes,
+    at_least,
+)
 from eft_fast.cli.output import UsageError, emit, note
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_regressor, check_render_sources, output_folder
@@ -40,6 +46,7 @@ def add(subparsers: Subparsers) -> None:
         metavar="N",
         help=f"of the rendered set (default {SEED}); 0: the test split of a training run",
     )
+    add_scenes(parser, default="training")
     add_regressor(parser)
     add_out_folder(parser, "eft_fast_bench")
 
@@ -58,7 +65,8 @@ def _measure(options: argparse.Namespace, out: Path) -> int:
     from eft_fast.models import load_regressor
     from eft_fast.models.movenet_regressor import MoveNetRegressor
     from eft_fast.models.open_regressor import OpenRegressor
-    from eft_fast.synth import SynthConfig, SynthJob, load_shards, render_shards
+    from eft_fast.synth import SynthJob, load_shards, render_shards
+    from eft_fast.synth.config import make_scenes
     from eft_fast.training.measure import count_seen, score_renders
 
     regressor = load_regressor(options.regressor)
@@ -68,20 +76,28 @@ def _measure(options: argparse.Namespace, out: Path) -> int:
             f"{regressor.id}; pass open or a weights file of the open regressor"
         )
     size, poses = regressor.input_size, "prior" if options.motion is None else "motion"
+    # Sets of the first kind of scenes keep the name that they always had.
+    kind = "" if options.scenes == "training" else f"{options.scenes}-"
     job = SynthJob(
-        out=out / f"renders-{poses}-seed{options.seed}-{count}-{size}",
+        out=out / f"renders-{kind}{poses}-seed{options.seed}-{count}-{size}",
         split="test",
         count=count,
         motion=options.motion,
         backgrounds=options.backgrounds,
-        config=SynthConfig(size=size, seed=options.seed),
+        config=make_scenes(options.scenes, size, options.seed),
     )
     arrays = load_shards(render_shards(job, progress=not options.quiet))
     if not options.quiet:
         note(f"predicting {count} people")
     errors = score_renders(regressor, load_body(), arrays)
     score, rows = errors.summary(), errors.rows_by_seen(count_seen(arrays))
-    summary = {"regressor": regressor.full_id, "poses": poses, "seed": options.seed, **score}
+    summary = {
+        "regressor": regressor.full_id,
+        "poses": poses,
+        "seed": options.seed,
+        "scenes": options.scenes,
+    }
+    summary |= score
     summary["by_seen"] = rows
     lines = [f"{name:20s} {value:.4g}" for name, value in score.items()]
     lines += ["", "keypoints seen  people  MPJPE, mm  PA-MPJPE, mm  turned by > 90 degrees"]

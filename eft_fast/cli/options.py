@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from eft_fast.cli.choices import PROVIDERS
+from eft_fast.cli.choices import PROVIDERS, SCENES
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -112,6 +112,18 @@ def add_render_sources(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backgrounds", type=Path, metavar="DIR", help="folder of photographs, if any"
+    )
+
+
+def add_scenes(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """The kind of rendered scenes, for ``synth.config.make_scenes``."""
+    parser.add_argument(
+        "--scenes",
+        choices=SCENES,
+        default=default,
+        help="training: as open-1 was trained on; varied: with floors, seats, children, loose "
+        "clothes and lying people; the others: everybody stands, sits or crouches, lies, is rolled "
+        f"by any angle, is a child (default {default})",
     )
 
 

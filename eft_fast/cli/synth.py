@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from eft_fast.cli.choices import SPLITS
-from eft_fast.cli.options import add_out_folder, add_render_sources, at_least
+from eft_fast.cli.options import add_out_folder, add_render_sources, add_scenes, at_least
 from eft_fast.cli.output import emit
 from eft_fast.cli.parser import Subparsers, add_command
 from eft_fast.cli.paths import check_render_sources, output_folder
@@ -42,13 +42,7 @@ def add(subparsers: Subparsers) -> None:
         metavar="PX",
         help="side of a picture (default 256)",
     )
-    parser.add_argument(
-        "--scenes",
-        choices=("varied", "training"),
-        default="varied",
-        help="varied: with floors, seats, children, loose clothes and lying people; training: as "
-        "the shipped regressor was trained on (default varied)",
-    )
+    add_scenes(parser, default="varied")
     add_render_sources(parser)
     parser.add_argument(
         "--split",
@@ -69,17 +63,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace, out: Path) -> int:
-    from eft_fast.synth import SynthConfig, SynthJob, write_set
-    from eft_fast.synth.config import varied
+    from eft_fast.synth import SynthJob, write_set
+    from eft_fast.synth.config import make_scenes
 
-    make_config = varied if options.scenes == "varied" else SynthConfig
     job = SynthJob(
         out=out,
         split=options.split,
         count=options.n,
         motion=options.motion,
         backgrounds=options.backgrounds,
-        config=make_config(size=options.size, seed=options.seed),
+        config=make_scenes(options.scenes, options.size, options.seed),
         shard_size=50,
     )
     start = time.perf_counter()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from eft_fast.conventions import OPEN_CROP
 
@@ -124,3 +125,31 @@ def varied(size: int = OPEN_CROP, seed: int = 0) -> SynthConfig:
     """
     pose = PoseConfig(procedural=0.25, lying=0.06)
     return SynthConfig(size=size, seed=seed, child=0.12, loose=0.25, ground=0.6, pose=pose)
+
+
+#: What differs from ``varied`` where everybody is of one kind.
+_KINDS: Final[dict[str, dict[str, Any]]] = {
+    "standing": {"pose": PoseConfig(procedural=0.0, standing=1.0)},
+    "sitting": {"pose": PoseConfig(procedural=1.0)},
+    "lying": {"pose": PoseConfig(procedural=0.25, lying=1.0)},
+    "rolled": {"pose": PoseConfig(procedural=0.25, any_roll=1.0)},
+    "children": {"child": 1.0},
+}
+#: Names of ``make_scenes``.
+SCENES: Final = ("training", "varied", *_KINDS)
+
+
+def make_scenes(name: str, size: int = OPEN_CROP, seed: int = 0) -> SynthConfig:
+    """Return the options of one kind of scene.
+
+    Args:
+        name: One of ``SCENES``. ``"training"``: as the shipped ``open-1`` was trained on;
+            ``"varied"``: with everything (``varied``); the others are varied scenes in which
+            everybody stands, sits (or crouches, kneels, rides), lies, is rolled by any angle in
+            the image, or is a child.
+        size: Side of a picture, pixels.
+        seed: Of the whole set.
+    """
+    if name == "training":
+        return SynthConfig(size=size, seed=seed)
+    return replace(varied(size, seed), **_KINDS.get(name, {}))

@@ -10,6 +10,7 @@ from eft_fast.models.keypoint_noise import CURVES
 from eft_fast.models.registry import OPEN_REGRESSORS
 from eft_fast.pipeline.dispatch import METHODS
 from eft_fast.pseudo_gt import FORMATS
+from eft_fast.synth.config import SCENES
 from eft_fast.synth.motion import SPLITS
 from eft_fast.training.config_file import _RUNS, STAGES
 from eft_fast.training.error_covariance import CALIBRATION_SEED
@@ -27,6 +28,7 @@ def test_names_are_those_of_the_library():
     assert choices.LABEL_FORMATS == tuple(FORMATS)
     assert choices.BODY_FORMATS == BODY_FORMATS
     assert choices.SPLITS == SPLITS
+    assert choices.SCENES == SCENES
     assert choices.STAGES == STAGES
     assert choices.REGRESSORS == ("open", *OPEN_REGRESSORS)
     assert choices.NETWORKS == tuple(_RUNS)

@@ -120,6 +120,26 @@ def test_renders_scores_a_regressor_alone(motion, tiny, tmp_path, capsys):
     assert "--count must be at least 1" in capsys.readouterr().err
 
 
+def test_benches_show_one_kind_of_people(motion, tiny, tmp_path, capsys):
+    common = ["--motion", str(motion), "--count", "2", "--regressor", tiny, "--json", "--quiet"]
+    common += ["--out", str(tmp_path / "b")]
+    digests, errors = set(), set()
+    for scenes in ("training", "lying"):
+        bench = ["eval", "openbench", *common, "--noise", "0", "--methods", "regressor"]
+        assert main([*bench, "--scenes", scenes]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["scenes"] == scenes
+        digests.add(summary["set_sha256"])
+        page = (tmp_path / "b" / "openbench.md").read_text()
+        assert ("--scenes lying" in page) == (scenes == "lying")
+        assert main(["eval", "renders", *common, "--scenes", scenes]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["scenes"] == scenes
+        errors.add(summary["mpjpe_mm"])
+    # The sets have folders of their own: neither takes the other's pictures.
+    assert len(digests) == len(errors) == 2
+
+
 def test_cards(capsys):
     assert main(["eval", "cards"]) == 0
     printed = capsys.readouterr().out

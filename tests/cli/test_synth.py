@@ -56,7 +56,11 @@ def test_synth_goes_on_and_adds(tmp_path, capsys):
     ("more", "words"),
     [
         (("--n", "0"), "--n must be at least 1, got 0"),
-        (("--n", "1", "--scenes", "dull"), "--scenes must be one of varied, training, got 'dull'"),
+        (
+            ("--n", "1", "--scenes", "dull"),
+            "--scenes must be one of training, varied, standing, sitting, lying, rolled, children, "
+            "got 'dull'",
+        ),
         (("--n", "1", "--split", "best"), "--split must be one of train, test"),
         (("--n", "1", "--motion", "nowhere"), "--motion must be a folder, there is none: nowhere"),
         (("--n", "1", "--backgrounds", "nowhere"), "--backgrounds must be a folder"),

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from eft_fast.synth import CameraConfig, PhotoConfig, PoseConfig, Renderer, SynthConfig
-from eft_fast.synth.config import varied
+from eft_fast.synth.config import SCENES, make_scenes, varied
 from eft_fast.synth.poses import sample_viewed_pose
+from tests.synth.test_poses import knee_bends
 
 CLEAN = PhotoConfig(occluder=0, table=0, companion=0)
 WHOLE = CameraConfig(cut_hips=0, cut_elbows=0, cut_knees=0, cut_side=0)
@@ -129,3 +130,27 @@ def test_varied_has_everything() -> None:
     config = varied(64, 5)
     assert (config.size, config.seed) == (64, 5)
     assert min(config.child, config.loose, config.ground, config.pose.lying) > 0
+
+
+def test_kinds_of_scenes_show_their_kind(renderer: Renderer) -> None:
+    assert make_scenes("training", 64, 5) == SynthConfig(size=64, seed=5)
+    assert make_scenes("varied", 64, 5) == varied(64, 5)
+    shown = {}
+    for name in SCENES:
+        config = make_scenes(name, 64, 5)
+        config = replace(config, supersample=1, photo=CLEAN, camera=WHOLE)
+        scenes = Renderer(renderer.body, renderer.pool, "train", config=config)
+        shown[name] = [scenes.scene(index).placed.person for index in range(30)]
+    # In the mean over people: how far the spine leans in the world, and the first betas.
+    lean = {
+        name: np.mean([abs((each.rotmat[0] @ [0, 1, 0]) @ each.up) for each in people])
+        for name, people in shown.items()
+    }
+    assert lean["lying"] < 0.5 < 0.7 < lean["standing"]
+    stature = {name: np.mean([each.betas[0] for each in people]) for name, people in shown.items()}
+    assert stature["children"] < stature["standing"] - 1
+    bends = {
+        name: np.median(knee_bends(np.stack([each.rotmat for each in people])))
+        for name, people in shown.items()
+    }
+    assert bends["standing"] < 15 < 40 < bends["sitting"]
