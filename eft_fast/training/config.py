@@ -13,7 +13,7 @@ _MOST: Final = 10**9
 _SHARES: Final = frozenset(
     {
         "dropout", "simulated", "drop_features", "mirror", "stage_decay", "ema", "skeletons",
-        "given", "found", "drop_base", "worse_base", "fitted_odds",
+        "given", "found", "drop_base", "drop_found", "worse_base", "fitted_odds",
     }
 )  # fmt: skip
 #: Counts that may be zero.
@@ -25,6 +25,7 @@ _FROM_ZERO: Final = frozenset(
         "train",
         "varied",
         "fitted",
+        "standing",
         "num_simulated",
         "calibration",
         "trained_passes",

@@ -67,6 +67,8 @@ class LiftConfig:
         skeletons: Share that are real people without a picture, if there are any.
         given: Odds of a rendered or simulated person to have given keypoints.
         drop_base: Odds of a rendered or simulated person not to have the base's answer.
+        drop_found: Odds of a simulated person with given keypoints to have nothing else: labels
+            without a picture.
         worse_base: Odds of a simulated person to have one of its worse answers.
         found: Odds of a skeleton to have found keypoints; all others have given ones.
         skeleton_prior: Weight of the pose prior, for people of whom no pose is known.
@@ -94,6 +96,7 @@ class LiftConfig:
     skeletons: float = 0.1
     given: float = 0.5
     drop_base: float = 0.3
+    drop_found: float = 0.0
     worse_base: float = 0.4
     found: float = 0.5
     skeleton_prior: float = 0.0005
@@ -231,6 +234,12 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     evidence = _concatenate(data.rendered.evidence.take(rows), found)
     evidence = _without_base(evidence, dice.happens(len(seen), config.drop_base))
     given = _maybe_given(labels, seen, config.given, dice)
+    if config.drop_found:
+        was_drawn = torch.arange(len(seen)) >= len(rows)
+        has_labels = was_drawn & (given[..., 2] > 0).any(1)
+        evidence = _without_picture(
+            evidence, has_labels & dice.happens(len(seen), config.drop_found)
+        )
     total = _answer_loss(head(evidence, given), labels, body, config.loss).sum()
     if real:
         assert data.skeletons is not None, "no share without people"
@@ -271,6 +280,17 @@ def _without_base(evidence: Evidence, chosen: Bool[Tensor, " B"]) -> Evidence:
     return evidence._replace(base=evidence.base._replace(confidence=confidence))
 
 
+def _without_picture(evidence: Evidence, chosen: Bool[Tensor, " B"]) -> Evidence:
+    """Of the chosen people nothing is found, and the base says nothing."""
+    evidence = _without_base(evidence, chosen)
+    kept = (~chosen)[:, None]
+    return evidence._replace(
+        points=evidence.points * kept[..., None],
+        about=evidence.about * kept[..., None],
+        spread=evidence.spread * kept,
+    )
+
+
 def _skeleton_loss(
     head: MoveNetHead,
     body: Smpl,
@@ -285,12 +305,7 @@ def _skeleton_loss(
     given, labels = data.skeletons.draw(count, dice)
     found = errors.find_labelled(labels, dice)
     is_found = dice.happens(count, config.found)
-    evidence = Evidence(
-        found.points * is_found[:, None, None],
-        found.about * is_found[:, None, None],
-        found.spread * is_found[:, None],
-        None,
-    )
+    evidence = _without_picture(found, ~is_found)
     given = given * (~is_found | dice.happens(count, config.given))[:, None, None]
     nothing = evidence._replace(points=torch.zeros_like(labels))
     frame = find_frame(labels[..., :2], labels[..., 2] > 0, nothing)

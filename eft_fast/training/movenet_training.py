@@ -25,7 +25,7 @@ from eft_fast.models.movenet_regressor import Answers, MoveNetHead, MoveNetRegre
 from eft_fast.models.open_file import OPEN_REGRESSOR_PATH, load_open_regressor
 from eft_fast.smplify.prior import load_pose_prior
 from eft_fast.synth import SynthConfig, SynthJob, load_motion, load_shards
-from eft_fast.synth.config import CameraConfig, PoseConfig
+from eft_fast.synth.config import CameraConfig, PoseConfig, make_scenes
 from eft_fast.synth.landmarks import MIRROR_LANDMARKS, NUM_COCO
 from eft_fast.synth.motion import Split
 from eft_fast.training.confidence import train_confidence
@@ -52,6 +52,10 @@ LICENCE: Final = "Apache-2.0"
 _VAL_NOISE: Final = 0.012
 #: Children, people who lie, who have a procedural posture, and who stand, of the simulated ones.
 _ODDS_CHILD, _ODDS_LYING, _ODDS_POSTURE, _ODDS_STANDING = 0.08, 0.04, 0.22, 0.2
+#: Pictures of people who stand: what their seed is more than that of the first set, and the odds
+#: of who does stand there and of who has a procedural posture.
+_STANDING_SEED: Final = 30
+_STANDING_OF_THEM, _POSTURES_OF_THEM = 0.8, 0.05
 #: People of the training split that the confidence is fitted on, and at once.
 _CONFIDENCE_PEOPLE: Final = 4000
 _CHUNK: Final = 250
@@ -68,6 +72,7 @@ class MoveNetTraining(RenderedSets):
     it does from a photo.
 
     Attributes:
+        standing: Further training images of people of whom most stand (``PoseConfig.standing``).
         movenet: Which MoveNet finds keypoints: ``"thunder"``, or ``"lightning"`` for a network of
             a third of the work.
         base: Whether the package's ``open-1`` answers first.
@@ -83,6 +88,7 @@ class MoveNetTraining(RenderedSets):
 
     train: int = 8000
     varied: int = 8000
+    standing: int = 3000
     calibration: int = 1250
     movenet: str = "thunder"
     base: bool = True
@@ -113,6 +119,8 @@ class MoveNetTraining(RenderedSets):
     def jobs(self, split: Split) -> list[SynthJob]:
         """Return the sets of one split; see ``RenderedSets.jobs``."""
         first, *others = super().jobs(split)
+        if split == "train" and self.standing:
+            others.append(self._standing_job())
         return [first, *(replace(job, config=self._tight(job.config)) for job in others)]
 
     def calibration_job(self) -> SynthJob:
@@ -184,6 +192,15 @@ class MoveNetTraining(RenderedSets):
         if not self.weights.is_file():
             raise FileNotFoundError(f"train: no {self.weights}; run the stage head first")
         return self.weights
+
+    def _standing_job(self) -> SynthJob:
+        """People who stand: seen in pictures, so that the base's answers to them are known."""
+        scenes = make_scenes("standing", self.synth.size, self.synth.seed + _STANDING_SEED)
+        pose = replace(scenes.pose, standing=_STANDING_OF_THEM, procedural=_POSTURES_OF_THEM)
+        config = replace(scenes, child=_ODDS_CHILD, pose=pose)
+        return replace(
+            self.job("train"), out=self.work / "standing", count=self.standing, config=config
+        )
 
     def _tight(self, config: SynthConfig) -> SynthConfig:
         camera: CameraConfig = replace(config.camera, margin=self.crop_margin)

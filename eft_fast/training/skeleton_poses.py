@@ -2,7 +2,9 @@
 
 Motion capture shows people who dance and fight. The keypoint labels of COCO show those who are
 photographed, without a third dimension. ``map`` from a network that reads given keypoints finds it;
-whoever fits well lends the pose to simulated people.
+whoever fits well lends the pose to simulated people. Those who are upright lend none: from the
+front a bent leg and a short one look alike, and without a picture a fit bends the legs of people
+who stand; ``PoseConfig.standing`` draws them.
 """
 
 from __future__ import annotations
@@ -59,13 +61,14 @@ def fit_skeletons(
     """Fit labelled people without pictures, and keep whom a fit explains.
 
     Args:
-        people: Labelled people.
+        people: Labelled people; those who are upright (``kinds_of``) are left out.
         network: A network that reads given keypoints, with an error covariance.
         body: Its body.
         count: How many of them are tried at most, drawn at random.
     """
     there = people.labels[..., 2] > 0
     usable = there[:, list(_NEEDED)].all(1) & (there.sum(1) >= _MIN_LABELLED)
+    usable &= ~kinds_of(people.labels)["upright"]
     rows = usable.nonzero()[:, 0]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(_SEED))
     rows = rows[order[:count]]

@@ -377,6 +377,23 @@ def test_scores_and_confidence_see_everybody_with_and_without_keypoints(
     assert not torch.equal(hidden[:10], hidden[10:])
 
 
+def test_some_people_have_their_labels_alone(open_body: Smpl, data: HeadData) -> None:
+    """Simulated ones, who then have given keypoints: nobody is left without anything."""
+    network = make_network(open_body)
+    shown = []
+    network.head.register_forward_pre_hook(lambda head, inputs: shown.append(inputs))
+    config = make_config(steps=1, batch=64, simulated=0.75, skeletons=0.0, drop_found=0.5)
+    train_head(network.head, open_body, data, config)
+    ((evidence, given),) = shown
+    is_alone = (evidence.points == 0).flatten(1).all(1)
+    assert not is_alone[:16].any()  # these were rendered
+    assert 5 < is_alone[16:].sum() < 24
+    assert (given[is_alone, :, 2] > 0).any(1).all()
+    assert (evidence.about[is_alone] == 0).all()
+    assert (evidence.spread[is_alone] == 0).all()
+    assert (evidence.base.confidence[is_alone] == 0).all()
+
+
 def test_shares_beyond_everybody_are_refused() -> None:
     with pytest.raises(ValueError, match="simulated and skeletons must be at most 1 together"):
         LiftConfig(simulated=0.8, skeletons=0.3)

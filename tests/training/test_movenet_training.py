@@ -28,6 +28,7 @@ skeletons = "coco.npz"
 fitted = 0
 train = 6
 varied = 4
+standing = 3
 val = 4
 test = 4
 calibration = 90
@@ -106,9 +107,23 @@ def test_learned_pictures_are_tighter_than_those_of_the_test(folder: Path) -> No
     assert isinstance(recipe, MoveNetTraining)
     margins = {split: recipe.job(split).config.camera.margin for split in ("train", "val", "test")}
     assert margins == {"train": 1.12, "val": 1.12, "test": 1.23}
-    assert [job.config.camera.margin for job in recipe.jobs("train")] == [1.12, 1.12]
+    assert [job.config.camera.margin for job in recipe.jobs("train")] == [1.12, 1.12, 1.12]
     assert recipe.jobs("train")[1].config.child > 0
     assert recipe.calibration_job().config.camera.margin == 1.23
+
+
+def test_some_pictures_show_people_who_stand(folder: Path) -> None:
+    recipe = load_run(folder / "run.toml").recipe
+    assert isinstance(recipe, MoveNetTraining)
+    standing = recipe.jobs("train")[2]
+    assert standing.count == 3
+    assert standing.config.pose.standing > 0.5
+    # Nobody of them has the pose, or the view, of a picture of the first set.
+    assert len({job.config.seed for job in recipe.jobs("train")}) == 3
+    assert len({job.out for job in recipe.jobs("train")}) == 3
+    none = load_run(folder / "run.toml", {"recipe.standing": 0, "recipe.varied": 0}).recipe
+    assert [job.count for job in none.jobs("train")] == [6]
+    assert all(job.config.pose.standing == 0 for job in none.jobs("val"))
 
 
 def test_a_network_cuts_its_crop_out_of_the_picture(folder: Path) -> None:
