@@ -54,8 +54,8 @@ def kill_everywhere(shim: Path, folder: Path, scenes: dict[str, int]) -> dict[st
 def killed(shim: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All scenes, in one process: most of the time is that of its start."""
     more = int(os.environ.get("EFT_FAST_KILL_POINTS", "1"))
-    scenes = {"folder": 40, "fit over a run": 14, "fit": 6, "eft-json": 4, "spin-npz": 4}
-    scenes |= {"glb": 6, "train": 10, "synth": 8, "shards": 12}
+    scenes = {"folder": 40, "fit over a run": 9, "fit": 4, "eft-json": 4, "spin-npz": 4}
+    scenes |= {"glb": 4, "train": 6, "synth": 5, "shards": 12}
     folder = tmp_path_factory.mktemp("killed")
     return kill_everywhere(shim, folder, {name: more * count for name, count in scenes.items()})
 
