@@ -51,7 +51,7 @@ LICENCE: Final = "Apache-2.0"
 #: Noise of the keypoints that validation gives, over the longer side of the person.
 _VAL_NOISE: Final = 0.012
 #: Children, people who lie, who have a procedural posture, and who stand, of the simulated ones.
-_ODDS_CHILD, _ODDS_LYING, _ODDS_POSTURE, _ODDS_STANDING = 0.08, 0.04, 0.22, 0.2
+_ODDS_CHILD, _ODDS_LYING, _ODDS_POSTURE, _ODDS_STANDING = 0.08, 0.04, 0.22, 0.4
 #: Pictures of people who stand: what their seed is more than that of the first set, and the odds
 #: of who does stand there and of who has a procedural posture.
 _STANDING_SEED: Final = 30
@@ -94,7 +94,7 @@ class MoveNetTraining(RenderedSets):
     base: bool = True
     skeletons: Path | None = None
     fitted: int = 20_000
-    fitted_odds: float = 0.3
+    fitted_odds: float = 0.25
     crop_margin: float = 1.12
     mirror: float = 0.5
     lift: LiftConfig = field(default_factory=lambda: LiftConfig(steps=4000, trained_passes=0))
