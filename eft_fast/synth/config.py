@@ -149,7 +149,12 @@ def make_scenes(name: str, size: int = OPEN_CROP, seed: int = 0) -> SynthConfig:
             the image, or is a child.
         size: Side of a picture, pixels.
         seed: Of the whole set.
+
+    Raises:
+        ValueError: If there is no such kind.
     """
+    if name not in SCENES:
+        raise ValueError(f"make_scenes: must be one of {', '.join(SCENES)}, got {name!r}")
     if name == "training":
         return SynthConfig(size=size, seed=seed)
     return replace(varied(size, seed), **_KINDS.get(name, {}))

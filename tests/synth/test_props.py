@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from eft_fast.synth import CameraConfig, PhotoConfig, PoseConfig, Renderer, SynthConfig
@@ -135,6 +136,8 @@ def test_varied_has_everything() -> None:
 def test_kinds_of_scenes_show_their_kind(renderer: Renderer) -> None:
     assert make_scenes("training", 64, 5) == SynthConfig(size=64, seed=5)
     assert make_scenes("varied", 64, 5) == varied(64, 5)
+    with pytest.raises(ValueError, match="must be one of training, varied, standing, sitting"):
+        make_scenes("dull")
     shown = {}
     for name in SCENES:
         config = make_scenes(name, 64, 5)
