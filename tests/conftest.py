@@ -90,7 +90,10 @@ def browser() -> Iterator[Any]:
             pytest.skip("no Chromium (set EFT_FAST_CHROMIUM)")
         # A camera that shows a test picture, without a question.
         camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-        made = playwright.chromium.launch(executable_path=place, args=["--no-sandbox", *camera])
+        # WebGPU where there is no GPU as well, computed on the CPU.
+        webgpu = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+        arguments = ["--no-sandbox", *camera, *webgpu]
+        made = playwright.chromium.launch(executable_path=place, args=arguments)
         yield made
         made.close()
 

@@ -20,7 +20,7 @@ from eft_fast.serving import Predictor
 from eft_fast.serving.fit_card import load_fit_card
 from eft_fast.serving.fit_model import FitModel
 from tests.deploy.edit import change_output
-from tests.deploy.web import check_in_web, needs_web
+from tests.deploy.web import check_in_browser, check_in_web, needs_web
 from tests.helpers import make_covariance
 
 BOXES = [[10.0, 5.0, 30.0, 50.0], [40.0, 20.0, 45.0, 45.0], [20.0, 10.0, 50.0, 50.0]]
@@ -224,5 +224,18 @@ def test_a_fit_needs_a_covariance_and_the_right_format(regressor, tmp_path):
 
 @needs_web
 def test_the_same_in_onnxruntime_web(exported, samples):
-    """In WebAssembly; WebGPU needs a browser with a GPU."""
+    """In WebAssembly, in node."""
     check_in_web(exported, samples, slice(3))
+
+
+@needs_web
+@pytest.mark.parametrize(
+    ("provider", "people"),
+    [
+        ("wasm", slice(3)),
+        # Minutes where no GPU is: its shaders are computed on the CPU.
+        pytest.param("webgpu", slice(2), marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_in_a_browser(exported, samples, browser, provider, people):
+    check_in_browser(browser, provider, exported, samples, people)

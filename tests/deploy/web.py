@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import functools
+import http.server
 import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,13 +29,79 @@ needs_web = pytest.mark.skipif(
 
 
 def check_in_web(folder: Path, samples: Mapping[str, np.ndarray], people: slice) -> None:
-    """Fits of stored people in WebAssembly are those in ONNX Runtime.
+    """Fits of stored people in WebAssembly, in node, are those in ONNX Runtime.
 
     Args:
         folder: Of an export with a file that fits.
         samples: Its stored people.
         people: Which of them.
     """
+    feeds, want = _ask(folder, samples, people)
+    given = folder.parent / "feeds.json"
+    given.write_text(feeds)
+    script = Path(__file__).with_name("run_web.mjs")
+    command = ["node", str(script), str(NODE_MODULES), str(folder / "fit.onnx"), str(given), "1"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    _compare(json.loads(done.stdout.splitlines()[-1])["outputs"], want)
+
+
+def check_in_browser(
+    browser: Any, provider: str, folder: Path, samples: Mapping[str, np.ndarray], people: slice
+) -> None:
+    """The same in a browser.
+
+    Args:
+        browser: Playwright's.
+        provider: ``"wasm"`` or ``"webgpu"``.
+        folder: Of an export with a file that fits.
+        samples: Its stored people.
+        people: Which of them.
+    """
+    feeds, want = _ask(folder, samples, people)
+    root = folder.parent / f"site_{provider}"
+    root.mkdir()
+    (root / "ort").symlink_to(Path(str(NODE_MODULES)).resolve() / "onnxruntime-web" / "dist")
+    shutil.copy(folder / "fit.onnx", root)
+    shutil.copy(Path(__file__).with_name("run_browser.mjs"), root)
+    (root / "feeds.json").write_text(feeds)
+    (root / "index.html").write_text("<!doctype html><title>fit</title>")
+    handler = functools.partial(_Files, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        try:
+            page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+            if provider == "webgpu" and not page.evaluate(
+                "navigator.gpu?.requestAdapter().then(adapter => adapter !== null) ?? false"
+            ):
+                pytest.skip("this Chromium has no WebGPU")
+            outputs = page.evaluate(
+                "provider => import('/run_browser.mjs').then(it => it.run(provider))", provider
+            )
+        finally:
+            page.close()
+            server.shutdown()
+    _compare(outputs, want)
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    """Files with the types that a browser asks of modules."""
+
+    extensions_map: ClassVar[dict[str, str]] = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def _ask(
+    folder: Path, samples: Mapping[str, np.ndarray], people: slice
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The inputs of some people as JSON, and their fits in ONNX Runtime."""
     names = {"image": "images", "keypoints": "keypoints", "sigma": "sigma"}
     inputs = {name: samples[stored][people] for name, stored in names.items()}
     want = FitModel(folder, threads=1).run(*inputs.values())
@@ -44,13 +114,10 @@ def check_in_web(folder: Path, samples: Mapping[str, np.ndarray], people: slice)
         }
         for name, array in inputs.items()
     }
-    given = folder.parent / "feeds.json"
-    given.write_text(json.dumps(feeds))
-    script = Path(__file__).with_name("run_web.mjs")
-    command = ["node", str(script), str(NODE_MODULES), str(folder / "fit.onnx"), str(given), "1"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stderr
-    outputs = json.loads(done.stdout.splitlines()[-1])["outputs"]
+    return json.dumps(feeds), want
+
+
+def _compare(outputs: Mapping[str, Any], want: Mapping[str, np.ndarray]) -> None:
     for name, value in want.items():
         data = np.frombuffer(base64.b64decode(outputs[name]["data"]), np.float32)
         np.testing.assert_allclose(data.reshape(value.shape), value, rtol=2e-3, atol=2e-3)
