@@ -234,6 +234,7 @@ def _batch_loss(run: Run, body: Smpl, data: HeadData, errors: TrunkErrors) -> Te
     evidence = _concatenate(data.rendered.evidence.take(rows), found)
     evidence = _without_base(evidence, dice.happens(len(seen), config.drop_base))
     given = _maybe_given(labels, seen, config.given, dice)
+    # Without such people no number is drawn, so that earlier runs repeat.
     if config.drop_found:
         was_drawn = torch.arange(len(seen)) >= len(rows)
         has_labels = was_drawn & (given[..., 2] > 0).any(1)

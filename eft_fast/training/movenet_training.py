@@ -77,8 +77,9 @@ class MoveNetTraining(RenderedSets):
             a third of the work.
         base: Whether the package's ``open-1`` answers first.
         skeletons: File of labelled people without photos (``Skeletons.load``), or None.
-        fitted: How many of them are fitted by ``map`` from the weights that ship as ``open-2``, to
-            lend their poses to simulated people; 0: none. Needs ``skeletons``.
+        fitted: How many of them, upright ones aside, are fitted by ``map`` from the weights that
+            ship as ``open-2``, to lend their poses to simulated people; 0: none. Needs
+            ``skeletons``.
         fitted_odds: Odds of a simulated person to have such a pose.
         crop_margin: ``CameraConfig.margin`` of the pictures that are learned from.
         mirror: Share of the training pictures that is seen mirrored.

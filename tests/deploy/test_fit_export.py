@@ -237,5 +237,5 @@ def test_the_same_in_onnxruntime_web(exported, samples):
         pytest.param("webgpu", slice(2), marks=pytest.mark.slow),
     ],
 )
-def test_the_same_in_a_browser(exported, samples, browser, provider, people):
-    check_in_browser(browser, provider, exported, samples, people)
+def test_the_same_in_a_browser(exported, samples, browser, serve, provider, people):
+    check_in_browser(browser, serve, provider, exported, samples, people)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
 import json
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,12 +44,18 @@ def check_in_web(folder: Path, samples: Mapping[str, np.ndarray], people: slice)
 
 
 def check_in_browser(
-    browser: Any, provider: str, folder: Path, samples: Mapping[str, np.ndarray], people: slice
+    browser: Any,
+    serve: Callable[[Path], tuple[str, list[Any]]],
+    provider: str,
+    folder: Path,
+    samples: Mapping[str, np.ndarray],
+    people: slice,
 ) -> None:
     """The same in a browser.
 
     Args:
-        browser: Playwright's.
+        browser: The fixture.
+        serve: The fixture.
         provider: ``"wasm"`` or ``"webgpu"``.
         folder: Of an export with a file that fits.
         samples: Its stored people.
@@ -63,39 +66,24 @@ def check_in_browser(
     root.mkdir()
     (root / "ort").symlink_to(Path(str(NODE_MODULES)).resolve() / "onnxruntime-web" / "dist")
     shutil.copy(folder / "fit.onnx", root)
-    shutil.copy(Path(__file__).with_name("run_browser.mjs"), root)
+    for script in ("run_browser.mjs", "feeds.mjs"):
+        shutil.copy(Path(__file__).with_name(script), root)
     (root / "feeds.json").write_text(feeds)
     (root / "index.html").write_text("<!doctype html><title>fit</title>")
-    handler = functools.partial(_Files, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = browser.new_page()
-        try:
-            page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
-            if provider == "webgpu" and not page.evaluate(
-                "navigator.gpu?.requestAdapter().then(adapter => adapter !== null) ?? false"
-            ):
-                pytest.skip("this Chromium has no WebGPU")
-            outputs = page.evaluate(
-                "provider => import('/run_browser.mjs').then(it => it.run(provider))", provider
-            )
-        finally:
-            page.close()
-            server.shutdown()
+    address, _ = serve(root)
+    page = browser.new_page()
+    try:
+        page.goto(address + "index.html")
+        if provider == "webgpu" and not page.evaluate(
+            "navigator.gpu?.requestAdapter().then(adapter => adapter !== null) ?? false"
+        ):
+            pytest.skip("this Chromium has no WebGPU")
+        outputs = page.evaluate(
+            "provider => import('/run_browser.mjs').then(it => it.run(provider))", provider
+        )
+    finally:
+        page.close()
     _compare(outputs, want)
-
-
-class _Files(http.server.SimpleHTTPRequestHandler):
-    """Files with the types that a browser asks of modules."""
-
-    extensions_map: ClassVar[dict[str, str]] = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
 
 
 def _ask(

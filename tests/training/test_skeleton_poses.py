@@ -50,8 +50,8 @@ def test_who_fits_lends_the_pose_upright(people: Skeletons, open_body: Smpl) -> 
     assert isinstance(network, MoveNetRegressor)
     poses = fit_skeletons(people, network, open_body, count=30)
     assert poses.tried == 30
-    assert 15 <= len(poses.rotmat) <= 30
-    # Seen by a level camera again, most of them stand: the body's y axis up, y of motion.
+    assert 19 <= len(poses.rotmat) <= 30
+    # Seen by a level camera again, most have the head up: the body's y axis up, y of motion.
     assert poses.rotmat[:, 0, 1, 1].median() > 0.8
     determinant = torch.linalg.det(poses.rotmat)
     torch.testing.assert_close(determinant, torch.ones_like(determinant), rtol=0, atol=1e-3)

@@ -5,13 +5,10 @@ Needs a Chromium, the extra onnx, and npm once, for ONNX Runtime; without one of
 
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import json
 import shutil
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -48,37 +45,6 @@ def site(browser, runtime, detector_export, tmp_path_factory):
     folder = tmp_path_factory.mktemp("web") / "site"
     build_web.build(folder, detector_export, runtime)
     return folder
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def serve():
-    """Address of a folder, by Python's own server of files, and what was asked of it."""
-    servers = []
-
-    def serve(folder):
-        asked = []
-
-        class Handler(Quiet):
-            def parse_request(self):
-                known = super().parse_request()
-                asked.append((self.command, self.path, self.headers.get("Content-Length")))
-                return known
-
-        handler = functools.partial(Handler, directory=str(folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/", asked
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture(scope="module")
